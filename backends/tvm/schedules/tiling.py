@@ -1,0 +1,74 @@
+"""Tile sizes, computed from the target's registers and caches: no tables of shapes, no measurements."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from lepton_compiler.target import Target
+
+ACC_BITS = 32
+LATENCY_CHAINS = 8
+"""Independent accumulators that hide the latency of a fused multiply-add: 4 cycles on 2 ports."""
+
+
+def oc_block(out_channels: int, target: Target) -> int:
+    """Output channels per block of packed convolution weights; for a grouped convolution pass the channels of one group."""
+    return vectors_per_block(out_channels, target) * target.lanes(ACC_BITS)
+
+
+def n_block(n: int, target: Target) -> int:
+    """Columns per block of a packed right-hand matrix with `n` columns."""
+    return oc_block(n, target)
+
+
+def vectors_per_block(extent: int, target: Target) -> int:
+    """Vectors in a block: few enough to leave registers for several pixels, with little padding at the end."""
+    vectors = -(-extent // target.lanes(ACC_BITS))
+    if vectors == 1:
+        return 1
+    choices = (2, 3, 4, 5) if target.vector_registers >= 32 else (2, 3)
+    padded = {v: -(-vectors // v) * v for v in choices}
+    return min(choices, key=lambda v: (padded[v] * _load_cost(v, target), v))
+
+
+def _load_cost(vectors: int, target: Target) -> float:
+    """Cycles per multiply-add: a tile of P x V wants P + V loads for P * V of them, on two load ports."""
+    pixels = max_pixels(vectors, target)
+    return max(1.0, (pixels + vectors) / (pixels * vectors), LATENCY_CHAINS / (pixels * vectors))
+
+
+def max_pixels(vectors: int, target: Target) -> int:
+    """Pixels beside `vectors` vectors of weights so that accumulators, weights and one broadcast fit the registers."""
+    spare = 1 if vectors < 4 or target.vector_registers < 32 else 0
+    return max(1, (target.vector_registers - vectors - spare) // vectors)
+
+
+@cache
+def pixel_tile(extent: int, vectors: int, target: Target) -> int:
+    """Pixels per register tile for a row of `extent` pixels: the fewest instructions, tail included."""
+    most = min(max_pixels(vectors, target), extent)
+
+    def cost(pixels: int) -> tuple[float, int]:
+        full, tail = divmod(extent, pixels)
+        body = max(pixels * vectors, LATENCY_CHAINS) + 0.6 * (pixels + vectors) / 2
+        last = (max(tail * vectors, LATENCY_CHAINS) + 0.6 * (tail + vectors) / 2) * 1.1 if tail else 0.0
+        return full * body + last, -pixels
+
+    return min(range(1, most + 1), key=cost)
+
+
+def row_block(rows: int, row_bytes: int, weight_bytes: int, target: Target) -> int:
+    """Rows per cache block.
+
+    Where all weights stay in the level-2 cache, few rows at a time keep the input in level 1 and finish whole
+    lines of output; where they do not, each block of weights is read once, over as many rows as level 2 holds.
+    """
+    budget = target.l1_bytes // 2 if weight_bytes <= target.l2_bytes // 2 else target.l2_bytes // 2
+    return max(1, min(rows, budget // max(1, row_bytes)))
+
+
+def even_blocks(extent: int, most: int) -> int:
+    """Block size of at most `most`: a divisor of `extent` if that costs less than half of the size, else evenly filled blocks."""
+    most = max(1, min(extent, most))
+    divisor = max(d for d in range(1, most + 1) if extent % d == 0)
+    return divisor if 2 * divisor >= most else -(-extent // -(-extent // most))

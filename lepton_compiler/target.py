@@ -1,0 +1,145 @@
+"""Targets: what the machine that will run the model looks like to the compiler.
+
+A `Target` is a plain description, vector width, registers, caches, features. Passes and schedules read
+these fields and never test for a name, so a new CPU is one row in `CPUS` or `TARGETS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import platform
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lepton_compiler.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A machine to compile for.
+
+    Attributes:
+        name: what the user typed (`native`, `x86_64`, ...).
+        arch: instruction set: `x86_64`, `aarch64`.
+        triple: LLVM triple of the generated objects.
+        cpu: LLVM processor name.
+        features: LLVM attributes (`+avx512vnni`), beyond what `cpu` implies.
+        vector_bits: width of the SIMD registers that generated code uses.
+        vector_registers: number of SIMD registers of that width.
+        l1_bytes: size of the level-1 data cache of one core.
+        l2_bytes: size of the level-2 cache of one core.
+        host: whether the artefact runs on the machine that compiles it.
+    """
+
+    name: str
+    arch: str
+    triple: str
+    cpu: str
+    features: tuple[str, ...] = ()
+    vector_bits: int = 128
+    vector_registers: int = 16
+    l1_bytes: int = 32 << 10
+    l2_bytes: int = 512 << 10
+    host: bool = False
+
+    def lanes(self, bits: int) -> int:
+        """Number of elements of `bits` bits that one vector register holds."""
+        return self.vector_bits // bits
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The fields of `Target` that an LLVM processor name decides."""
+
+    arch: str
+    vector_bits: int
+    vector_registers: int
+    l1_bytes: int = 32 << 10
+    l2_bytes: int = 512 << 10
+
+
+CPUS: dict[str, Cpu] = {
+    "x86-64": Cpu("x86_64", 128, 16),
+    "x86-64-v2": Cpu("x86_64", 128, 16),
+    "x86-64-v3": Cpu("x86_64", 256, 16),
+    "x86-64-v4": Cpu("x86_64", 512, 32, l2_bytes=1 << 20),
+    "nehalem": Cpu("x86_64", 128, 16, l2_bytes=256 << 10),
+    "haswell": Cpu("x86_64", 256, 16, l2_bytes=256 << 10),
+    "skylake": Cpu("x86_64", 256, 16, l2_bytes=256 << 10),
+    "skylake-avx512": Cpu("x86_64", 512, 32, l2_bytes=1 << 20),
+    "cascadelake": Cpu("x86_64", 512, 32, l2_bytes=1 << 20),
+    "icelake-server": Cpu("x86_64", 512, 32, l1_bytes=48 << 10, l2_bytes=1280 << 10),
+    "sapphirerapids": Cpu("x86_64", 512, 32, l1_bytes=48 << 10, l2_bytes=2 << 20),
+    "znver2": Cpu("x86_64", 256, 16),
+    "znver3": Cpu("x86_64", 256, 16),
+    "znver4": Cpu("x86_64", 512, 32, l2_bytes=1 << 20),
+}
+
+TRIPLES = {"x86_64": "x86_64-linux-gnu"}
+BASELINE = {"x86_64": "x86-64-v3"}
+
+TARGETS: dict[str, str] = {
+    "native": "the machine that runs the compiler",
+    "x86_64": "64-bit x86, Linux; AVX2 and FMA unless --cpu says otherwise",
+}
+PLANNED = ("arm64", "armv7", "riscv64", "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55", "cuda")
+
+
+def parse_target(text: str, cpu: str | None = None) -> Target:
+    """Turn `NAME[,feature...]` and an optional LLVM processor name into a `Target`.
+
+    Raises:
+        UsageError: an unknown target or processor, or one that this version does not compile for.
+    """
+    name, *features = text.split(",")
+    if name.split(":")[0] in PLANNED:
+        raise UsageError(f"target '{name}' is planned but not there yet", hint=f"available: {', '.join(TARGETS)}")
+    if name not in TARGETS:
+        raise UsageError(f"unknown target '{name}'", hint=_suggest(name, TARGETS))
+    host = name == "native"
+    arch = _host_arch() if host else name
+    cpu = cpu or (_host_cpu(arch) if host else BASELINE[arch])
+    if cpu not in CPUS or CPUS[cpu].arch != arch:
+        raise UsageError(f"unknown processor '{cpu}' for {arch}", hint=_suggest(cpu, {k: "" for k, c in CPUS.items() if c.arch == arch}))
+    known = CPUS[cpu]
+    target = Target(
+        name, arch, TRIPLES[arch], cpu, tuple(f if f[:1] in "+-" else f"+{f}" for f in features),
+        known.vector_bits, known.vector_registers, known.l1_bytes, known.l2_bytes, host,
+    )  # fmt: skip
+    return replace(target, features=(*_host_features(), *target.features)) if host and cpu == _host_cpu(arch) else target
+
+
+def _suggest(name: str, known: dict[str, str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean '{close[0]}'?" if close else f"available: {', '.join(known)}"
+
+
+def _host_arch() -> str:
+    machine = platform.machine().lower()
+    arch = {"amd64": "x86_64", "x86_64": "x86_64"}.get(machine)
+    if arch is None:
+        raise UsageError(f"'native' on {machine} is not there yet", hint="name a target: lepton targets lists them")
+    return arch
+
+
+def _host_flags() -> frozenset[str]:
+    """CPU flags as Linux lists them; empty where they are not to be had."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
+
+
+def _host_cpu(arch: str) -> str:
+    """The psABI level of this machine: names that say just what is used, so that artefacts can be reproduced."""
+    flags = _host_flags()
+    if {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"} <= flags:
+        return "x86-64-v4"
+    if {"avx2", "fma", "f16c", "bmi2"} <= flags:
+        return "x86-64-v3"
+    return "x86-64-v2" if "sse4_2" in flags else BASELINE[arch] if not flags else "x86-64"
+
+
+def _host_features() -> tuple[str, ...]:
+    return ("+avx512vnni",) if "avx512_vnni" in _host_flags() else ()
