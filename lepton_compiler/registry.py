@@ -13,7 +13,7 @@ from lepton_compiler.errors import UsageError
 
 
 class Registry:
-    """A table `"name": "module:attribute"`, plus the entry points of a group, plus what is registered at run time.
+    """A table `"name": "module:attribute"` (or just a module), plus the entry points of a group, plus what is registered at run time.
 
     Args:
         kind: what the names stand for, for messages: `pass`, `backend`, `operator`.
@@ -47,7 +47,8 @@ class Registry:
                 hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(self))}"
                 raise UsageError(f"no {self.kind} called '{name}'", hint=hint)
             module, _, attribute = path.partition(":")
-            self._loaded[name] = getattr(importlib.import_module(module), attribute)
+            found = importlib.import_module(module)
+            self._loaded[name] = getattr(found, attribute) if attribute else found
         return self._loaded[name]
 
     def __contains__(self, name: object) -> bool:

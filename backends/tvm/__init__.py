@@ -1,0 +1,97 @@
+"""The native backend: fused kernels through TVM to objects, a static plan for memory, one library without a runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from lepton_compiler.backend import Artifact, BuildOptions
+from lepton_compiler.errors import Diagnostic, UnsupportedError
+from lepton_compiler.ir.graph import Graph, Node, Value
+
+REQUIRED_PASSES: tuple[str, ...] = ("legalize-native", "layout", "canonicalize", "dce", "fuse")
+"""Pipeline items that run before `build`."""
+
+CONTROL = frozenset({"If", "Loop", "Scan"})
+Progress = Callable[[int, int, str], None]
+
+
+def build(graph: Graph, options: BuildOptions, progress: Progress | None = None) -> Artifact:
+    """Compile a graph of static shapes to a library, header and C source.
+
+    Raises:
+        UnsupportedError: every node that has no native kernel, and every dimension that is not bound.
+    """
+    from lepton_compiler.backends.tvm.kernels import KernelCache, build_kernels
+    from lepton_compiler.backends.tvm.package.build import package
+    from lepton_compiler.backends.tvm.program import build_program
+    from lepton_compiler.backends.tvm.spec import kernel_operands, spec_of
+
+    check_static(graph)
+    nodes = kernel_nodes(graph)
+    check_supported(nodes)
+    specs = {n: spec_of(n, [k for k, v in enumerate(kernel_operands(n)) if v.is_constant]) for n in nodes}
+    folder = options.cache_dir or default_cache()
+    jobs = options.jobs or os.cpu_count() or 1
+    ready = build_kernels(specs.values(), options.target, jobs=jobs, cache=KernelCache(folder), progress=progress)
+    program = build_program(graph, {n: (s, ready[s.key(options.target)]) for n, s in specs.items()})
+    return package(graph, program, options)
+
+
+def default_cache() -> Path:
+    """The folder for compiled kernels: `$LEPTON_CACHE`, else the user's cache folder."""
+    base = os.environ.get("LEPTON_CACHE")
+    return Path(base) / "kernels" if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lepton" / "kernels"
+
+
+def kernel_nodes(graph: Graph) -> list[Node]:
+    """The nodes that become kernel calls: all but views and control flow, nested graphs included."""
+    from lepton_compiler.backends.tvm.program import VIEWS
+
+    found: list[Node] = []
+    for node in graph:
+        if node.op.name in CONTROL:
+            for region in node.regions:
+                found += kernel_nodes(region)
+        elif node.op.name not in VIEWS:
+            found.append(node)
+    return found
+
+
+def check_static(graph: Graph) -> None:
+    """Refuse dimensions that nothing bound.
+
+    Raises:
+        UnsupportedError: the names of the free dimensions, or the first values whose size depends on data.
+    """
+    if graph.free_symbols:
+        names = ", ".join(sorted(graph.free_symbols))
+        raise UnsupportedError(f"dimensions without a size: {names}", where=f"graph '{graph.name}'", hint="bind them: --dim NAME=N, --input NAME=1x3x224x224, or inputs={...}")
+    problems = []
+    for inner in graph.graphs():
+        for node in inner:
+            loose: list[Value] = [o for o in node.outputs if not o.type.is_static]
+            if loose:
+                problems.append(Diagnostic(f"the size of its result depends on the data: {loose[0].type}", node.describe(), "native code needs sizes that are known at compile time"))
+    if problems:
+        raise UnsupportedError(problems)
+
+
+def check_supported(nodes: list[Node]) -> None:
+    """Refuse operators without a native kernel, all of them at once.
+
+    Raises:
+        UnsupportedError: a diagnostic per node.
+    """
+    from lepton_compiler.backends.tvm.lower import refusal
+
+    problems = []
+    for outer in nodes:
+        for node in outer.regions[0] if outer.op.name == "Fused" else [outer]:
+            types = tuple(v.type for v in (*node.present_inputs, *node.outputs))
+            reason = refusal(node.op, types)
+            if reason is not None:
+                problems.append(Diagnostic(reason, node.describe(), "emit ONNX instead (--emit onnx), or write a decomposition for it"))
+    if problems:
+        raise UnsupportedError(problems)

@@ -54,6 +54,11 @@ class FileTensor(Tensor):
         self._path, self._offset, self._digest = path, offset, None
         self.type = TensorType(element, shape)
 
+    @property
+    def path(self) -> Path:
+        """The file that the values lie in."""
+        return self._path
+
     def numpy(self) -> np.ndarray:
         """The values, read-only, backed by the mapped file."""
         shape = self.type.static_shape

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lepton_compiler.errors import InferenceError, LeptonError, UsageError
-from lepton_compiler.ir.dim import Dim, bind
+from lepton_compiler.ir.dim import Dim, SymDim, bind
 from lepton_compiler.ir.graph import Graph, Node, Value
 
 Observer = Callable[[Node, Sequence[np.ndarray]], None]
@@ -31,7 +31,7 @@ def evaluate(graph: Graph, feeds: Mapping[str, Any], observe: Observer | None = 
     """
     arrays = check_feeds(graph, feeds)
     with np.errstate(all="ignore"):
-        results = _run(graph, arrays, observe)
+        results = _run(graph, arrays, observe, {})
     return {out.name: value for out, value in zip(graph.outputs, results, strict=True)}
 
 
@@ -77,16 +77,21 @@ def _mismatch(value: Value, array: np.ndarray, sizes: dict[str, Dim]) -> list[st
     return []
 
 
-def _run(graph: Graph, arrays: Sequence[np.ndarray], observe: Observer | None) -> list[np.ndarray]:
+def _run(graph: Graph, arrays: Sequence[np.ndarray], observe: Observer | None, outer_sizes: Mapping[str, Dim]) -> list[np.ndarray]:
     values: dict[Value, np.ndarray] = dict(zip(graph.inputs, arrays, strict=True))
+    sizes = dict(outer_sizes)
+    for value, array in values.items():
+        _learn_sizes(value, array, sizes)
     left = {v: len(v.uses) for node in graph for v in node.outputs}
     kept = set(graph.outputs)
     for node in graph:
         inputs = [None if v is None else v.numpy() if v.is_constant else values[v] for v in node.inputs]
-        results = evaluate_node(node, inputs, observe)
+        results = evaluate_node(node, inputs, observe, sizes)
         if observe is not None:
             observe(node, results)
-        values.update(zip(node.outputs, results, strict=True))
+        for value, array in zip(node.outputs, results, strict=True):
+            values[value] = array
+            _learn_sizes(value, array, sizes)
         for v in node.present_inputs:
             if v in left and v not in kept:
                 left[v] -= 1
@@ -95,17 +100,29 @@ def _run(graph: Graph, arrays: Sequence[np.ndarray], observe: Observer | None) -
     return [v.numpy() if v.is_constant else values[v] for v in graph.outputs]
 
 
-def evaluate_node(node: Node, inputs: Sequence[np.ndarray | None], observe: Observer | None = None) -> list[np.ndarray]:
-    """The outputs of one node, of the declared dtypes.
+def _learn_sizes(value: Value, array: np.ndarray, sizes: dict[str, Dim]) -> None:
+    """Note the sizes of the named dimensions of `value`; inside a loop they may change from one iteration to the next."""
+    for dim, size in zip(value.type.shape, array.shape, strict=False):
+        if isinstance(dim, SymDim) and len(dim.terms) == 1 and dim.terms[0][1] == 1 and len(dim.terms[0][0]) == 1:
+            atom = dim.terms[0][0][0]
+            if isinstance(atom, str):
+                sizes[atom] = size
+
+
+def evaluate_node(
+    node: Node, inputs: Sequence[np.ndarray | None], observe: Observer | None = None, sizes: Mapping[str, Dim] | None = None
+) -> list[np.ndarray]:
+    """The outputs of one node, of the declared dtypes; symbolic dimensions in its attributes are taken from `sizes`.
 
     Raises:
         LeptonError: the operator failed on these values.
     """
+    op = node.op.bind(sizes) if sizes else node.op
     try:
-        if node.op.has_regions:
-            results = node.op.evaluate_regions(inputs, node.regions, lambda region, arrays: _run(region, arrays, observe))
+        if op.has_regions:
+            results = op.evaluate_regions(inputs, node.regions, lambda region, arrays: _run(region, arrays, observe, sizes or {}))
         else:
-            results = node.op.evaluate(*inputs)
+            results = op.evaluate(*inputs)
     except LeptonError as error:
         raise error if error.diagnostics[0].where else InferenceError(str(error), where=node.describe()) from error
     except (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError, MemoryError, np.linalg.LinAlgError) as error:

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tvm import te, tirx
+from tvm import te
 
-from lepton_compiler.backends.tvm.schedules.kinds import KIND, TILE
+from lepton_compiler.backends.tvm.compute.window import Window, ints
+from lepton_compiler.backends.tvm.schedules import kinds
 
 Tensor = Any
 """`tvm.te.Tensor`; TVM carries no types."""
@@ -57,74 +58,70 @@ def conv2d_nhwc(
     Returns:
         The result and the workspaces: intermediate tensors that must be parameters of the kernel.
     """
-    n, h, w, c = _ints(x.shape)
-    _, kh, kw, icg, _ = _ints(w_packed.shape)
-    top, left, bottom, right = pads
-    oh = (h + top + bottom - dilations[0] * (kh - 1) - 1) // strides[0] + 1
-    ow = (w + left + right - dilations[1] * (kw - 1) - 1) // strides[1] + 1
-    if (kh, kw, groups) == (1, 1, 1) and tuple(strides) == (1, 1) and not any(pads):
+    window = Window.of(x.shape, w_packed.shape[1:3], strides, pads, dilations)
+    if window.is_pointwise() and groups == 1:
         return _pointwise(x, w_packed, out_channels, acc_dtype), []
     workspaces = []
-    if any(pads):
-        rows = max(h + top, (oh - 1) * strides[0] + dilations[0] * (kh - 1) + 1)
-        columns = max(w + left, (ow - 1) * strides[1] + dilations[1] * (kw - 1) + 1)
-        x = pad_nhwc(x, top, left, rows, columns)
+    if window.needs_copy():
+        x, window = window.padded(x)
         workspaces.append(x)
-    if groups > 1:
-        return _grouped(x, w_packed, (n, oh, ow, out_channels), strides, dilations, groups, acc_dtype), workspaces
-    block = int(w_packed.shape[4])
+    blocks, kh, kw, icg, block = ints(w_packed.shape)
+    blocks, ocg = blocks // groups, out_channels // groups
     rh, rw, rc = te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw"), te.reduce_axis((0, icg), "rc")
 
-    def element(b: Any, i: Any, j: Any, o: Any, lane: Any) -> Any:
-        pixel = x[b, i * strides[0] + rh * dilations[0], j * strides[1] + rw * dilations[1], rc]
-        return te.sum(pixel.astype(acc_dtype) * w_packed[o, rh, rw, rc, lane].astype(acc_dtype), [rh, rw, rc])
+    def element(b: Any, g: Any, i: Any, j: Any, o: Any, lane: Any) -> Any:
+        pixel = window.pixel(x, b, i, j, rh, rw, g * icg + rc)
+        return te.sum(pixel.astype(acc_dtype) * w_packed[g * blocks + o, rh, rw, rc, lane].astype(acc_dtype), [rh, rw, rc])
 
-    acc = te.compute((n, oh, ow, int(w_packed.shape[0]), block), element, "conv", attrs={KIND: TILE})
-    y = te.compute((n, oh, ow, out_channels), lambda b, i, j, o: acc[b, i, j, o // block, o % block], "conv_out")
+    n, oh, ow = int(x.shape[0]), window.oh, window.ow
+    attrs = {kinds.KIND: kinds.TILE, **window.row_condition(2, 6)}
+    acc = te.compute((n, groups, oh, ow, blocks, block), element, "conv", attrs=attrs)
+    y = te.compute(
+        (n, oh, ow, out_channels), lambda b, i, j, o: acc[b, o // ocg, i, j, o % ocg // block, o % ocg % block], "conv_out"
+    )  # fmt: skip
     return y, workspaces
 
 
-def pad_nhwc(x: Tensor, top: int, left: int, rows: int, columns: int) -> Tensor:
-    """Copy `x [N, H, W, C]` to (`top`, `left`) of a zeroed `[N, rows, columns, C]`."""
-    n, h, w, c = _ints(x.shape)
+def depthwise_conv2d_nhwc(
+    x: Tensor,
+    w: Tensor,
+    *,
+    strides: Sequence[int] = (1, 1),
+    pads: Sequence[int] = (0, 0, 0, 0),
+    dilations: Sequence[int] = (1, 1),
+    acc_dtype: str = "float32",
+) -> tuple[Tensor, list[Tensor]]:
+    """Each channel of `x [N, H, W, C]` convolved with its own filters, `w [KH, KW, C * m]`: `y [N, OH, OW, C * m]`.
 
-    def element(b: Any, i: Any, j: Any, k: Any) -> Any:
-        inside = tirx.all(i >= top, i < h + top, j >= left, j < w + left)
-        return tirx.if_then_else(inside, x[b, i - top, j - left, k], tirx.const(0, x.dtype))
+    Output channel `o` reads input channel `o // m`. Arguments and results are as for `conv2d_nhwc`.
+    """
+    window = Window.of(x.shape, w.shape[:2], strides, pads, dilations)
+    workspaces = []
+    if window.needs_copy():
+        x, window = window.padded(x)
+        workspaces.append(x)
+    kh, kw, channels = ints(w.shape)
+    multiplier = channels // int(x.shape[3])
+    rh, rw = te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
 
-    return te.compute((n, rows, columns, c), element, "padded")
+    def element(b: Any, i: Any, j: Any, o: Any) -> Any:
+        pixel = window.pixel(x, b, i, j, rh, rw, o // multiplier)
+        return te.sum(pixel.astype(acc_dtype) * w[rh, rw, o].astype(acc_dtype), [rh, rw])
+
+    shape = (int(x.shape[0]), window.oh, window.ow, channels)
+    acc = te.compute(shape, element, "depthwise", attrs={kinds.KIND: kinds.DEPTHWISE, **window.row_condition(1, 4)})
+    return te.compute(shape, lambda *i: acc(*i), "depthwise_out"), workspaces
 
 
 def _pointwise(x: Tensor, w_packed: Tensor, out_channels: int, acc_dtype: str) -> Tensor:
     """1x1, stride 1: all pixels of all images are the rows of one matrix."""
-    n, h, w, c = _ints(x.shape)
-    blocks, _, _, _, block = _ints(w_packed.shape)
+    n, h, w, c = ints(x.shape)
+    blocks, _, _, _, block = ints(w_packed.shape)
     rc = te.reduce_axis((0, c), "rc")
 
     def element(p: Any, o: Any, lane: Any) -> Any:
         pixel = x[p // (h * w), p // w % h, p % w, rc]
         return te.sum(pixel.astype(acc_dtype) * w_packed[o, 0, 0, rc, lane].astype(acc_dtype), [rc])
 
-    acc = te.compute((n * h * w, blocks, block), element, "conv", attrs={KIND: TILE})
+    acc = te.compute((n * h * w, blocks, block), element, "conv", attrs={kinds.KIND: kinds.TILE})
     return te.compute((n, h, w, out_channels), lambda b, i, j, o: acc[(b * h + i) * w + j, o // block, o % block], "conv_out")
-
-
-def _grouped(
-    x: Tensor, w_packed: Tensor, shape: tuple[int, int, int, int], strides: Sequence[int], dilations: Sequence[int], groups: int, acc_dtype: str
-) -> Tensor:
-    """Each group is a convolution of its own; the group is an outer loop."""
-    n, oh, ow, oc = shape
-    blocks, kh, kw, icg, block = _ints(w_packed.shape)
-    blocks, ocg = blocks // groups, oc // groups
-    rh, rw, rc = te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw"), te.reduce_axis((0, icg), "rc")
-
-    def element(b: Any, g: Any, i: Any, j: Any, o: Any, lane: Any) -> Any:
-        pixel = x[b, i * strides[0] + rh * dilations[0], j * strides[1] + rw * dilations[1], g * icg + rc]
-        return te.sum(pixel.astype(acc_dtype) * w_packed[g * blocks + o, rh, rw, rc, lane].astype(acc_dtype), [rh, rw, rc])
-
-    acc = te.compute((n, groups, oh, ow, blocks, block), element, "conv", attrs={KIND: TILE})
-    return te.compute(shape, lambda b, i, j, o: acc[b, o // ocg, i, j, o % ocg // block, o % ocg % block], "conv_out")
-
-
-def _ints(shape: Any) -> tuple[int, ...]:
-    return tuple(int(extent) for extent in shape)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm import te, tirx
 
+from lepton_compiler.backends.tvm.compute.window import ints
 from lepton_compiler.backends.tvm.schedules.kinds import KIND, TILE
 
 Tensor = Any
@@ -26,8 +27,8 @@ def pack_matmul_weights(b: npt.NDArray[Any], n_block: int) -> npt.NDArray[Any]:
 
 def matmul_packed(a: Tensor, b_packed: Tensor, n: int, *, acc_dtype: str = "float32") -> tuple[Tensor, list[Tensor]]:
     """`a [..., K]` times the packed `[K, N]`: `[..., N]` of `acc_dtype`, and no workspaces."""
-    *outer, k = _ints(a.shape)
-    blocks, _, lanes = _ints(b_packed.shape)
+    *outer, k = ints(a.shape)
+    blocks, _, lanes = ints(b_packed.shape)
     rows = int(np.prod(outer, dtype=np.int64))
     rk = te.reduce_axis((0, k), "rk")
 
@@ -49,7 +50,7 @@ def matmul(
     Returns:
         The result and the workspaces: intermediate tensors that must be parameters of the kernel.
     """
-    a_shape, b_shape = _ints(a.shape), _ints(b.shape)
+    a_shape, b_shape = ints(a.shape), ints(b.shape)
     batch = list(np.broadcast_shapes(a_shape[:-2], b_shape[:-2]))
     m, k = a_shape[:-3:-1] if trans_a else a_shape[-2:]
     n = b_shape[-2] if trans_b else b_shape[-1]
@@ -75,7 +76,7 @@ def matmul(
 
 def _pack(b: Tensor, n: int, k: int, n_block: int, trans_b: bool) -> Tensor:
     """Blocks `[..., ceil(N/n_block), K, n_block]` of a run-time operand; columns beyond N are zero."""
-    batch = _ints(b.shape)[:-2]
+    batch = ints(b.shape)[:-2]
 
     def element(*i: Any) -> Any:
         *outer, o, row, lane = i
@@ -105,7 +106,3 @@ def _unflatten(flat: Any, shape: Sequence[int]) -> list[Any]:
         index.insert(0, flat % extent if position else flat)
         flat = flat // extent
     return index
-
-
-def _ints(shape: Any) -> tuple[int, ...]:
-    return tuple(int(extent) for extent in shape)

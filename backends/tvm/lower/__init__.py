@@ -1,0 +1,126 @@
+"""Lowering: a kernel's operators become one TensorIR function through TE, one rule per operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import te
+
+from lepton_compiler.backends.tvm.lower import dense, elementwise, movement, quantize, reductions, resize
+from lepton_compiler.backends.tvm.lower.context import NATIVE_TYPES, RULES, Arg, Context, Packed
+from lepton_compiler.backends.tvm.spec import KernelSpec
+from lepton_compiler.ir.op import Op
+from lepton_compiler.ir.types import TensorType
+from lepton_compiler.target import Target
+
+__all__ = ["FAMILIES", "Lowered", "Parameter", "lower", "refusal"]
+
+FAMILIES = (dense, elementwise, movement, quantize, reductions, resize)
+"""The modules whose rules are registered."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One pointer that a kernel takes.
+
+    Attributes:
+        kind: `input`, `packed`, `workspace` or `output`.
+        index: which operand or output it is.
+        type: element type and shape of the buffer.
+        packed: how the weight is rearranged, for `packed`.
+    """
+
+    kind: str
+    index: int
+    type: TensorType
+    packed: Packed | None = None
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """An unscheduled `PrimFunc` and what its parameters are, in order."""
+
+    function: Any
+    parameters: tuple[Parameter, ...]
+
+
+def refusal(op: Op, types: tuple[TensorType, ...]) -> str | None:
+    """Why this operator cannot be lowered, or None. Only what can be told without lowering it."""
+    if op.name not in RULES:
+        return "there is no native kernel for it"
+    strange = sorted({t.dtype.name for t in types if t.dtype.name not in NATIVE_TYPES})
+    return f"there is no native arithmetic for {', '.join(strange)}" if strange else None
+
+
+def lower(spec: KernelSpec, target: Target) -> Lowered:
+    """Build the `PrimFunc` of a kernel.
+
+    Raises:
+        UnsupportedError: a rule refuses the form of its operator.
+    """
+    ctx = Context(target)
+    args: dict[int, Arg] = {}
+    for k in range(spec.inputs):
+        kind = spec.types[k]
+        args[k] = Arg(kind, te.placeholder(kind.static_shape, kind.dtype.name, f"in{k}"), operand=k, constant=k in spec.constants)
+    for k, value in spec.scalars:
+        args[k] = Arg(spec.types[k], number=value)
+    for step in spec.steps:
+        ctx.outputs = tuple(spec.types[o] for o in step.outputs)
+        operands = [None if i is None else args[i] for i in step.inputs]
+        results = RULES[step.op.name](ctx, step.op, *operands)
+        for number, tensor in zip(step.outputs, results, strict=False):
+            args[number] = Arg(spec.types[number], tensor)
+    outputs = [_own(args[o], ctx) for o in spec.outputs]
+    return _finish(spec, ctx, args, outputs)
+
+
+def _own(arg: Arg, ctx: Context) -> Any:
+    """A result that is a computation of its own: neither an operand nor an intermediate that others reuse."""
+    tensor = ctx.tensor(arg)
+    if isinstance(tensor.op, te.PlaceholderOp) or any(tensor is w for w in ctx.workspaces):
+        return te.compute(tensor.shape, lambda *i: tensor(*i), "copy")
+    return tensor
+
+
+def _finish(spec: KernelSpec, ctx: Context, args: dict[int, Arg], outputs: list[Any]) -> Lowered:
+    used = _reachable(outputs)
+    parameters: list[Parameter] = []
+    tensors: list[Any] = []
+
+    def add(parameter: Parameter, tensor: Any) -> None:
+        parameters.append(parameter)
+        tensors.append(tensor)
+
+    for k in range(spec.inputs):
+        if args[k].tensor in used:
+            add(Parameter("input", k, spec.types[k]), args[k].tensor)
+    for packed, tensor in ctx.packed.items():
+        add(Parameter("packed", packed.operand, packed.type, packed), tensor)
+    spaces = [w for w in dict.fromkeys(ctx.workspaces) if w in used and not any(w is o for o in outputs)]
+    for k, tensor in enumerate(spaces):
+        add(Parameter("workspace", k, TensorType(_dtype(tensor), tuple(int(d) for d in tensor.shape))), tensor)
+    for k, tensor in enumerate(outputs):
+        add(Parameter("output", k, spec.types[spec.outputs[k]]), tensor)
+    function = te.create_prim_func(tensors)
+    return Lowered(function.with_attr("tirx.noalias", not spec.shares), tuple(parameters))
+
+
+def _dtype(tensor: Any) -> Any:
+    from lepton_compiler.ir.types import dtype
+
+    return dtype(str(tensor.dtype))
+
+
+def _reachable(outputs: list[Any]) -> set[Any]:
+    seen: set[Any] = set()
+    pending = list(outputs)
+    while pending:
+        tensor = pending.pop()
+        if tensor not in seen:
+            seen.add(tensor)
+            pending += tensor.op.input_tensors
+    return seen
+
+

@@ -12,6 +12,7 @@ import tvm
 from tvm import s_tir
 
 from lepton_compiler.backends.tvm.schedules import elementwise, kinds, tile
+from lepton_compiler.backends.tvm.schedules.loops import is_reduction
 from lepton_compiler.backends.tvm.schedules.tiling import n_block, oc_block
 from lepton_compiler.target import Target
 
@@ -27,7 +28,7 @@ def schedule(func: Any, target: Target) -> Any:
     anchors = [name for name in names if kinds.KIND in sch.get(sch.get_sblock(name)).annotations]
     for name in names:
         block = sch.get(sch.get_sblock(name))
-        if name not in anchors and block.writes[0].source.name not in outputs and not elementwise.is_reduction(sch, sch.get_sblock(name)):
+        if name not in anchors and block.writes[0].source.name not in outputs and not is_reduction(sch, name):
             if not any(sch.get(p).name_hint in anchors for p in _ancestors(sch, name)):
                 sch.compute_inline(name)
                 done.add(name)
@@ -39,7 +40,7 @@ def schedule(func: Any, target: Target) -> Any:
     left = [sch.get(b).name_hint for b in sch.get_child_blocks(sch.get_sblock("root"))]
     for name in left:
         if name not in done and name in names:
-            elementwise.schedule_block(sch, sch.get_sblock(name), target, parallel=True)
+            elementwise.schedule_block(sch, name, target)
     return sch.mod["main"]
 
 

@@ -7,5 +7,8 @@ KIND = "lepton.kind"
 TILE = "tile"
 """Matrix-multiplication-like: spatial axes (outer..., pixel, block, lane), then reduction axes."""
 
-ROWS = "rows"
-"""A reduction over the last axes whose result is small; its consumers share its outer loops."""
+DEPTHWISE = "depthwise"
+"""Spatial axes (outer..., pixel, channel), vectorised over the channels of both operands; then reduction axes."""
+
+ROWS_INSIDE = "lepton.rows_inside"
+"""[i, r, stride, dilation, pad, extent]: the update does nothing unless 0 <= i * stride + r * dilation - pad < extent."""

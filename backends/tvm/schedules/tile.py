@@ -15,10 +15,10 @@ import math
 from typing import Any
 
 import tvm
-from tvm import tirx
+from tvm import s_tir, tirx
 
-from lepton_compiler.backends.tvm.schedules import tiling
-from lepton_compiler.backends.tvm.schedules.elementwise import extent_of
+from lepton_compiler.backends.tvm.schedules import kinds, tiling
+from lepton_compiler.backends.tvm.schedules.loops import extent_of, partition
 from lepton_compiler.target import Target
 
 
@@ -57,6 +57,7 @@ def schedule_tile(sch: Any, name: str, epilogue: list[str], target: Target, *, p
     sch.unroll(pixel_in)
     sch.unroll(vector)
     init = sch.decompose_reduction(block, reduced[0])
+    skip_outside_rows(sch, name + "_update")
     init_loops = sch.get_loops(init)
     sch.vectorize(init_loops[-1])
     for loop in init_loops[-3:-1]:
@@ -126,3 +127,21 @@ def _is_intermediate(sch: Any, name: str) -> bool:
     func = sch.mod["main"]
     written = sch.get(sch.get_sblock(name)).writes[0].source
     return not any(written.same_as(p) for p in func.params)
+
+
+def skip_outside_rows(sch: Any, name: str) -> None:
+    """Run the update block `name` only for filter rows that meet the image, where the block says which those are.
+
+    The body already reads zero outside; the condition, hoisted out of the inner loops, saves the work and the tests.
+    """
+    block = sch.get(sch.get_sblock(name))
+    if kinds.ROWS_INSIDE not in block.annotations:
+        return
+    row, tap, stride, dilation, pad, extent = (int(v) for v in block.annotations[kinds.ROWS_INSIDE])
+    loop = sch.get(sch.get_loops(name)[-1])
+    realize = loop.body
+    at = realize.iter_values[row] * stride + realize.iter_values[tap] * dilation - pad
+    inside = tirx.all(realize.predicate, at >= 0, at < extent)
+    guarded = s_tir.SBlockRealize(realize.iter_values, inside, block)
+    body = tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, guarded, annotations=loop.annotations)
+    sch.state.replace(sch.get_sref(sch.get_loops(name)[-1]), body, {block: block})

@@ -1,0 +1,7 @@
+"""The ONNX frontend: `import_onnx` turns a model of opset 7 or newer into a graph."""
+
+from __future__ import annotations
+
+from lepton_compiler.frontends.onnx.importer import import_onnx
+
+__all__ = ["import_onnx"]

@@ -1,0 +1,202 @@
+"""Kernels from specs: compiled in worker processes, identical ones once, and kept in an on-disk cache by content."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import IO, Any
+
+from lepton_compiler.errors import Diagnostic, LeptonError, UnsupportedError
+from lepton_compiler.ir.types import TensorType, tensor_type
+from lepton_compiler.backends.tvm.spec import KernelSpec
+from lepton_compiler.target import Target
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """How a weight operand is rearranged: name of the packing function and its arguments."""
+
+    function: str
+    arguments: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class KernelParameter:
+    """One pointer parameter: `input`, `packed`, `workspace` or `output`, which one, and the buffer's type."""
+
+    kind: str
+    index: int
+    type: TensorType
+    packed: PackedWeight | None = None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A compiled kernel: symbol, relocatable object, parameters in order, and the extent that threads may share."""
+
+    symbol: str
+    object: bytes
+    parameters: tuple[KernelParameter, ...]
+    parallel_extent: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the object."""
+        rows = [[p.kind, p.index, str(p.type), [p.packed.function, *p.packed.arguments] if p.packed else None] for p in self.parameters]
+        return {"symbol": self.symbol, "parameters": rows, "parallel_extent": self.parallel_extent}
+
+    @staticmethod
+    def from_json(data: dict[str, Any], code: bytes) -> Kernel:
+        """The inverse of `to_json`."""
+        rows = [KernelParameter(k, i, tensor_type(t), PackedWeight(p[0], tuple(p[1:])) if p else None) for k, i, t, p in data["parameters"]]
+        return Kernel(data["symbol"], code, tuple(rows), data["parallel_extent"])
+
+
+class KernelCache:
+    """A folder of `KEY.json` and `KEY.o`. Writes are atomic, so that several compilers can share it."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def get(self, key: str) -> Kernel | None:
+        """The kernel stored under `key`, if there is one and it can be read."""
+        if self.folder is None:
+            return None
+        path = self.folder / key[:2] / key
+        try:
+            return Kernel.from_json(json.loads(path.with_suffix(".json").read_text()), path.with_suffix(".o").read_bytes())
+        except (OSError, ValueError, KeyError, LeptonError):
+            return None
+
+    def put(self, key: str, kernel: Kernel) -> None:
+        """Store a kernel; a cache that cannot be written is no error."""
+        if self.folder is None:
+            return
+        path = self.folder / key[:2] / key
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(path.with_suffix(".o"), kernel.object)
+            _replace(path.with_suffix(".json"), json.dumps(kernel.to_json()).encode())
+
+
+def _replace(path: Path, data: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+    Path(name).replace(path)
+
+
+Progress = Callable[[int, int, str], None]
+
+
+def build_kernels(specs: Iterable[KernelSpec], target: Target, *, jobs: int, cache: KernelCache, progress: Progress | None = None) -> dict[str, Kernel]:
+    """Compile all specs for `target`; returns kernels by `spec.key(target)`.
+
+    Args:
+        specs: kernels, repetitions welcome.
+        target: the machine.
+        jobs: number of worker processes.
+        cache: where compiled kernels are looked up and stored.
+        progress: called with (done, total, label) as kernels get ready.
+
+    Raises:
+        UnsupportedError: kernels whose operators cannot be lowered, all of them.
+        LeptonError: a worker process died.
+    """
+    wanted = {spec.key(target): spec for spec in specs}
+    ready: dict[str, Kernel] = {}
+    missing: list[tuple[str, KernelSpec]] = []
+    for key, spec in wanted.items():
+        hit = cache.get(key)
+        if hit is None:
+            missing.append((key, spec))
+        else:
+            ready[key] = hit
+    if missing:
+        missing.sort(key=lambda item: -sum(t.size for t in item[1].types))
+        for key, kernel in _compile_all(missing, target, min(jobs, len(missing)), progress).items():
+            cache.put(key, kernel)
+            ready[key] = kernel
+    return ready
+
+
+def _compile_all(items: list[tuple[str, KernelSpec]], target: Target, jobs: int, progress: Progress | None) -> dict[str, Kernel]:
+    pending: SimpleQueue[tuple[str, KernelSpec]] = SimpleQueue()
+    for item in items:
+        pending.put(item)
+    done: dict[str, Kernel] = {}
+    problems: list[Diagnostic] = []
+    lock = threading.Lock()
+
+    def serve() -> None:
+        with _worker() as (send, receive):
+            while True:
+                try:
+                    key, spec = pending.get_nowait()
+                except Empty:
+                    return
+                write_message(send, (key, spec, target))
+                answer = read_message(receive)
+                with lock:
+                    if isinstance(answer, Kernel):
+                        done[key] = answer
+                        if progress is not None:
+                            progress(len(done), len(items), spec.label)
+                    else:
+                        problems.append(answer or Diagnostic("the compiler process died", where=f"kernel {spec.label}", hint="run with --threads 1 -v"))
+                        if answer is None:
+                            return
+
+    threads = [threading.Thread(target=serve, daemon=True) for _ in range(jobs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if problems:
+        raise UnsupportedError(sorted(problems, key=str))
+    return {key: done[key] for key, _ in items}
+
+
+@contextlib.contextmanager
+def _worker() -> Any:
+    """A worker process; yields the pipe to it and the pipe from it."""
+    root = str(Path(__file__).parents[2]) if "lepton_compiler" not in Path(__file__).parts else str(Path(__file__).parents[3])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([p for p in (*sys.path, root) if p])}
+    command = [sys.executable, "-m", "lepton_compiler.backends.tvm.worker"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        yield process.stdin, process.stdout
+    finally:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        process.stdout.close()
+        process.wait()
+
+
+def write_message(pipe: IO[bytes], message: object) -> None:
+    """Send one pickled object, preceded by its length."""
+    data = pickle.dumps(message)
+    with contextlib.suppress(BrokenPipeError):
+        pipe.write(struct.pack("<Q", len(data)) + data)
+        pipe.flush()
+
+
+def read_message(pipe: IO[bytes]) -> Any:
+    """Receive one object, or None at the end of the stream."""
+    head = pipe.read(8)
+    if len(head) < 8:
+        return None
+    (size,) = struct.unpack("<Q", head)
+    data = pipe.read(size)
+    return pickle.loads(data) if len(data) == size else None

@@ -1,0 +1,278 @@
+"""Matrix multiplication and convolution: weights are packed at compile time where they are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import te, tirx
+
+from lepton_compiler.backends.tvm.compute import conv as conv_compute
+from lepton_compiler.backends.tvm.compute import matmul as matmul_compute
+from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number, unsupported, wide
+from lepton_compiler.backends.tvm.schedules import n_block, oc_block
+from lepton_compiler.ir.types import TensorType
+
+
+def accumulator(dtype: str) -> str:
+    """The type in which products of `dtype` are summed."""
+    return "int32" if dtype in ("int8", "uint8") else wide(dtype)
+
+
+@lowers("MatMul")
+def lower_matmul(ctx: Context, op: Any, a: Arg, b: Arg) -> list[Any]:
+    """Numpy's matmul, batched with broadcasting; a constant 2-D right operand is packed."""
+    kind = ctx.outputs[0]
+    acc = accumulator(kind.dtype.name)
+    if len(b.shape) == 2 and b.constant and b.operand is not None and len(a.shape) >= 2:
+        packed = ctx.pack(b, "matmul", n_block(b.shape[1], ctx.target), 0)
+        result, spaces = matmul_compute.matmul_packed(ctx.tensor(a), packed, b.shape[1], acc_dtype=acc)
+        ctx.workspace(*spaces)
+        return [_cast(ctx, result, kind.dtype.name)]
+    left, right = ctx.tensor(a), ctx.tensor(b)
+    vector_left, vector_right = len(a.shape) == 1, len(b.shape) == 1
+    if vector_left or vector_right:
+        return [_vector_product(ctx, a, b, kind, acc)]
+    result, spaces = matmul_compute.matmul(left, right, n_block=n_block(b.shape[-1], ctx.target), acc_dtype=acc)
+    ctx.workspace(*spaces)
+    return [_cast(ctx, result, kind.dtype.name)]
+
+
+def _vector_product(ctx: Context, a: Arg, b: Arg, kind: TensorType, acc: str) -> Any:
+    """Products with a 1-D operand, whose axis is the one summed over."""
+    k = te.reduce_axis((0, a.shape[-1]), "k")
+    rows = 0 if len(a.shape) == 1 else 1
+
+    def body(*i: Expr) -> Expr:
+        outer = list(i)
+        column = [] if len(b.shape) == 1 else [outer.pop()]
+        row = [outer.pop()] if rows else []
+        return te.sum(_outer(a, outer, [*row, k]).astype(acc) * _outer(b, outer, [k, *column]).astype(acc), axis=[k])
+
+    return _cast(ctx, compute(kind.static_shape, body, "vector_product"), kind.dtype.name)
+
+
+def _outer(x: Arg, outer: Sequence[Expr], inner: list[Expr]) -> Expr:
+    """The element at broadcast batch index `outer` and own index `inner`."""
+    batch = x.shape[: len(x.shape) - len(inner)]
+    index = [tirx.const(0, "int32") if d == 1 else outer[len(outer) - len(batch) + a] for a, d in enumerate(batch)]
+    return x[[*index, *inner]]
+
+
+def _cast(ctx: Context, tensor: Any, dtype: str) -> Any:
+    if str(tensor.dtype) == dtype:
+        return tensor
+    return compute(tensor.shape, lambda *i: tensor(*i).astype(dtype), "narrow")
+
+
+@lowers("Gemm")
+def lower_gemm(ctx: Context, op: Any, a: Arg, b: Arg, c: Arg | None = None) -> list[Any]:
+    """`alpha * op(a) @ op(b) + beta * c`."""
+    kind = ctx.outputs[0]
+    acc = accumulator(kind.dtype.name)
+    n = b.shape[0] if op.trans_b else b.shape[1]
+    left = ctx.tensor(a)
+    if b.constant and b.operand is not None and not op.trans_a:
+        packed = ctx.pack(b, "matmul", n_block(n, ctx.target), int(op.trans_b))
+        product, spaces = matmul_compute.matmul_packed(left, packed, n, acc_dtype=acc)
+    else:
+        product, spaces = matmul_compute.matmul(left, ctx.tensor(b), n_block=n_block(n, ctx.target), trans_a=op.trans_a, trans_b=op.trans_b, acc_dtype=acc)
+    ctx.workspace(*spaces)
+    if c is None and op.alpha == 1.0:
+        return [_cast(ctx, product, kind.dtype.name)]
+
+    def body(*i: Expr) -> Expr:
+        value = product(*i)
+        if op.alpha != 1.0:
+            value = value * tirx.const(op.alpha, acc)
+        if c is not None:
+            value = value + (c.at(i).astype(acc) if op.beta == 1.0 else c.at(i).astype(acc) * tirx.const(op.beta, acc))
+        return value.astype(kind.dtype.name)
+
+    return [compute(kind.static_shape, body, "gemm")]
+
+
+def _spatial(values: Sequence[int], fill: int) -> tuple[int, int]:
+    """Two spatial values from one or two."""
+    return (fill, int(values[0])) if len(values) == 1 else (int(values[0]), int(values[1]))
+
+
+def _pads(pads: Sequence[int]) -> tuple[int, int, int, int]:
+    """`top, left, bottom, right` from ONNX's begins then ends."""
+    return (0, int(pads[0]), 0, int(pads[1])) if len(pads) == 2 else (int(pads[0]), int(pads[1]), int(pads[2]), int(pads[3]))
+
+
+def _to_nhwc(ctx: Context, x: Arg, layout: str) -> Any:
+    """The operand as `[N, H, W, C]`; a change of layout is its own loop nest, into a workspace."""
+    tensor, shape = ctx.tensor(x), x.shape
+    if layout == "NHWC":
+        if len(shape) == 4:
+            return tensor
+        n, w, c = shape
+        return compute((n, 1, w, c), lambda b, h, w, c: tensor(b, w, c), "rows")
+    if len(shape) == 4:
+        n, c, h, w = shape
+        moved = compute((n, h, w, c), lambda b, y, x, k: tensor(b, k, y, x), "to_nhwc")
+    else:
+        n, c, w = shape
+        moved = compute((n, 1, w, c), lambda b, y, x, k: tensor(b, k, x), "to_nhwc")
+    ctx.workspace(moved)
+    return moved
+
+
+def _from_nhwc(y: Any, rank: int, layout: str) -> Any:
+    n, h, w, c = (int(d) for d in y.shape)
+    if layout == "NHWC":
+        return y if rank == 4 else compute((n, w, c), lambda b, x, k: y(b, 0, x, k), "rows")
+    if rank == 4:
+        return compute((n, c, h, w), lambda b, k, i, j: y(b, i, j, k), "to_nchw")
+    return compute((n, c, w), lambda b, k, j: y(b, 0, j, k), "to_ncw")
+
+
+@lowers("Conv")
+def lower_conv(ctx: Context, op: Any, x: Arg, w: Arg, b: Arg | None = None) -> list[Any]:
+    """1-D and 2-D convolutions through the channels-last kernels; others, and run-time weights, directly."""
+    rank, kind = len(x.shape), ctx.outputs[0].dtype.name
+    acc = accumulator(kind)
+    if rank not in (3, 4) or not w.constant or w.operand is None:
+        return [_add_bias(ctx, op, direct_conv(ctx, op, x, w, acc), b, kind)]
+    strides, dilations, pads = _spatial(op.strides, 1), _spatial(op.dilations, 1), _pads(op.pads)
+    source = _to_nhwc(ctx, x, op.layout)
+    channels, suffix = w.shape[0], "" if rank == 4 else "1d"
+    if op.groups == int(source.shape[3]) and w.shape[1] == 1 and op.groups > 1:
+        y, spaces = conv_compute.depthwise_conv2d_nhwc(
+            source, ctx.pack(w, f"depthwise{suffix}"), strides=strides, pads=pads, dilations=dilations, acc_dtype=acc
+        )
+    else:
+        packed = ctx.pack(w, f"conv{suffix}", oc_block(channels // op.groups, ctx.target), op.groups)
+        y, spaces = conv_compute.conv2d_nhwc(
+            source, packed, out_channels=channels, strides=strides, pads=pads, dilations=dilations, groups=op.groups, acc_dtype=acc
+        )
+    ctx.workspace(*spaces)
+    if b is not None:
+        plain, bias = y, b
+        y = compute(plain.shape, lambda n, i, j, k: plain(n, i, j, k) + bias[[k]].astype(acc), "bias")
+    return [_cast(ctx, _from_nhwc(y, rank, op.layout), kind)]
+
+
+def _add_bias(ctx: Context, op: Any, y: Any, b: Arg | None, kind: str) -> Any:
+    if b is None:
+        return _cast(ctx, y, kind)
+    axis = 1 if op.layout == "NCHW" else len(y.shape) - 1
+    return compute(y.shape, lambda *i: (y(*i) + b[[i[axis]]].astype(str(y.dtype))).astype(kind), "bias")
+
+
+def direct_conv(ctx: Context, op: Any, x: Arg, w: Arg, acc: str) -> Any:
+    """Any rank and any weights: a reduction per output element, without packing."""
+    spatial = len(x.shape) - 2
+    out, out_channels, in_group = ctx.outputs[0].static_shape, w.shape[0], w.shape[1]
+    per_group = out_channels // op.groups
+    rc = te.reduce_axis((0, in_group), "rc")
+    taps = [te.reduce_axis((0, k), f"r{a}") for a, k in enumerate(w.shape[2:])]
+    last = op.layout == "NHWC"
+    size = x.shape[1:-1] if last else x.shape[2:]
+
+    def body(*i: Expr) -> Expr:
+        pixel, channel = (i[1:-1], i[-1]) if last else (i[2:], i[1])
+        at = [p * s + t * d - b for p, s, t, d, b in zip(pixel, op.strides, taps, op.dilations, op.pads[:spatial], strict=True)]
+        inside = [c for a, n, low, high in zip(at, size, op.pads[:spatial], op.pads[spatial:], strict=True) for c in ((a >= 0, a < n) if low or high else ())]
+        source = rc if op.groups == 1 else tirx.floordiv(channel, per_group) * in_group + rc
+        value = x[[i[0], *at, source] if last else [i[0], source, *at]].astype(acc)
+        if inside:
+            value = tirx.if_then_else(tirx.all(*inside), value, tirx.const(0, acc))
+        return te.sum(value * w[[channel, rc, *taps]].astype(acc), axis=[rc, *taps])
+
+    return compute(out, body, "direct_conv")
+
+
+@lowers("ConvTranspose")
+def lower_conv_transpose(ctx: Context, op: Any, x: Arg, w: Arg, b: Arg | None = None) -> list[Any]:
+    """Gather form, any rank: each output element sums the taps whose stride it falls on."""
+    kind = ctx.outputs[0].dtype.name
+    acc, spatial = accumulator(kind), len(x.shape) - 2
+    in_group, per_group = w.shape[0] // op.groups, w.shape[1]
+    rc = te.reduce_axis((0, in_group), "rc")
+    taps = [te.reduce_axis((0, k), f"r{a}") for a, k in enumerate(w.shape[2:])]
+    last = op.layout == "NHWC"
+    size = x.shape[1:-1] if last else x.shape[2:]
+
+    def body(*i: Expr) -> Expr:
+        pixel, channel = (i[1:-1], i[-1]) if last else (i[2:], i[1])
+        offset = [p + begin - t * d for p, begin, t, d in zip(pixel, op.pads[:spatial], taps, op.dilations, strict=True)]
+        at = [tirx.floordiv(o, s) for o, s in zip(offset, op.strides, strict=True)]
+        inside = [c for o, s, a, n in zip(offset, op.strides, at, size, strict=True) for c in (tirx.floormod(o, s) == 0, a >= 0, a < n)]
+        group = tirx.floordiv(channel, per_group) if op.groups > 1 else tirx.const(0, "int32")
+        source = group * in_group + rc
+        value = tirx.if_then_else(tirx.all(*inside), x[[i[0], *at, source] if last else [i[0], source, *at]].astype(acc), tirx.const(0, acc))
+        return te.sum(value * w[[source, channel - group * per_group, *taps]].astype(acc), axis=[rc, *taps])
+
+    y = compute(ctx.outputs[0].static_shape, body, "conv_transpose")
+    return [_add_bias(ctx, op, y, b, kind)]
+
+
+@lowers("MaxPool", "AveragePool")
+def lower_pool(ctx: Context, op: Any, x: Arg) -> list[Any]:
+    """Windows of any rank; an average counts what `count_include_pad` says, cut at the padded edge with `ceil_mode`."""
+    if getattr(op, "indices", False):
+        raise unsupported(op, "with indices")
+    spatial, last, kind = len(x.shape) - 2, op.layout == "NHWC", wide(x.dtype)
+    size = x.shape[1:-1] if last else x.shape[2:]
+    taps = [te.reduce_axis((0, k), f"r{a}") for a, k in enumerate(op.kernel_shape)]
+    most = op.name == "MaxPool"
+
+    def origin(i: Sequence[Expr]) -> list[Expr]:
+        pixel = i[1:-1] if last else i[2:]
+        return [p * s - b for p, s, b in zip(pixel, op.strides, op.pads[:spatial], strict=True)]
+
+    out = ctx.outputs[0].static_shape
+    reach = [
+        (o - 1) * s - b + (k - 1) * d
+        for o, s, b, k, d in zip(out[1:-1] if last else out[2:], op.strides, op.pads[:spatial], op.kernel_shape, op.dilations, strict=True)
+    ]
+
+    def body(*i: Expr) -> Expr:
+        at = [o + t * d for o, t, d in zip(origin(i), taps, op.dilations, strict=True)]
+        inside = []
+        for a, n, b, far in zip(at, size, op.pads[:spatial], reach, strict=True):
+            inside += [a >= 0] if b else []
+            inside += [a < n] if far >= n else []
+        value = x[[i[0], *at, i[-1]] if last else [i[0], i[1], *at]].astype(kind)
+        neutral = tirx.min_value(kind) if most and kind.startswith(("int", "uint")) else tirx.const(float("-inf") if most else 0, kind)
+        if inside:
+            value = tirx.if_then_else(tirx.all(*inside), value, neutral)
+        return te.max(value, axis=taps) if most else te.sum(value, axis=taps)
+
+    pooled = compute(out, body, op.name.lower())
+    if most:
+        return [_cast(ctx, pooled, x.dtype)]
+
+    def average(*i: Expr) -> Expr:
+        count: Expr = tirx.const(1, "int32")
+        for a, (o, k, d, n) in enumerate(zip(origin(i), op.kernel_shape, op.dilations, size, strict=True)):
+            low = -int(op.pads[a]) if op.count_include_pad else 0
+            high = n + (int(op.pads[spatial + a]) if op.count_include_pad else 0)
+            count = count * _taps_inside(o, k, d, low, high, reach[a])
+        return (pooled(*i) / count.astype(kind)).astype(x.dtype)
+
+    return [compute(out, average, "average")]
+
+
+def _taps_inside(origin: Expr, taps: int, dilation: int, low: int, high: int, reach: int) -> Expr:
+    """How many of `origin + t * dilation`, 0 <= t < taps, lie in [low, high)."""
+    first = tirx.max(tirx.const(0, "int32"), tirx.floordiv(low - origin + dilation - 1, dilation))
+    end = tirx.min(tirx.const(taps, "int32"), tirx.floordiv(high - origin + dilation - 1, dilation)) if reach >= high else tirx.const(taps, "int32")
+    return tirx.max(tirx.const(1, "int32"), end - first)
+
+
+@lowers("BatchNormalization")
+def lower_batch_norm(ctx: Context, op: Any, x: Arg, scale: Arg, bias: Arg, mean: Arg, variance: Arg) -> list[Any]:
+    """Inference form, one set of statistics per channel."""
+    axis = op.axis % len(x.shape)
+    epsilon = number(op.epsilon, variance.type.dtype)
+
+    def body(*i: Expr) -> Expr:
+        k = [i[axis]]
+        factor = scale[k] / tirx.sqrt(variance[k] + epsilon)
+        return (x[i] - mean[k]) * factor + bias[k]
+
+    return [compute(x.shape, body, "batch_norm")]

@@ -1,0 +1,177 @@
+"""Reductions, arg-reductions, softmax and layer normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm import te, tirx
+
+from lepton_compiler.backends.tvm import vecmath as vm
+from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number, wide
+from lepton_compiler.ir.op import Op
+
+PRODUCT = te.comm_reducer(lambda a, b: a * b, lambda t: tirx.const(1, t), "prod")
+REDUCERS: dict[str, Any] = {"ReduceSum": te.sum, "ReduceMean": te.sum, "ReduceMax": te.max, "ReduceMin": te.min, "ReduceProd": PRODUCT}
+
+
+def reduce(x: Callable[[Sequence[Expr]], Expr], shape: Sequence[int], axes: Sequence[int], keepdims: bool, reducer: Any, name: str) -> Any:
+    """`reducer` over `axes` of the elements `x(index)` of a virtual tensor of `shape`."""
+    loops = {a: te.reduce_axis((0, shape[a]), f"r{a}") for a in axes}
+    kept = [1 if a in loops else d for a, d in enumerate(shape) if keepdims or a not in loops]
+
+    def body(*i: Expr) -> Expr:
+        outer = iter(i)
+        index = []
+        for a in range(len(shape)):
+            if a in loops:
+                index.append(loops[a])
+                if keepdims:
+                    next(outer)
+            else:
+                index.append(next(outer))
+        return reducer(x(index), axis=list(loops.values()))
+
+    return compute(kept, body, name)
+
+
+@lowers(*REDUCERS)
+def lower_reduce(ctx: Context, op: Any, x: Arg) -> list[Any]:
+    """Sum, mean, max, min, product over axes; float16 is summed in float32."""
+    axes = sorted({a % len(x.shape) for a in op.axes})
+    if not axes:
+        return [compute(x.shape, lambda *i: x[i], "copy")]
+    count = 1
+    for a in axes:
+        count *= x.shape[a]
+    kind = wide(x.dtype)
+    result = reduce(lambda i: x[i].astype(kind), x.shape, axes, op.keepdims, REDUCERS[op.name], op.name.lower())
+    if op.name == "ReduceMean":
+        total = result
+        if kind.startswith("float"):
+            result = compute(total.shape, lambda *i: total(*i) * tirx.const(1.0 / count, kind), "mean")
+        else:
+            result = compute(total.shape, lambda *i: tirx.truncdiv(total(*i), tirx.const(count, kind)), "mean")
+        ctx.workspace(total)
+    return [_narrow(ctx, result, x.dtype)]
+
+
+def _narrow(ctx: Context, tensor: Any, dtype: str) -> Any:
+    if str(tensor.dtype) == dtype:
+        return tensor
+    if tensor not in ctx.workspaces and isinstance(tensor.op, te.ComputeOp) and len(tensor.op.reduce_axis):
+        ctx.workspace(tensor)
+    return compute(tensor.shape, lambda *i: tensor(*i).astype(dtype), "narrow")
+
+
+@lowers("ArgMax", "ArgMin")
+def lower_arg(ctx: Context, op: Any, x: Arg) -> list[Any]:
+    """Index of the extreme element, the first (or last) one of equals."""
+    axis, most = op.axis % len(x.shape), op.name == "ArgMax"
+
+    def join(a: Any, b: Any) -> tuple[Expr, Expr]:
+        better = a[1] > b[1] if most else a[1] < b[1]
+        tie = a[0] > b[0] if op.select_last_index else a[0] < b[0]
+        keep = tirx.Or(better, tirx.And(a[1] == b[1], tie))
+        return tirx.Select(keep, a[0], b[0]), tirx.Select(keep, a[1], b[1])
+
+    def identity(t0: str, t1: str) -> tuple[Expr, Expr]:
+        return tirx.const(-1 if op.select_last_index else 2**31 - 1, t0), tirx.min_value(t1) if most else tirx.max_value(t1)
+
+    reducer = te.comm_reducer(join, identity, "argreduce")
+    r = te.reduce_axis((0, x.shape[axis]), "r")
+    kept = [1 if a == axis else d for a, d in enumerate(x.shape) if op.keepdims or a != axis]
+
+    def body(*i: Expr) -> Any:
+        index = list(i)
+        if op.keepdims:
+            index[axis] = r
+        else:
+            index.insert(axis, r)
+        return reducer((r, x[index]), axis=r)
+
+    positions, values = te.compute(tuple(kept), body, "arg")
+    ctx.workspace(positions, values)
+    return [compute(kept, lambda *i: positions(*i).astype("int64"), "argmax")]
+
+
+@lowers("Softmax", "LogSoftmax")
+def lower_softmax(ctx: Context, op: Any, x: Arg) -> list[Any]:
+    """Three sweeps over the axis: maximum, exponentials with their sum, scaling."""
+    axis, kind = op.axis % len(x.shape), wide(x.dtype)
+    top = reduce(lambda i: x[i].astype(kind), x.shape, [axis], True, te.max, "softmax_max")
+
+    def at(index: Sequence[Expr]) -> list[Expr]:
+        return [tirx.const(0, "int32") if a == axis else k for a, k in enumerate(index)]
+
+    shifted = compute(x.shape, lambda *i: vm.exp(x[i].astype(kind) - top(*at(i))), "softmax_exp")
+    total = reduce(lambda i: shifted(*i), x.shape, [axis], True, te.sum, "softmax_sum")
+    ctx.workspace(top, total)
+    if op.name == "LogSoftmax":
+        return [compute(x.shape, lambda *i: (x[i].astype(kind) - top(*at(i)) - vm.log(total(*at(i)))).astype(x.dtype), "log_softmax")]
+    ctx.workspace(shifted)
+    return [compute(x.shape, lambda *i: (shifted(*i) / total(*at(i))).astype(x.dtype), "softmax")]
+
+
+@lowers("LayerNormalization")
+def lower_layer_norm(ctx: Context, op: Any, x: Arg, scale: Arg, bias: Arg | None = None) -> list[Any]:
+    """Mean, then variance about it, over the trailing axes."""
+    first, kind = op.axis % len(x.shape), wide(x.dtype)
+    axes = list(range(first, len(x.shape)))
+    count = 1
+    for a in axes:
+        count *= x.shape[a]
+    share = tirx.const(1.0 / count, kind)
+
+    def at(index: Sequence[Expr]) -> list[Expr]:
+        return [tirx.const(0, "int32") if a in axes else k for a, k in enumerate(index)]
+
+    total = reduce(lambda i: x[i].astype(kind), x.shape, axes, True, te.sum, "norm_sum")
+
+    def centred(i: Sequence[Expr]) -> Expr:
+        return x[i].astype(kind) - total(*at(i)) * share
+
+    squares = reduce(lambda i: centred(i) * centred(i), x.shape, axes, True, te.sum, "norm_squares")
+    inverse = compute(squares.shape, lambda *i: tirx.const(1, kind) / tirx.sqrt(squares(*i) * share + tirx.const(op.epsilon, kind)), "norm_inverse")
+    ctx.workspace(total, squares, inverse)
+
+    def body(*i: Expr) -> Expr:
+        value = centred(i) * inverse(*at(i)) * scale.at(i).astype(kind)
+        return (value if bias is None else value + bias.at(i).astype(kind)).astype(x.dtype)
+
+    results = [compute(x.shape, body, "layer_norm")]
+    if op.statistics:
+        results.append(compute(total.shape, lambda *i: total(*i) * share, "mean"))
+        results.append(compute(total.shape, lambda *i: inverse(*i), "inv_std"))
+    return results
+
+
+@lowers("TopK")
+def lower_topk(ctx: Context, op: Any, x: Arg) -> list[Any]:
+    """By rank: an element's place is the number of those that come before it; ties go to the lower index."""
+    axis = op.axis % len(x.shape)
+    size = x.shape[axis]
+    r = te.reduce_axis((0, size), "r")
+
+    def rank(*i: Expr) -> Expr:
+        mine, other = x[i], x[[r if a == axis else k for a, k in enumerate(i)]]
+        ahead = other > mine if op.largest else other < mine
+        first = tirx.Or(ahead, tirx.And(other == mine, r < i[axis]))
+        return te.sum(first.astype("int32"), axis=[r])
+
+    ranks = compute(x.shape, rank, "rank")
+    ctx.workspace(ranks)
+    values, indices = ctx.outputs
+    s, t = te.reduce_axis((0, size), "s"), te.reduce_axis((0, size), "t")
+
+    def value(*i: Expr) -> Expr:
+        at = [s if a == axis else k for a, k in enumerate(i)]
+        return te.sum(tirx.Select(ranks(*at) == i[axis], x[at], number(0, x.type.dtype)), axis=[s])
+
+    def index(*i: Expr) -> Expr:
+        at = [t if a == axis else k for a, k in enumerate(i)]
+        return te.sum(tirx.Select(ranks(*at) == i[axis], t.astype("int64"), tirx.const(0, "int64")), axis=[t])
+
+    return [compute(values.static_shape, value, "topk_values"), compute(indices.static_shape, index, "topk_indices")]
+
+

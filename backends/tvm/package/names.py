@@ -1,0 +1,40 @@
+"""C names for tensors, and C types for element types."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Sequence
+
+from lepton_compiler.ir.types import DType
+
+C_TYPES = {
+    "bool": "bool", "float32": "float", "float64": "double", "float16": "uint16_t",
+    **{f"{k}{b}": f"{k}{b}_t" for k in ("int", "uint") for b in (8, 16, 32, 64)},
+}  # fmt: skip
+
+RESERVED = frozenset(
+    "auto break case char const continue default do double else enum extern float for goto if inline int long register restrict return short "
+    "signed sizeof static struct switch typedef union unsigned void volatile while bool true false".split()
+)
+
+
+def c_type(element: DType) -> str:
+    """The C type that holds one element; float16 is its bits."""
+    return C_TYPES[element.name]
+
+
+def identifiers(names: Sequence[str]) -> list[str]:
+    """Distinct C identifiers, as close to the names as can be."""
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        base = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_") or "t"
+        base = f"t_{base}" if base[0].isdigit() or base in RESERVED or keyword.iskeyword(base) else base
+        unique, n = base, 1
+        while unique in taken:
+            n += 1
+            unique = f"{base}_{n}"
+        taken.add(unique)
+        result.append(unique)
+    return result

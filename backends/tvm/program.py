@@ -1,0 +1,389 @@
+"""The program of an artefact: kernel calls, copies, branches and loops over buffers with known life spans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from lepton_compiler.analysis.memory import ALIGNMENT
+from lepton_compiler.backends.tvm.kernels import Kernel, KernelParameter
+from lepton_compiler.backends.tvm.lower.packing import PACKINGS
+from lepton_compiler.backends.tvm.spec import KernelSpec, kernel_operands
+from lepton_compiler.ir.graph import Graph, Node, Value
+from lepton_compiler.ir.tensor import Tensor
+
+VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
+"""Operators whose result is the operand's bytes."""
+
+
+@dataclass(eq=False)
+class Buffer:
+    """A block of memory. `index` counts within its kind; the life span is in program steps, for the arena."""
+
+    kind: Literal["input", "output", "arena", "weight"]
+    index: int
+    size: int
+    name: str
+    start: int = 0
+    end: int = 0
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An address: a buffer, a constant offset, and per enclosing loop variable a stride in bytes."""
+
+    buffer: Buffer
+    offset: int = 0
+    strides: tuple[tuple[str, int], ...] = ()
+
+    def moved(self, offset: int, variable: str = "", stride: int = 0) -> Ref:
+        """The address `offset + variable * stride` bytes further on."""
+        return Ref(self.buffer, self.offset + offset, (*self.strides, (variable, stride)) if variable else self.strides)
+
+
+@dataclass(frozen=True)
+class Call:
+    """Run a kernel on these addresses."""
+
+    kernel: Kernel
+    arguments: tuple[Ref, ...]
+    node: Node
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Move `size` bytes."""
+
+    target: Ref
+    source: Ref
+    size: int
+
+
+@dataclass(frozen=True)
+class SetCounter:
+    """Store a loop variable as int64."""
+
+    target: Ref
+    variable: str
+
+
+@dataclass(frozen=True)
+class Branch:
+    """`if (*condition) then else other`."""
+
+    condition: Ref
+    then: tuple[Statement, ...]
+    other: tuple[Statement, ...]
+    node: Node
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """`for (variable = 0; variable < count && *condition; ++variable)`; either bound may be missing."""
+
+    variable: str
+    count: int | Ref | None
+    condition: Ref | None
+    body: tuple[Statement, ...]
+    node: Node
+
+
+Statement = Call | Copy | SetCounter | Branch | Repeat
+
+
+@dataclass
+class Program:
+    """Statements, arena buffers with life spans, and the weights in order of their blob."""
+
+    statements: tuple[Statement, ...] = ()
+    buffers: list[Buffer] = field(default_factory=list)
+    weights: list[tuple[Buffer, np.ndarray]] = field(default_factory=list)
+
+
+def build_program(graph: Graph, kernels: dict[Node, tuple[KernelSpec, Kernel]]) -> Program:
+    """Turn a legal graph into a program; `kernels` has every node that is not a view or control flow."""
+    return _Builder(kernels).build(graph)
+
+
+class _Builder:
+    """One walk over the graph in order of execution; `time` counts statements, for life spans."""
+
+    def __init__(self, kernels: dict[Node, tuple[KernelSpec, Kernel]]) -> None:
+        self.kernels, self.program, self.time, self.loops = kernels, Program(), 0, 0
+        self.places: dict[Value, Ref] = {}
+        self.wanted: dict[Value, Ref] = {}
+        self.packed: dict[tuple[str, str, tuple[int, ...]], Ref] = {}
+
+    def build(self, graph: Graph) -> Program:
+        for k, value in enumerate(graph.inputs):
+            self.places[value] = Ref(Buffer("input", k, value.type.nbytes, value.name))
+        targets = [Ref(Buffer("output", k, value.type.nbytes, value.name)) for k, value in enumerate(graph.outputs)]
+        self.program.statements = tuple(self.body(graph, targets))
+        return self.program
+
+    def body(self, graph: Graph, targets: Sequence[Ref | None]) -> list[Statement]:
+        """Statements of a graph whose inputs have places; its outputs end up at `targets`, where given."""
+        for value, target in zip(graph.outputs, targets, strict=True):
+            root = _root(value)
+            if target is not None and root not in self.wanted and root.producer is not None and root.producer.op.name not in VIEWS:
+                self.wanted[root] = target
+        last = _last_uses(graph)
+        statements: list[Statement] = []
+        for position, node in enumerate(graph):
+            statements += self.node(node, position, last)
+        for value, target in zip(graph.outputs, targets, strict=True):
+            if target is not None and (source := self.read(value)) != target:
+                statements.append(self.copy(target, source, value.type.nbytes))
+        return statements
+
+    def node(self, node: Node, position: int, last: dict[Value, int]) -> list[Statement]:
+        match node.op.name:
+            case name if name in VIEWS:
+                assert node.inputs[0] is not None
+                self.places[node.output] = self.read(node.inputs[0])
+                return []
+            case "If":
+                return self.branch(node)
+            case "Scan":
+                return self.scan(node)
+            case "Loop":
+                return self.loop(node)
+        return [self.call(node, position, last)]
+
+    def call(self, node: Node, position: int, last: dict[Value, int]) -> Call:
+        spec, kernel = self.kernels[node]
+        operands = kernel_operands(node)
+        self.time += 1
+        places: dict[int, Ref] = {}
+        for k, value in enumerate(operands):
+            if value.tensor is None:
+                places[k] = self.read(value)
+        shared = self.shared_place(node, spec, operands, position, last)
+        results = [self.wanted.get(v) or (shared if shared is not None else self.new(v.type.nbytes, v.name)) for v in node.outputs]
+        for value, place in zip(node.outputs, results, strict=True):
+            self.places[value] = place
+            self.touch(place)
+        arguments = [self.argument(p, operands, places, results, node) for p in kernel.parameters]
+        return Call(kernel, tuple(arguments), node)
+
+    def argument(self, parameter: KernelParameter, operands: Sequence[Value], places: dict[int, Ref], results: Sequence[Ref], node: Node) -> Ref:
+        match parameter.kind:
+            case "output":
+                return results[parameter.index]
+            case "workspace":
+                return self.new(parameter.type.nbytes, f"{node.output.name}.workspace")
+            case "packed":
+                assert parameter.packed is not None
+                return self.weight(operands[parameter.index], parameter.packed.function, parameter.packed.arguments)
+        value = operands[parameter.index]
+        return self.weight(value, "", ()) if value.tensor is not None else places[parameter.index]
+
+    def shared_place(self, node: Node, spec: KernelSpec, operands: Sequence[Value], position: int, last: dict[Value, int]) -> Ref | None:
+        """The place of an operand that dies here and may be overwritten element by element."""
+        if not spec.shares:
+            return None
+        for value in operands:
+            root = _root(value)
+            place = self.places.get(value)
+            mine = root.producer is not None and root.producer.graph is node.graph
+            if place is None or not mine or place.buffer.kind != "arena" or place.strides or last.get(root) != position:
+                continue
+            if value.type.shape == node.output.type.shape and value.type.nbytes == node.output.type.nbytes == place.buffer.size:
+                return place
+        return None
+
+    def branch(self, node: Node) -> list[Statement]:
+        condition, *captures = node.inputs
+        assert condition is not None
+        self.time += 1
+        results = [self.wanted.get(v) or self.new(v.type.nbytes, v.name) for v in node.outputs]
+        where = self.operand(condition)
+        sides = []
+        for region in node.regions:
+            self.bind(region, captures)
+            sides.append(tuple(self.body(region, results)))
+        self.time += 1
+        for value, place in zip(node.outputs, results, strict=True):
+            self.places[value] = place
+            self.touch(place)
+        return [Branch(where, sides[0], sides[1], node)]
+
+    def scan(self, node: Node) -> list[Statement]:
+        op, region = node.op, node.regions[0]
+        carried, scans = op.attributes()["carried"], op.attributes()["num_scan_inputs"]
+        states, sequences, captures = node.inputs[:carried], node.inputs[carried : carried + scans], node.inputs[carried + scans :]
+        sequence = sequences[0]
+        assert sequence is not None
+        length = sequence.type.static_shape[0]
+        variable = self.variable()
+        opening = self.time
+        self.time += 1
+        begin, places = self.states(states, node.outputs[:carried])
+        slices = [self.element(self.operand(s), s, variable, bool(d)) for s, d in zip(sequences, _directions(op, "input_directions", scans), strict=True) if s]
+        outputs = node.outputs[carried:]
+        directions = _directions(op, "output_directions", len(outputs))
+        targets = [self.wanted.get(v) or self.new(v.type.nbytes, v.name) for v in outputs]
+        steps = [self.element(t, v, variable, bool(d)) for t, v, d in zip(targets, outputs, directions, strict=True)]
+        self.place_inputs(region, [*places, *slices], captures)
+        body = self.body(region, [*([None] * carried), *steps])
+        body += self.advance(region.outputs[:carried], places)
+        return self.finish(begin, Repeat(variable, length, None, tuple(body), node), opening, [*places, *targets], node)
+
+    def loop(self, node: Node) -> list[Statement]:
+        region, carried = node.regions[0], node.op.attributes()["carried"]
+        trip, condition, *rest = node.inputs
+        states, captures = rest[:carried], rest[carried:]
+        variable = self.variable()
+        opening = self.time
+        self.time += 1
+        begin, places = self.states(states, node.outputs[:carried])
+        counter = self.new(8, f"{node.output.name}.iteration")
+        flag = self.new(1, f"{node.output.name}.condition")
+        begin.append(self.copy(flag, self.operand(condition) if condition else self.weight_of(np.array(True)), 1))
+        count: int | Ref | None = None
+        if trip is not None:
+            count = int(trip.numpy().reshape(-1)[0]) if trip.is_constant else self.operand(trip)
+        outputs = node.outputs[carried:]
+        targets = [self.wanted.get(v) or self.new(v.type.nbytes, v.name) for v in outputs]
+        steps = [self.element(t, v, variable, False) for t, v in zip(targets, outputs, strict=True)]
+        self.place_inputs(region, [counter, flag, *places], captures)
+        body: list[Statement] = [SetCounter(counter, variable)]
+        body += self.body(region, [None] * (1 + carried) + steps)
+        body += self.advance(region.outputs[: 1 + carried], [flag, *places])
+        return self.finish(begin, Repeat(variable, count, flag, tuple(body), node), opening, [*places, *targets, counter, flag], node)
+
+    def states(self, initial: Sequence[Value | None], results: Sequence[Value]) -> tuple[list[Statement], list[Ref]]:
+        """Buffers for what a loop carries, set to the initial values."""
+        begin: list[Statement] = []
+        places = []
+        for value, result in zip(initial, results, strict=True):
+            assert value is not None
+            place = self.wanted.get(result) or self.new(result.type.nbytes, result.name)
+            begin.append(self.copy(place, self.operand(value), value.type.nbytes))
+            places.append(place)
+        return begin, places
+
+    def advance(self, produced: Sequence[Value], places: Sequence[Ref]) -> list[Statement]:
+        """Carry the values over to the next iteration; those that are other states go through a copy first."""
+        moves: list[tuple[Ref, Ref, int]] = []
+        early: list[Statement] = []
+        for value, place in zip(produced, places, strict=True):
+            source = self.operand(value)
+            if source == place:
+                continue
+            if any(source.buffer is other.buffer for other in places):
+                spare = self.new(value.type.nbytes, f"{value.name}.previous")
+                early.append(self.copy(spare, source, value.type.nbytes))
+                source = spare
+            moves.append((place, source, value.type.nbytes))
+        return [*early, *(self.copy(*move) for move in moves)]
+
+    def finish(self, begin: list[Statement], repeat: Repeat, opening: int, kept: Sequence[Ref], node: Node) -> list[Statement]:
+        """Close a loop: whatever was alive before it and is used in it stays alive to its end."""
+        self.time += 1
+        for buffer in self.program.buffers:
+            if buffer.start <= opening and buffer.end > opening:
+                buffer.end = self.time
+        for place in kept:
+            self.touch(place)
+        carried = node.op.attributes()["carried"]
+        for value, place in zip(node.outputs, [*kept[:carried], *kept[carried : len(node.outputs)]], strict=True):
+            self.places[value] = place
+        return [*begin, repeat]
+
+    def bind(self, region: Graph, operands: Sequence[Value | None]) -> None:
+        """Let a region's inputs be the operands."""
+        for inner, outer in zip(region.inputs, operands, strict=True):
+            assert outer is not None
+            self.places[inner] = self.operand(outer)
+
+    def place_inputs(self, region: Graph, places: Sequence[Ref], captures: Sequence[Value | None]) -> None:
+        for inner, place in zip(region.inputs, places, strict=False):
+            self.places[inner] = place
+        for inner, outer in zip(region.inputs[len(places) :], captures, strict=True):
+            assert outer is not None
+            self.places[inner] = self.operand(outer)
+
+    def element(self, place: Ref, value: Value, variable: str, backwards: bool) -> Ref:
+        """The slice of a sequence at the loop variable."""
+        count = value.type.static_shape[0]
+        step = value.type.nbytes // count if count else 0
+        return place.moved((count - 1) * step, variable, -step) if backwards else place.moved(0, variable, step)
+
+    def operand(self, value: Value) -> Ref:
+        """Where a value is read, a weight included."""
+        return self.weight(value, "", ()) if value.tensor is not None else self.read(value)
+
+    def read(self, value: Value) -> Ref:
+        if value.tensor is not None:
+            return self.weight(value, "", ())
+        place = self.places[value]
+        self.touch(place)
+        return place
+
+    def touch(self, place: Ref) -> None:
+        place.buffer.end = max(place.buffer.end, self.time)
+
+    def copy(self, target: Ref, source: Ref, size: int) -> Copy:
+        self.time += 1
+        self.touch(target)
+        self.touch(source)
+        return Copy(target, source, size)
+
+    def new(self, size: int, name: str) -> Ref:
+        buffer = Buffer("arena", len(self.program.buffers), size, name, self.time, self.time)
+        self.program.buffers.append(buffer)
+        return Ref(buffer)
+
+    def variable(self) -> str:
+        self.loops += 1
+        return f"i{self.loops}"
+
+    def weight(self, value: Value, function: str, arguments: tuple[int, ...]) -> Ref:
+        """The place of a constant in the weight blob, rearranged if asked; equal ones are stored once."""
+        assert value.tensor is not None
+        return self.store(value.tensor, value.name, function, arguments)
+
+    def weight_of(self, array: np.ndarray) -> Ref:
+        return self.store(Tensor(array), "true", "", ())
+
+    def store(self, tensor: Tensor, name: str, function: str, arguments: tuple[int, ...]) -> Ref:
+        key = (tensor.digest, function, arguments)
+        if key not in self.packed:
+            array = PACKINGS[function](tensor.numpy(), *arguments) if function else tensor.numpy()
+            offset = sum(-(-b.size // ALIGNMENT) * ALIGNMENT for b, _ in self.program.weights[-1:]) + (self.program.weights[-1][0].start if self.program.weights else 0)
+            buffer = Buffer("weight", len(self.program.weights), array.nbytes, name, offset, offset)
+            self.program.weights.append((buffer, np.ascontiguousarray(array)))
+            self.packed[key] = Ref(buffer)
+        return self.packed[key]
+
+
+def _directions(op: object, name: str, count: int) -> tuple[int, ...]:
+    given = getattr(op, name, ()) or ()
+    return tuple(given) if given else (0,) * count
+
+
+def _root(value: Value) -> Value:
+    """The value whose bytes a chain of views shows."""
+    while value.producer is not None and value.producer.op.name in VIEWS:
+        source = value.producer.inputs[0]
+        assert source is not None
+        value = source
+    return value
+
+
+def _last_uses(graph: Graph) -> dict[Value, int]:
+    """For each value with bytes of its own, the position of the last node that reads it, or one past the end."""
+    last: dict[Value, int] = {}
+    count = 0
+    for position, node in enumerate(graph):
+        count += 1
+        if node.op.name not in VIEWS:
+            for value in node.present_inputs:
+                last[_root(value)] = position
+    for value in graph.outputs:
+        last[_root(value)] = count
+    return last

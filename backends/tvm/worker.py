@@ -1,0 +1,55 @@
+"""The worker process: kernel specs come in on standard input, compiled kernels go out on standard output."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from lepton_compiler.backends.tvm.kernels import Kernel, KernelParameter, PackedWeight, read_message, write_message
+from lepton_compiler.backends.tvm.spec import KernelSpec
+from lepton_compiler.errors import Diagnostic, LeptonError
+from lepton_compiler.target import Target
+
+
+def compile_spec(key: str, spec: KernelSpec, target: Target) -> Kernel:
+    """Lower, schedule and compile one kernel.
+
+    Raises:
+        LeptonError: a rule refuses the form of its operator.
+    """
+    from lepton_compiler.backends.tvm.codegen import compile_kernel
+    from lepton_compiler.backends.tvm.lower import lower
+    from lepton_compiler.backends.tvm.schedules import schedule
+
+    lowered = lower(spec, target)
+    compiled = compile_kernel(schedule(lowered.function, target), f"lepton_{spec.label}_{key[:12]}", target)
+    parameters = tuple(
+        KernelParameter(p.kind, p.index, p.type, PackedWeight(p.packed.function, p.packed.arguments) if p.packed else None) for p in lowered.parameters
+    )
+    return Kernel(compiled.symbol, compiled.object, parameters, compiled.parallel_extent)
+
+
+def main() -> None:
+    """Serve until standard input ends. Whatever TVM prints goes to standard error."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    while (message := read_message(sys.stdin.buffer)) is not None:
+        key, spec, target = message
+        try:
+            answer: Kernel | Diagnostic = compile_spec(key, spec, target)
+        except LeptonError as error:
+            answer = Diagnostic(error.diagnostics[0].message, where=f"kernel {spec.label}", hint=error.diagnostics[0].hint)
+        except Exception as error:  # noqa: BLE001 - whatever TVM raises is reported with the kernel's name
+            if os.environ.get("LEPTON_DEBUG"):
+                traceback.print_exc()
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            shapes = ", ".join(str(t) for t in spec.types[: spec.inputs])
+            reason = str(error).strip().splitlines()
+            detail = f"{type(error).__name__}: {reason[-1] if reason else ''} ({last.name})"
+            answer = Diagnostic(f"TVM cannot compile it: {detail}", where=f"kernel {spec.label} ({shapes})", hint="set LEPTON_DEBUG=1 for the trace")
+        write_message(answers, answer)
+
+
+if __name__ == "__main__":
+    main()

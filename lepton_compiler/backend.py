@@ -1,0 +1,76 @@
+"""What a backend is: a spec of the graphs it takes, and a function from such a graph to files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from lepton_compiler.registry import Registry
+
+if TYPE_CHECKING:
+    from lepton_compiler.ir.graph import Graph
+    from lepton_compiler.target import Target
+
+Emit = Literal["lib", "static", "obj", "c", "onnx", "tflite", "ir", "tir", "asm"]
+Level = Literal["O0", "O1", "O2", "O3", "Os"]
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a backend is asked for.
+
+    Attributes:
+        name: C identifier that prefixes every symbol and file of the artefact.
+        target: the machine that will run it.
+        threads: number of threads that one call may use.
+        emit: kind of output; a backend refuses those it does not make.
+        jobs: compiler processes that may run at once; None leaves it to the backend.
+        cache_dir: where compiled kernels may be kept between builds; None for the user's cache.
+        level: optimisation level; the passes have run already, the backend picks schedules by it.
+    """
+
+    name: str
+    target: Target
+    threads: int = 1
+    emit: Emit = "lib"
+    jobs: int | None = None
+    cache_dir: Path | None = None
+    level: Level = "O2"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a backend made.
+
+    Attributes:
+        files: path relative to the output folder, to contents. Two builds give the same bytes.
+        manifest: sizes, kernels with their provenance, arena: everything that `NAME.json` tells; JSON values only,
+            neither times nor paths of the building machine.
+    """
+
+    files: Mapping[str, bytes]
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """The interface of a backend; a module with these names is one."""
+
+    REQUIRED_PASSES: tuple[str, ...]
+    """Pipeline items that must have run, in this order, before `build` sees the graph."""
+
+    def build(self, graph: Graph, options: BuildOptions) -> Artifact:
+        """Turn a graph that the required passes have made legal into files.
+
+        Raises:
+            UnsupportedError: one diagnostic per node that this backend cannot compile.
+        """
+        ...
+
+
+BACKENDS = {"tvm": "lepton_compiler.backends.tvm"}
+"""Backends that turn a graph into native code; those that write exchange formats have their own functions."""
+
+registry = Registry("backend", BACKENDS, "lepton.backends")

@@ -1,0 +1,88 @@
+"""From a path, bytes or a protobuf to a `ModelProto` whose outline is sound."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError, Message
+
+from lepton_compiler.errors import ModelError
+
+OLDEST_OPSET = 7
+NESTING_LIMIT = 30
+"""Deepest nesting of graphs in graphs; the protobuf parser gives up at about the same depth."""
+
+PROTOBUF_LIMIT = 2**31 - 1
+
+
+def load_model(source: os.PathLike[str] | str | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto, Path | None]:
+    """The model, and the folder that its external data is relative to (None unless read from a file).
+
+    Raises:
+        ModelError: the file cannot be read, is not an ONNX model, or lacks a graph, an output or an opset.
+    """
+    if isinstance(source, onnx.ModelProto):
+        model, folder = source, None
+    elif isinstance(source, bytes):
+        model, folder = _parse(source, "model"), None
+    elif isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        model, folder = _parse(_read(path), str(path)), path.parent
+    else:
+        raise ModelError(f"cannot import an ONNX model from {type(source).__name__}", hint="give a path, bytes or a ModelProto")
+    _check_outline(model)
+    return model, folder
+
+
+def opset_versions(imports: Iterator[onnx.OperatorSetIdProto] | list[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    """Domain to version; the default domain is the empty string."""
+    return {("" if entry.domain == "ai.onnx" else entry.domain): int(entry.version) for entry in imports}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise ModelError("no such file" if not path.exists() else "not a regular file", where=str(path))
+        if path.stat().st_size > PROTOBUF_LIMIT:
+            raise ModelError("larger than 2 GiB, which protobuf cannot hold", where=str(path), hint="save the model with external data")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except ValueError as error:
+        raise ModelError(f"not a valid path: {error}", where=repr(str(path))) from error
+
+
+def _parse(data: bytes, where: str) -> onnx.ModelProto:
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except (DecodeError, RecursionError) as error:
+        raise ModelError("not an ONNX model, or a damaged one: it cannot be parsed", where=where, hint="check that the file is complete") from error
+    return model
+
+
+def _check_outline(model: onnx.ModelProto) -> None:
+    if not model.HasField("graph"):
+        raise ModelError("not an ONNX model: it has no graph")
+    if not model.graph.output:
+        raise ModelError("the model has no outputs")
+    if not model.opset_import:
+        raise ModelError("the model does not say which opset it uses", hint="set opset_import")
+    version = opset_versions(list(model.opset_import)).get("")
+    newest = onnx.defs.onnx_opset_version()
+    if version is not None and not OLDEST_OPSET <= version <= newest:
+        hint = "convert it with onnx.version_converter" if version < OLDEST_OPSET else "install a newer onnx package"
+        raise ModelError(f"the model uses opset {version}; known are {OLDEST_OPSET} to {newest}", hint=hint)
+    _check_depth(model.graph)
+
+
+def _check_depth(graph: onnx.GraphProto) -> None:
+    level: list[Message] = [graph]
+    for _ in range(NESTING_LIMIT):
+        level = [a.g for g in level for n in g.node for a in n.attribute if a.HasField("g")]  # type: ignore[attr-defined]
+        if not level:
+            return
+    raise ModelError(f"graphs are nested more than {NESTING_LIMIT} deep")

@@ -1,0 +1,95 @@
+"""Conversion of element types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import ml_dtypes
+import numpy as np
+
+from lepton_compiler.ir.op import Op, require
+from lepton_compiler.ir.types import FLOAT32, DType, TensorType
+from lepton_compiler.ops.sizes import truth
+
+_EXPONENT_BITS, _MANTISSA_BITS = 0xFF, 0x7FFFFF
+_FLOAT8 = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
+
+
+@dataclass(frozen=True)
+class Cast(Op):
+    """Convert every element to the type `to`.
+
+    Real numbers become integers by dropping the fraction, and truth values by comparison with zero; integers that do not
+    fit wrap around. `saturate` keeps numbers too large for an 8-bit float at its largest finite value; otherwise they
+    become infinite, or NaN where the type has no infinity. `round_mode` (up, down, nearest) is for float8_e8m0fnu alone.
+    """
+
+    to: DType = FLOAT32
+    saturate: bool = True
+    round_mode: str = "up"
+    symbolic: ClassVar[bool] = True
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:  # noqa: D102
+        require(self.round_mode in ("up", "down", "nearest"), f"Cast has no round_mode '{self.round_mode}'")
+        require(x.dtype.kind != "complex" or self.to.kind == "complex", f"{x.dtype} cannot be cast to {self.to}")
+        return (TensorType(self.to, x.shape),)
+
+    def evaluate(self, x: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
+        return (cast_array(x, self.to, saturate=self.saturate, round_mode=self.round_mode),)
+
+    def evaluate_symbolic(self, x: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
+        if self.to.kind == "bool":
+            return (np.asarray(np.frompyfunc(truth, 1, 1)(x), dtype=object),)
+        return (np.asarray(np.frompyfunc(lambda v: int(v) if isinstance(v, bool) else v, 1, 1)(x), dtype=object),)
+
+
+@dataclass(frozen=True)
+class BitCast(Op):
+    """The same bits read as another type of equal width."""
+
+    to: DType = FLOAT32
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:  # noqa: D102
+        require(x.dtype.bits == self.to.bits, f"BitCast needs types of equal width, not {x.dtype} and {self.to}")
+        return (TensorType(self.to, x.shape),)
+
+    def evaluate(self, x: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
+        return (np.ascontiguousarray(x).view(self.to.numpy).reshape(x.shape),)
+
+
+def cast_array(x: np.ndarray, to: DType, *, saturate: bool = True, round_mode: str = "up") -> np.ndarray:
+    """`x` converted to `to` as `Cast` does it."""
+    target = to.numpy
+    if x.dtype == target:
+        return x
+    if to.kind == "bool":
+        return np.not_equal(x, np.zeros((), x.dtype))
+    if to.name == "float8_e8m0fnu":
+        return _to_exponent(x, saturate, round_mode)
+    with np.errstate(invalid="ignore", over="ignore"):
+        if to.name in _FLOAT8 and saturate:
+            limit = float(ml_dtypes.finfo(target).max)
+            wide = x if x.dtype == np.float64 else x.astype(np.float32)
+            return np.clip(wide, -limit, limit).astype(target)
+        return x.astype(target)
+
+
+def _to_exponent(x: np.ndarray, saturate: bool, round_mode: str) -> np.ndarray:
+    """To float8_e8m0fnu, a bare exponent: the magnitude rounded to a power of two, in the direction `round_mode`."""
+    bits = x.astype(np.float32).view(np.uint32)
+    exponent = (bits >> 23 & _EXPONENT_BITS).astype(np.int32)
+    mantissa = bits & _MANTISSA_BITS
+    if round_mode == "up":
+        carry = mantissa > 0
+    elif round_mode == "down":
+        carry = np.zeros(bits.shape, bool)
+    else:
+        half = 1 << 22
+        carry = (mantissa > half) | ((mantissa == half) & (exponent > 0))
+    limit = _EXPONENT_BITS - 1
+    rounded = exponent + carry
+    if saturate:
+        rounded = np.minimum(rounded, limit)
+    rounded = np.where(exponent == _EXPONENT_BITS, _EXPONENT_BITS, np.minimum(rounded, _EXPONENT_BITS))
+    return rounded.astype(np.uint8).view(ml_dtypes.float8_e8m0fnu)

@@ -1,0 +1,105 @@
+"""Decompositions: how a composite operator is written with simpler ones, for a backend that does not take it whole.
+
+    @decomposition(HardSwish)
+    def _(build: Builder, node: Node) -> Sequence[Value]:
+        ...
+
+A decomposition computes what `evaluate` does, up to rounding. Those of the built-in operators lie in
+`lepton_compiler.ops.decompositions`, one module per family, and are loaded when first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+
+from lepton_compiler.errors import InvalidIR
+from lepton_compiler.ir.graph import Node, Value
+from lepton_compiler.ir.op import Op
+from lepton_compiler.ir.types import DType
+from lepton_compiler.ops.broadcasting import may_equal
+from lepton_compiler.ops.builder import Builder
+from lepton_compiler.ops.cast import Cast
+from lepton_compiler.ops.precision import wide_dtype
+
+Decomposition = Callable[[Builder, Node], Sequence[Value]]
+ElementWise = Callable[..., Value]
+
+_FAMILIES = frozenset(("activation", "attention", "binary", "conv", "matmul", "normalize", "quantize", "reduce", "signal"))
+_PACKAGE = "lepton_compiler.ops"
+_registered: dict[type[Op], Decomposition] = {}
+
+
+def decomposition(cls: type[Op]) -> Callable[[Decomposition], Decomposition]:
+    """Register the decorated function as the decomposition of `cls`.
+
+    The function adds nodes through the builder and returns one value per output of the node, of the types of those outputs. It checks
+    what it cannot do, and raises UnsupportedError, before it adds anything.
+    """
+
+    def register(function: Decomposition) -> Decomposition:
+        _registered[cls] = function
+        return function
+
+    return register
+
+
+def decomposition_in_float32(cls: type[Op]) -> Callable[[ElementWise], ElementWise]:
+    """Register `function(build, op, *operands) -> Value`; operands that are narrow floats arrive as float32, and the result is cast back."""
+
+    def register(function: ElementWise) -> ElementWise:
+        def expansion(build: Builder, node: Node) -> Sequence[Value]:
+            result = function(build, node.op, *(None if v is None else wide(build, v) for v in node.inputs))
+            return [as_type(build, result, node.output.type.dtype)]
+
+        _registered[cls] = expansion
+        return function
+
+    return register
+
+
+def decomposition_of(op: Op) -> Decomposition | None:
+    """The decomposition of an operator, or None if it has none."""
+    package, _, family = type(op).__module__.rpartition(".")
+    if type(op) not in _registered and package == _PACKAGE and family in _FAMILIES:
+        importlib.import_module(f"{_PACKAGE}.decompositions.{family}")
+    return _registered.get(type(op))
+
+
+def expand(node: Node) -> list[Node] | None:
+    """Replace a node by its decomposition; the new values take over the names of its outputs.
+
+    Returns:
+        The nodes that were added, or None if the operator has no decomposition and nothing was done.
+
+    Raises:
+        UnsupportedError: the decomposition needs something known that is not, such as a size.
+        InvalidIR: the decomposition gave values of the wrong types.
+    """
+    function = decomposition_of(node.op)
+    if function is None:
+        return None
+    graph = node.graph
+    build = Builder(graph, before=node, loc=node.loc.by(f"decompose-{node.op.name.lower()}"))
+    results = function(build, node)
+    for old, new in zip(node.outputs, results, strict=True):
+        same = old.type.dtype == new.type.dtype and old.type.rank == new.type.rank and all(map(may_equal, old.type.shape, new.type.shape))
+        if not same:
+            raise InvalidIR(f"the decomposition of {node.op.name} gives {new.type}, not {old.type}", where=node.describe())
+        graph.replace_all_uses(old, new)
+    names = [old.name for old in node.outputs]
+    graph.remove(node)
+    for name, new in zip(names, results, strict=True):
+        if new.producer in build.created:
+            graph.rename(new, name)
+    return build.created
+
+
+def wide(build: Builder, value: Value) -> Value:
+    """`value` as float32 if it is a narrower float, else itself."""
+    return as_type(build, value, wide_dtype(value.type.dtype))
+
+
+def as_type(build: Builder, value: Value, element: DType) -> Value:
+    """`value` cast to `element`, or itself if it has that type."""
+    return value if value.type.dtype == element else build(Cast(to=element), value)

@@ -1,0 +1,115 @@
+"""Activation functions in terms of arithmetic, comparisons and exponentials."""
+
+from __future__ import annotations
+
+import math
+
+from lepton_compiler.ir.graph import Value
+from lepton_compiler.ops import activation as ops
+from lepton_compiler.ops.builder import Builder
+from lepton_compiler.ops.decompose import decomposition_in_float32
+
+
+def _positive_or(build: Builder, x: Value, otherwise: Value) -> Value:
+    return build.Where(build.Greater(x, 0.0), x, otherwise)
+
+
+def _expm1_below_zero(build: Builder, x: Value) -> Value:
+    return build.Sub(build.Exp(build.Min(x, 0.0)), 1.0)
+
+
+@decomposition_in_float32(ops.Celu)
+def _(build: Builder, op: ops.Celu, x: Value) -> Value:
+    below = build.Mul(_expm1_below_zero(build, build.Div(x, op.alpha)), op.alpha)
+    return build.Add(build.Max(x, 0.0), below) if op.alpha > 0 else _celu_of_negative_alpha(build, op, x)
+
+
+def _celu_of_negative_alpha(build: Builder, op: ops.Celu, x: Value) -> Value:
+    below = build.Mul(build.Sub(build.Exp(build.Div(x, op.alpha)), 1.0), op.alpha)
+    return build.Add(build.Max(x, 0.0), build.Min(below, 0.0))
+
+
+@decomposition_in_float32(ops.Clip)
+def _(build: Builder, op: ops.Clip, x: Value, low: Value | None = None, high: Value | None = None) -> Value:
+    if low is not None:
+        x = build.Max(x, build.Reshape(low, shape=()) if low.type.rank else low)
+    if high is not None:
+        x = build.Min(x, build.Reshape(high, shape=()) if high.type.rank else high)
+    return x
+
+
+@decomposition_in_float32(ops.Elu)
+def _(build: Builder, op: ops.Elu, x: Value) -> Value:
+    return _positive_or(build, x, build.Mul(_expm1_below_zero(build, x), op.alpha))
+
+
+@decomposition_in_float32(ops.Gelu)
+def _(build: Builder, op: ops.Gelu, x: Value) -> Value:
+    if op.approximate == "tanh":
+        cube = build.Mul(build.Mul(x, x), x)
+        inner = build.Mul(build.Add(x, build.Mul(cube, 0.044715)), math.sqrt(2 / math.pi))
+        gate = build.Tanh(inner)
+    else:
+        gate = build.Erf(build.Mul(x, math.sqrt(0.5)))
+    return build.Mul(build.Mul(x, 0.5), build.Add(gate, 1.0))
+
+
+@decomposition_in_float32(ops.HardSigmoid)
+def _(build: Builder, op: ops.HardSigmoid, x: Value) -> Value:
+    return build.Min(build.Max(build.Add(build.Mul(x, op.alpha), op.beta), 0.0), 1.0)
+
+
+@decomposition_in_float32(ops.HardSwish)
+def _(build: Builder, op: ops.HardSwish, x: Value) -> Value:
+    gate = build.Min(build.Max(build.Add(build.Mul(x, 1 / 6), 0.5), 0.0), 1.0)
+    return build.Mul(x, gate)
+
+
+@decomposition_in_float32(ops.LeakyRelu)
+def _(build: Builder, op: ops.LeakyRelu, x: Value) -> Value:
+    return build.Where(build.Less(x, 0.0), build.Mul(x, op.alpha), x)
+
+
+def _softplus(build: Builder, x: Value) -> Value:
+    small = build.Exp(build.Neg(build.Abs(x)))
+    return build.Add(build.Max(x, 0.0), build.Log(build.Add(small, 1.0)))
+
+
+@decomposition_in_float32(ops.Mish)
+def _(build: Builder, op: ops.Mish, x: Value) -> Value:
+    return build.Mul(x, build.Tanh(_softplus(build, x)))
+
+
+@decomposition_in_float32(ops.PRelu)
+def _(build: Builder, op: ops.PRelu, x: Value, slope: Value) -> Value:
+    return build.Where(build.Less(x, 0), build.Mul(x, slope), x)
+
+
+@decomposition_in_float32(ops.Relu)
+def _(build: Builder, op: ops.Relu, x: Value) -> Value:
+    return build.Max(x, 0)
+
+
+@decomposition_in_float32(ops.Selu)
+def _(build: Builder, op: ops.Selu, x: Value) -> Value:
+    return build.Mul(_positive_or(build, x, build.Mul(_expm1_below_zero(build, x), op.alpha)), op.gamma)
+
+
+@decomposition_in_float32(ops.Softplus)
+def _(build: Builder, op: ops.Softplus, x: Value) -> Value:
+    return _softplus(build, x)
+
+
+@decomposition_in_float32(ops.Softsign)
+def _(build: Builder, op: ops.Softsign, x: Value) -> Value:
+    return build.Div(x, build.Add(build.Abs(x), 1.0))
+
+
+@decomposition_in_float32(ops.Swish)
+def _(build: Builder, op: ops.Swish, x: Value) -> Value:
+    return build.Mul(x, build.Sigmoid(x if op.alpha == 1 else build.Mul(x, op.alpha)))
+
+
+@decomposition_in_float32(ops.ThresholdedRelu)
+def _(build: Builder, op: ops.ThresholdedRelu, x: Value) -> Value:
+    return build.Where(build.Greater(x, op.alpha), x, build.constant(0.0, x))

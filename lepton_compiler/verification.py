@@ -1,0 +1,149 @@
+"""Does the artefact compute what the model says? One comparison, used by `--verify`, `lepton diff` and the benchmarks."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lepton_compiler.errors import UsageError, VerificationError
+from lepton_compiler.ir.graph import Graph
+from lepton_compiler.ops.evaluator import as_array, evaluate
+from lepton_compiler.sources import is_onnx, onnx_bytes_or_path
+
+TOLERANCE = 1e-3
+"""Largest error that passes, relative to the range of the output's values."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome of a comparison.
+
+    Attributes:
+        reference: what the outputs were compared with: `onnxruntime`, `evaluator`, or a name that the caller gave.
+        max_abs: largest absolute difference over all outputs; infinite where NaN or infinities do not match.
+        max_rel: largest difference relative to the range (maximum less minimum) of its output.
+        ok: whether `max_rel` is within the tolerance.
+        worst: name of the output with the largest relative difference.
+    """
+
+    reference: str
+    max_abs: float
+    max_rel: float
+    ok: bool
+    worst: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values; differences that are not finite become null."""
+        numbers = {"max_abs": self.max_abs, "max_rel": self.max_rel}
+        finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+        return {"reference": self.reference, **finite, "ok": self.ok, "worst": self.worst}
+
+    def check(self) -> None:
+        """Raise unless the comparison passed.
+
+        Raises:
+            VerificationError: with the output and the size of the difference.
+        """
+        if not self.ok:
+            raise VerificationError(
+                f"differs from {self.reference} by {self.max_abs:.3g}, which is {self.max_rel:.3g} of the output's range",
+                where=f"output '{self.worst}'",
+                hint="compile with -O0 or --passes to find the pass, and report the model",
+            )
+
+
+def compare(expected: Mapping[str, Any], actual: Mapping[str, Any], reference: str = "reference", tolerance: float = TOLERANCE) -> Verification:
+    """Compare outputs by name.
+
+    Raises:
+        UsageError: the sets of outputs differ.
+    """
+    if set(expected) != set(actual):
+        raise UsageError(f"outputs differ: {', '.join(expected)} against {', '.join(actual)}")
+    worst, max_abs, max_rel = "", 0.0, 0.0
+    for name, want in expected.items():
+        absolute, relative = difference(as_array(want), as_array(actual[name]))
+        max_abs = max(max_abs, absolute)
+        if relative > max_rel or not worst:
+            worst, max_rel = name, max(max_rel, relative)
+    return Verification(reference, max_abs, max_rel, max_rel <= tolerance, worst)
+
+
+def difference(expected: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
+    """Largest absolute difference, and the same relative to the range of `expected`.
+
+    Both are infinite where shapes differ, or NaN or infinities are not in the same places.
+    """
+    if expected.shape != actual.shape:
+        return math.inf, math.inf
+    if expected.size == 0:
+        return 0.0, 0.0
+    wide = np.complex128 if np.iscomplexobj(expected) else np.float64
+    a, b = expected.astype(wide), actual.astype(wide)
+    finite = np.isfinite(a)
+    odd_a, odd_b = a[~finite], b[~finite]
+    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(odd_a, odd_b, equal_nan=True):
+        return math.inf, math.inf
+    if not finite.any():
+        return 0.0, 0.0
+    a, b = a[finite], b[finite]
+    absolute = float(np.abs(a - b).max())
+    values = np.abs(a) if wide is np.complex128 else a
+    span = float(np.max(values) - np.min(values)) or float(np.abs(a).max()) or 1.0
+    return absolute, absolute / span
+
+
+def reference_outputs(source: Any, graph: Graph, feeds: Mapping[str, Any], bound: Mapping[str, Any] | None = None) -> tuple[str, dict[str, np.ndarray]]:
+    """What the model should compute, and who says so: ONNX Runtime where it can, else the evaluator.
+
+    Args:
+        source: what the user gave: path, bytes, protobuf or graph.
+        graph: the imported graph.
+        feeds: its inputs.
+        bound: inputs that the import made constant.
+    """
+    if is_onnx(source) and importlib.util.find_spec("onnxruntime") is not None:
+        constants = {n: a for n, a in (bound or {}).items() if hasattr(a, "dtype") and hasattr(a, "shape") and not hasattr(a, "rank")}
+        outputs = _onnxruntime_outputs(source, {**feeds, **constants})
+        if outputs is not None:
+            return "onnxruntime", outputs
+    return "evaluator", evaluate(graph, feeds)
+
+
+def onnxruntime_session(source: Any, threads: int = 1) -> Any:
+    """An inference session on the CPU.
+
+    Raises:
+        MissingDependency: onnxruntime is not installed.
+    """
+    from lepton_compiler.errors import MissingDependency
+
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise MissingDependency("onnxruntime is not installed", hint="pip install 'lepton-compiler[ort]'") from error
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
+    model = onnx_bytes_or_path(source)
+    return runtime.InferenceSession(model if isinstance(model, bytes) else os.fspath(model), options, providers=["CPUExecutionProvider"])
+
+
+def _onnxruntime_outputs(source: Any, feeds: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+    """Outputs by name; None where ONNX Runtime refuses the model."""
+    try:
+        session = onnxruntime_session(source)
+        names = [out.name for out in session.get_outputs()]
+        wanted = {i.name for i in session.get_inputs()}
+        return dict(zip(names, session.run(names, {n: as_array(a) for n, a in feeds.items() if n in wanted}), strict=True))
+    except (RuntimeError, ValueError, TypeError, NotImplementedError):
+        return None
+    except Exception as error:  # its own exceptions derive from Exception only
+        if type(error).__module__.startswith("onnxruntime"):
+            return None
+        raise
