@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from lepton_compiler.ir.graph import Graph
     from lepton_compiler.ops.evaluator import evaluate
     from lepton_compiler.runtime.model import CompiledModel
-    from lepton_compiler.runtime.specialise import SpecialisingModel
     from lepton_compiler.target import Target
 
 __version__ = "0.1.0"
@@ -45,7 +44,6 @@ __all__ = [
     "MissingDependency",
     "ModelError",
     "ParseError",
-    "SpecialisingModel",
     "Target",
     "UnsupportedError",
     "UsageError",
@@ -66,7 +64,6 @@ _ROOMS = {
     "lepton_compiler.ir.graph": "Graph",
     "lepton_compiler.ops.evaluator": "evaluate",
     "lepton_compiler.runtime.model": "CompiledModel",
-    "lepton_compiler.runtime.specialise": "SpecialisingModel",
     "lepton_compiler.target": "Target",
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -61,8 +61,13 @@ class Backend(Protocol):
     REQUIRED_PASSES: tuple[str, ...]
     """Pipeline items that must have run, in this order, before `build` sees the graph."""
 
-    def build(self, graph: Graph, options: BuildOptions) -> Artifact:
+    def build(self, graph: Graph, options: BuildOptions, progress: Callable[[int, int, str], None] | None = None) -> Artifact:
         """Turn a graph that the required passes have made legal into files.
+
+        Args:
+            graph: static shapes only; it may be changed.
+            options: what is asked for.
+            progress: told how many kernels of how many are done, and the name of the last.
 
         Raises:
             UnsupportedError: one diagnostic per node that this backend cannot compile.

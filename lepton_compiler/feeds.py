@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from lepton_compiler.errors import UsageError
-from lepton_compiler.ir.graph import Value
-from lepton_compiler.ir.types import DType, dtype
+from lepton_compiler.ir.graph import Graph, Value
+from lepton_compiler.ir.types import DType, TensorType, dtype
 
 INTEGER_BOUND = 2
 """Random integers are below this: token types, masks and the smallest embedding tables accept 0 and 1."""
@@ -36,7 +36,18 @@ def random_feeds(inputs: Sequence[Value], seed: int = 0, fixed: Mapping[str, Any
     known = [v.name for v in inputs]
     if unknown := [name for name in fixed if name not in known]:
         raise UsageError(f"no input '{unknown[0]}'", hint=f"the model has {', '.join(known)}")
-    return {v.name: np.asarray(fixed[v.name]) if v.name in fixed else fill(v.type.dtype, v.type.static_shape, "random", seed, v.name) for v in inputs}
+    return {
+        v.name: np.asarray(fixed[v.name]) if v.name in fixed else fill(v.type.dtype, v.type.static_shape, "random", seed, v.name)
+        for v in inputs
+    }
+
+
+def feeds_for_rows(rows: Sequence[Mapping[str, Any]], seed: int = 0, fixed: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
+    """`random_feeds` for the inputs as a manifest lists them: rows with `name`, `dtype` and `shape`."""
+    graph = Graph()
+    for row in rows:
+        graph.add_input(row["name"], TensorType(dtype(row["dtype"]), tuple(row["shape"])))
+    return random_feeds(graph.inputs, seed, fixed)
 
 
 def fill(element: DType | str, shape: Sequence[int], recipe: str, seed: int = 0, name: str = "") -> np.ndarray:

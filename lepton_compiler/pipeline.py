@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, Union
 
 from lepton_compiler.errors import UsageError
 from lepton_compiler.ir.graph import Graph
+from lepton_compiler.registry import kebab
 from lepton_compiler.rewrite.trace import Tracer
 from lepton_compiler.target import Target, parse_target
 
@@ -99,11 +100,6 @@ class Pipeline:
 
     def __str__(self) -> str:
         return format_pipeline(self.passes)
-
-
-def kebab(name: str) -> str:
-    """`FoldBatchNorm` -> `fold-batch-norm`, `CSE` -> `cse`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).replace("_", "-").lower()
 
 
 def format_pipeline(passes: Sequence[Pass]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import entry_points
@@ -56,3 +57,8 @@ class Registry:
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys([*self._table, *self._plugins, *self._loaded]))
+
+
+def kebab(name: str) -> str:
+    """The registry name of a class: `FoldBatchNorm` -> `fold-batch-norm`, `CSE` -> `cse`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).replace("_", "-").lower()

@@ -124,7 +124,9 @@ def bind(graph: Graph, inputs: Mapping[str, Any], dims: Mapping[str, int]) -> Gr
             if repr(dim) in graph.free_symbols and sizes.setdefault(repr(dim), size) != size:
                 raise UsageError(f"dimension '{dim!r}' is bound to {sizes[repr(dim)]} and to {size}", where=f"input '{name}'")
     if unknown := sorted(set(sizes) - graph.free_symbols):
-        raise UsageError(f"the model has no dimension '{unknown[0]}'", hint=f"its dimensions are {', '.join(sorted(graph.free_symbols)) or 'all fixed'}")
+        raise UsageError(
+            f"the model has no dimension '{unknown[0]}'", hint=f"its dimensions are {', '.join(sorted(graph.free_symbols)) or 'all fixed'}"
+        )
     return graph.copy(sizes)
 
 

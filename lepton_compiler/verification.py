@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
 import os
 from collections.abc import Mapping
@@ -44,21 +45,29 @@ class Verification:
         finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
         return {"reference": self.reference, **finite, "ok": self.ok, "worst": self.worst}
 
+    def failure(self) -> VerificationError | None:
+        """The error that says which output differs by how much, or None where the comparison passed."""
+        if self.ok:
+            return None
+        return VerificationError(
+            f"differs from {self.reference} by {self.max_abs:.3g}, which is {self.max_rel:.3g} of the output's range",
+            where=f"output '{self.worst}'",
+            hint="compile with -O0, or with --passes, to find the pass that is to blame, and report the model",
+        )
+
     def check(self) -> None:
-        """Raise unless the comparison passed.
+        """Raise `failure()` unless the comparison passed.
 
         Raises:
-            VerificationError: with the output and the size of the difference.
+            VerificationError: it did not.
         """
-        if not self.ok:
-            raise VerificationError(
-                f"differs from {self.reference} by {self.max_abs:.3g}, which is {self.max_rel:.3g} of the output's range",
-                where=f"output '{self.worst}'",
-                hint="compile with -O0 or --passes to find the pass, and report the model",
-            )
+        if error := self.failure():
+            raise error
 
 
-def compare(expected: Mapping[str, Any], actual: Mapping[str, Any], reference: str = "reference", tolerance: float = TOLERANCE) -> Verification:
+def compare(
+    expected: Mapping[str, Any], actual: Mapping[str, Any], reference: str = "reference", tolerance: float = TOLERANCE
+) -> Verification:
     """Compare outputs by name.
 
     Raises:
@@ -99,7 +108,9 @@ def difference(expected: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
     return absolute, absolute / span
 
 
-def reference_outputs(source: Any, graph: Graph, feeds: Mapping[str, Any], bound: Mapping[str, Any] | None = None) -> tuple[str, dict[str, np.ndarray]]:
+def reference_outputs(
+    source: Any, graph: Graph, feeds: Mapping[str, Any], bound: Mapping[str, Any] | None = None
+) -> tuple[str, dict[str, np.ndarray]]:
     """What the model should compute, and who says so: ONNX Runtime where it can, else the evaluator.
 
     Args:

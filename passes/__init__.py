@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 from lepton_compiler.errors import UsageError
@@ -42,6 +43,7 @@ def load_pass_file(path: str | os.PathLike[str]) -> list[type[Pass]]:
     if not path.is_file() or spec is None or spec.loader is None:
         raise UsageError(f"'{path}' is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lepton_compiler.backend import Artifact, BuildOptions
+from lepton_compiler.backends.tvm.capabilities import CONTROL, VIEWS, refusal
 from lepton_compiler.errors import Diagnostic, UnsupportedError
 from lepton_compiler.ir.graph import Graph, Node, Value
 
 REQUIRED_PASSES: tuple[str, ...] = ("legalize-native", "layout", "canonicalize", "dce", "fuse")
 """Pipeline items that run before `build`."""
 
-CONTROL = frozenset({"If", "Loop", "Scan"})
 Progress = Callable[[int, int, str], None]
 
 
@@ -26,12 +26,12 @@ def build(graph: Graph, options: BuildOptions, progress: Progress | None = None)
     from lepton_compiler.backends.tvm.kernels import KernelCache, build_kernels
     from lepton_compiler.backends.tvm.package.build import package
     from lepton_compiler.backends.tvm.program import build_program
-    from lepton_compiler.backends.tvm.spec import kernel_operands, spec_of
+    from lepton_compiler.backends.tvm.spec import spec_of
 
     check_static(graph)
     nodes = kernel_nodes(graph)
     check_supported(nodes)
-    specs = {n: spec_of(n, [k for k, v in enumerate(kernel_operands(n)) if v.is_constant]) for n in nodes}
+    specs = {n: spec_of(n) for n in nodes}
     folder = options.cache_dir or default_cache()
     jobs = options.jobs or os.cpu_count() or 1
     ready = build_kernels(specs.values(), options.target, jobs=jobs, cache=KernelCache(folder), progress=progress)
@@ -47,8 +47,6 @@ def default_cache() -> Path:
 
 def kernel_nodes(graph: Graph) -> list[Node]:
     """The nodes that become kernel calls: all but views and control flow, nested graphs included."""
-    from lepton_compiler.backends.tvm.program import VIEWS
-
     found: list[Node] = []
     for node in graph:
         if node.op.name in CONTROL:
@@ -84,13 +82,10 @@ def check_supported(nodes: list[Node]) -> None:
     Raises:
         UnsupportedError: a diagnostic per node.
     """
-    from lepton_compiler.backends.tvm.lower import refusal
-
     problems = []
     for outer in nodes:
         for node in outer.regions[0] if outer.op.name == "Fused" else [outer]:
-            types = tuple(v.type for v in (*node.present_inputs, *node.outputs))
-            reason = refusal(node.op, types)
+            reason = refusal(node)
             if reason is not None:
                 problems.append(Diagnostic(reason, node.describe(), "emit ONNX instead (--emit onnx), or write a decomposition for it"))
     if problems:

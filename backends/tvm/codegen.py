@@ -7,23 +7,29 @@ that the object depends on no runtime: `int32_t SYMBOL(T *p0, ..., T *pN)`, raw 
 from __future__ import annotations
 
 import functools
+import math
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tvm
 from tvm import s_tir, tirx
-from tvm.ir import PointerType, PrimType
+from tvm.ir import Call, PointerType, PrimType
 from tvm.tirx.build import codegen_build
 
+from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.target import Target
 
-RAW_CALLING_CONVENTION = 3
-"""TVM's `CallingConv::kCHostFunction`-like value under which the code generator keeps our own parameter list."""
+PrimFunc = Any
+"""`tvm.tirx.PrimFunc`; TVM carries no types."""
 
-CONFIG = {"tirx.enable_buffer_level_predication": True}
-"""Vector tails become masked loads and stores."""
+RAW_CALLING_CONVENTION = 3
+"""A calling convention that TVM's code generator does not wrap, so that the parameters stay as they are."""
+
+STACK_BYTES = 256 << 10
+"""Most that a kernel may keep on the stack; larger intermediates must be workspaces, which are parameters."""
 
 
 @dataclass(frozen=True)
@@ -35,36 +41,41 @@ class CompiledKernel:
         object: the bytes of the ELF `.o`.
         parallel_extent: N where the function takes two extra `int32_t` arguments (begin, end), a part of
             [0, N); None where it takes its buffers only. Disjoint parts may run at the same time.
+        stack_bytes: size of the buffers that the kernel keeps on the stack, unless registers hold them.
     """
 
     symbol: str
     object: bytes
     parallel_extent: int | None
+    stack_bytes: int = 0
 
 
-def compile_kernel(func: Any, symbol: str, target: Target) -> CompiledKernel:
+def compile_kernel(func: PrimFunc, symbol: str, target: Target) -> CompiledKernel:
     """Compile a scheduled `PrimFunc` to an object that defines `symbol`.
 
     The C signature is `int32_t symbol(T *p0, ..., T *pN [, int32_t begin, int32_t end])`, parameters in the
-    order of the `PrimFunc`, every pointer aligned to 64 bytes. The result is 0.
+    order of the `PrimFunc`. Pointers need the alignment of their elements, and are fastest at 64 bytes. The result is 0.
+
+    Raises:
+        UnsupportedError: an intermediate buffer is too large for the stack and is not a parameter.
     """
-    module, extent = _lower(func, symbol, target)
+    module, extent, stack = _lower(func, symbol, target)
     built = codegen_build(module, tvm_target(target))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.o"
         built.write_to_file(str(path))
-        return CompiledKernel(symbol, path.read_bytes(), extent)
+        return CompiledKernel(symbol, path.read_bytes(), extent, stack)
 
 
-def assembly(func: Any, symbol: str, target: Target) -> str:
+def assembly(func: PrimFunc, symbol: str, target: Target) -> str:
     """The target's assembly text of the kernel, for reading and for tests that count instructions."""
-    module, _ = _lower(func, symbol, target)
+    module, _, _ = _lower(func, symbol, target)
     return str(codegen_build(module, tvm_target(target)).inspect_source("asm"))
 
 
-def lowered_text(func: Any, symbol: str, target: Target) -> str:
+def lowered_text(func: PrimFunc, symbol: str, target: Target) -> str:
     """TIR after all passes, as the code generator sees it."""
-    module, _ = _lower(func, symbol, target)
+    module, _, _ = _lower(func, symbol, target)
     return str(module.script())
 
 
@@ -78,7 +89,11 @@ def tvm_target(target: Target) -> Any:
 
 
 def _passes(target: Target) -> list[Any]:
-    """Scheduled TensorIR to loops over flat buffers, vectorised, unrolled and simplified."""
+    """Scheduled TensorIR to loops over flat buffers, vectorised, unrolled and simplified.
+
+    `StorageRewrite` is left out on purpose: it lets a tile and its copy share memory, and then the tile is no longer
+    in registers (see `schedules.epilogue`).
+    """
     scheduled, tir = s_tir.transform, tirx.transform
     return [
         tir.BindTarget(tvm_target(target)),
@@ -95,7 +110,6 @@ def _passes(target: Target) -> list[Any]:
         tir.NarrowDataType(32),
         scheduled.LoopPartition(),
         tir.VectorizeLoop(),
-        tir.StorageRewrite(),
         scheduled.HoistIfThenElse(),
         tir.UnrollLoop(),
         scheduled.RenormalizeSplitPattern(),
@@ -107,46 +121,70 @@ def _passes(target: Target) -> list[Any]:
     ]
 
 
-def _lower(func: Any, symbol: str, target: Target) -> tuple[Any, int | None]:
-    """Run all passes; returns the module for the code generator and the extent of the parallel loop, if any."""
+def _lower(func: PrimFunc, symbol: str, target: Target) -> tuple[Any, int | None, int]:
+    """Run all passes; returns the module for the code generator, the extent of the parallel loop if any, bytes on the stack."""
     module = tvm.IRModule({symbol: func.with_attr("global_symbol", symbol)})
-    with tvm.transform.PassContext(opt_level=3, config=CONFIG):
+    with tvm.transform.PassContext(opt_level=3):
         module = tvm.ir.transform.Sequential(_passes(target))(module)
+        stack = sum(_buffer_bytes(buffer) for buffer in _allocations(module[symbol].body))
+        if stack > STACK_BYTES:
+            raise UnsupportedError(
+                f"kernel {symbol} needs {stack} bytes of intermediate buffers on the stack",
+                hint="make its large intermediate tensors workspaces",
+            )
         raw, extent = _raw_abi(module[symbol], symbol)
-        module = tvm.IRModule({symbol: raw})
-        return tirx.transform.LowerIntrin()(module), extent
+        return tirx.transform.LowerIntrin()(tvm.IRModule({symbol: raw})), extent, stack
 
 
-def _raw_abi(func: Any, symbol: str) -> tuple[Any, int | None]:
+def _allocations(stmt: Any) -> Iterator[Any]:
+    """The buffers that `stmt` allocates."""
+    pending = [stmt]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, tirx.AllocBuffer):
+            yield node.buffer
+        elif isinstance(node, tirx.SeqStmt):
+            pending.extend(node.seq)
+        elif isinstance(node, tirx.IfThenElse):
+            pending += [case for case in (node.then_case, node.else_case) if case is not None]
+        elif isinstance(node, tirx.For | tirx.AttrStmt):
+            pending.append(node.body)
+
+
+def _buffer_bytes(buffer: Any) -> int:
+    """Size of a buffer, whose elements may be vectors."""
+    element, _, lanes = str(buffer.dtype).partition("x")
+    bits = int("".join(character for character in element if character.isdigit()) or 8)
+    return math.prod(int(extent) for extent in buffer.shape) * max(8, bits) * int(lanes or 1) // 8
+
+
+def _raw_abi(func: PrimFunc, symbol: str) -> tuple[PrimFunc, int | None]:
     """Give a lowered function plain pointer parameters, and (begin, end) where its one outer loop is parallel."""
     body = list(func.body.seq) if isinstance(func.body, tirx.SeqStmt) else [func.body]
     pointers = {param: tirx.Var(param.name, PointerType(param.ty.dtype)) for param in func.params}
     declarations: list[Any] = []
     work: list[Any] = []
     for stmt in body:
-        if isinstance(stmt, tirx.DeclBuffer):
-            declarations.append(_with_pointer(stmt, pointers))
+        if isinstance(stmt, tirx.DeclBuffer) and isinstance(stmt.data, Call) and stmt.data.args[0] in pointers:
+            declarations.append(tirx.DeclBuffer(stmt.buffer, data=pointers[stmt.data.args[0]]))
         else:
             work.append(stmt)
     params = list(pointers.values())
     extent: int | None = None
-    loops = [stmt for stmt in work if isinstance(stmt, tirx.For)]
-    if len(work) == 1 and loops and loops[0].kind == tirx.ForKind.PARALLEL:
+    if len(work) == 1 and _is_parallel(work[0]):
         begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
-        extent = int(loops[0].extent)
+        extent = int(work[0].extent)
         params += [begin, end]
-        work = [_serial(loops[0], begin, end - begin)]
+        work = [_serial(work[0], begin, end - begin)]
     else:
-        work = [_serial(s, s.min, s.extent) if isinstance(s, tirx.For) and s.kind == tirx.ForKind.PARALLEL else s for s in work]
-    stmt: Any = tirx.SeqStmt([*declarations, *work, tirx.Return(tirx.IntImm("int32", 0))])
-    raw = tirx.PrimFunc(params, stmt, ret_type=PrimType("int32"), attrs=func.attrs)
+        work = [_serial(stmt, stmt.min, stmt.extent) if _is_parallel(stmt) else stmt for stmt in work]
+    returned = tirx.SeqStmt([*declarations, *work, tirx.Return(tirx.IntImm("int32", 0))])
+    raw = tirx.PrimFunc(params, returned, ret_type=PrimType("int32"), attrs=func.attrs)
     return raw.with_attr("calling_conv", RAW_CALLING_CONVENTION).with_attr("global_symbol", symbol), extent
 
 
-def _with_pointer(declaration: Any, pointers: dict[Any, Any]) -> Any:
-    """Bind a flat buffer to the pointer parameter that takes the place of its buffer parameter."""
-    parameter = declaration.data.args[0]
-    return tirx.DeclBuffer(declaration.buffer, data=pointers[parameter])
+def _is_parallel(stmt: Any) -> bool:
+    return isinstance(stmt, tirx.For) and stmt.kind == tirx.ForKind.PARALLEL
 
 
 def _serial(loop: Any, start: Any, extent: Any) -> Any:

@@ -9,15 +9,12 @@ from typing import Literal
 import numpy as np
 
 from lepton_compiler.analysis.memory import ALIGNMENT
+from lepton_compiler.backends.tvm.capabilities import VIEWS
 from lepton_compiler.backends.tvm.kernels import Kernel, KernelParameter
 from lepton_compiler.backends.tvm.lower.packing import PACKINGS
 from lepton_compiler.backends.tvm.spec import KernelSpec, kernel_operands
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.tensor import Tensor
-
-VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
-"""Operators whose result is the operand's bytes."""
-
 
 @dataclass(eq=False)
 class Buffer:

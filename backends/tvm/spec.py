@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-
-import numpy as np
 
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
@@ -71,51 +69,54 @@ def _version() -> str:
     return digest.hexdigest()
 
 
-def spec_of(node: Node, constants: Iterable[int]) -> KernelSpec:
-    """The kernel of a `Fused` node, or of a single node.
-
-    Args:
-        node: static types throughout.
-        constants: indices of the node's operands that are weights.
-    """
+def spec_of(node: Node) -> KernelSpec:
+    """The kernel of a `Fused` node, or of a single node, of static types throughout."""
     if node.op.name == "Fused":
         region = node.regions[0]
-        return _number(region, region.inputs, list(region), region.outputs, frozenset(constants))
-    graph = Graph("kernel")
-    mapped: dict[Value, Value] = {}
-    for v in node.present_inputs:
-        if v not in mapped:
-            mapped[v] = graph.add_input(v.name, v.type)
-    inner = graph.add(node.op, [None if v is None else mapped[v] for v in node.inputs], loc=node.loc)
-    return _number(graph, graph.inputs, [inner], inner.outputs, frozenset(constants))
+        return _number(list(zip(region.inputs, node.inputs, strict=True)), _constants(region), list(region), region.outputs)
+    operands = [(v, v) for v in dict.fromkeys(node.present_inputs) if not _is_scalar(v)]
+    return _number(operands, [v for v in dict.fromkeys(node.present_inputs) if _is_scalar(v)], [node], node.outputs)
 
 
 def kernel_operands(node: Node) -> list[Value]:
-    """The operands of a kernel node in the order of the kernel's inputs."""
-    return node.present_inputs if node.op.name == "Fused" else list(dict.fromkeys(node.present_inputs))
+    """The values that a kernel node reads, in the order of the kernel's inputs: operands, then constants of its region."""
+    if node.op.name == "Fused":
+        return [*node.present_inputs, *(v for v in _constants(node.regions[0]) if not _is_scalar(v))]
+    return [v for v in dict.fromkeys(node.present_inputs) if not _is_scalar(v)]
 
 
-def _number(graph: Graph, inputs: Sequence[Value], nodes: Sequence[Node], outputs: Sequence[Value], constants: frozenset[int]) -> KernelSpec:
-    numbers: dict[Value, int] = {v: i for i, v in enumerate(inputs)}
+def _constants(region: Graph) -> list[Value]:
+    return region.constants
+
+
+def _is_scalar(value: Value) -> bool:
+    """Whether a constant becomes an immediate."""
+    return value.is_constant and value.type.size == 1 and value.type.dtype.kind != "complex"
+
+
+def _number(operands: Sequence[tuple[Value, Value | None]], constants: Sequence[Value], nodes: Sequence[Node], outputs: Sequence[Value]) -> KernelSpec:
+    """Number the values of a body: `operands` pairs its inputs with what feeds them."""
+    numbers: dict[Value, int] = {inner: k for k, (inner, _) in enumerate(operands)}
+    known = {k for k, (_, outer) in enumerate(operands) if outer is not None and outer.is_constant}
+    for value in constants:
+        if not _is_scalar(value):
+            known.add(len(numbers))
+            numbers[value] = len(numbers)
+    inputs = len(numbers)
     scalars: list[tuple[int, bool | int | float]] = []
-    extra: list[Value] = []
-    for value in graph.constants:
-        numbers[value] = len(numbers)
-        if value.type.size == 1 and value.type.dtype.kind != "complex":
-            scalars.append((numbers[value], value.numpy().reshape(-1)[0].item()))
-        else:
-            extra.append(value)
-    if extra:
-        raise ValueError("a kernel's region may hold scalar constants only")
+    for value in constants:
+        if _is_scalar(value):
+            scalars.append((len(numbers), value.numpy().reshape(-1)[0].item()))
+            numbers[value] = len(numbers)
     steps = []
     for node in nodes:
-        operands = tuple(None if v is None else numbers[v] for v in node.inputs)
+        reads = tuple(None if v is None else numbers[v] for v in node.inputs)
         for v in node.outputs:
             numbers[v] = len(numbers)
-        steps.append(Step(node.op, operands, tuple(numbers[v] for v in node.outputs)))
+        steps.append(Step(node.op, reads, tuple(numbers[v] for v in node.outputs)))
     types = tuple(v.type for v in numbers)
-    spec = KernelSpec(types, len(inputs), constants, tuple(scalars), tuple(steps), tuple(numbers[v] for v in outputs))
-    return KernelSpec(types, len(inputs), constants, tuple(scalars), tuple(steps), spec.outputs, _may_share(spec))
+    spec = KernelSpec(types, inputs, frozenset(known), tuple(scalars), tuple(steps), tuple(numbers[v] for v in outputs))
+    return replace(spec, shares=_may_share(spec))
 
 
 ELEMENTWISE_FAMILIES = frozenset({"unary", "activation", "binary", "cast"})
@@ -131,8 +132,3 @@ def _may_share(spec: KernelSpec) -> bool:
     produced = [spec.types[o].shape for s in spec.steps for o in s.outputs]
     return len(spec.outputs) == 1 and all(is_elementwise(s.op) for s in spec.steps) and all(s == shape for s in produced)
 
-
-def immediate(value: np.ndarray) -> bool | int | float:
-    """A one-element array as a Python number."""
-    item: bool | int | float = value.reshape(-1)[0].item()
-    return item

@@ -1,0 +1,1 @@
+"""Frontends: foreign model formats to graphs, one package per format."""

@@ -263,6 +263,22 @@ class Graph:
                 new.uses[node, i] = None
         self._touch()
 
+    def refresh(self, node: Node) -> bool:
+        """Infer a node's output types and contents again, after its operands became better known; says whether a type changed.
+
+        A dimension that inference does not find keeps what it was.
+        """
+        changed = False
+        for value, found in zip(node.outputs, infer_types(node.op, node.inputs, node.regions), strict=True):
+            kept = [old if any("?" in s for s in symbols(new)) else new for old, new in zip(value.type.shape, found.shape, strict=True)]
+            if tuple(kept) != value.type.shape:
+                value.type = TensorType(found.dtype, tuple(kept))
+                changed = True
+        if changed:
+            self._touch()
+        _follow_content(node)
+        return changed
+
     def replace_all_uses(self, old: Value, new: Value) -> None:
         """Let every user of `old`, graph outputs included, read `new` instead."""
         for node, _ in list(old.uses):
@@ -337,12 +353,14 @@ class Graph:
         Raises:
             InferenceError: the sizes do not fit the model; the message names the node.
         """
-        sizes, result, mapped = sizes or {}, Graph(name or self.name), dict[Value, Value]()
+        sizes, result, mapped = dict(sizes or {}), Graph(name or self.name), dict[Value, Value]()
         for value in self.inputs:
             shape = tuple(bind(d, sizes) for d in value.type.shape)
             mapped[value] = result.add_input(value.name, TensorType(value.type.dtype, shape))
         for node in self:
-            copy_node(node, result, mapped, sizes)
+            new = copy_node(node, result, mapped, sizes)
+            for before, after in zip(node.outputs, new.outputs, strict=True):
+                sizes |= _renamed_dims(before.type, after.type)
         result.set_outputs(_mapped(v, result, mapped) for v in self.outputs)
         return result
 
@@ -428,6 +446,12 @@ def _follow_content(node: Node) -> None:
     for value, content in zip(node.outputs, results, strict=True):
         content = np.asarray(content, dtype=object)
         value._content = content.reshape(value.type.static_shape) if all(isinstance(d, (int, np.integer, bool, np.bool_, SymDim)) for d in content.flat) else None
+
+
+def _renamed_dims(before: TensorType, after: TensorType) -> dict[str, Dim]:
+    """What the data-dependent dimensions of a value are called, or turned out to be, in a copy of it."""
+    pairs = zip(before.shape, after.shape, strict=False)
+    return {repr(old): new for old, new in pairs if isinstance(old, SymDim) and old != new and symbols(old) == {repr(old)} and "?" in repr(old)}
 
 
 def _name_fresh_dims(value: Value) -> TensorType:

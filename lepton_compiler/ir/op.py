@@ -95,7 +95,7 @@ class Op:
             f"{self.name} needs its {', '.join(params)} at compile time", hint="make it a constant of the model, or bind the shapes that it is computed from"
         )
 
-    def evaluate_symbolic(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+    def evaluate_symbolic(self, *inputs: Any) -> tuple[np.ndarray, ...]:
         """`evaluate` on object arrays of `Dim`, for operators with `symbolic = True`."""
         return self.evaluate(*inputs)
 

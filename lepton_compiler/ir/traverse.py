@@ -19,13 +19,10 @@ def bodies(graph: Graph) -> Iterator[Graph]:
 def erase_dead(graph: Graph) -> int:
     """Remove every node whose outputs nobody reads, and those that then become unread; returns how many."""
     kept, count = set(graph.outputs), 0
-    node = graph._last
-    while node is not None:
-        previous = node.prev
+    for node in reversed(graph.nodes):
         if not any(out.uses or out in kept for out in node.outputs):
             graph.remove(node)
             count += 1
-        node = previous
     return count
 
 
@@ -38,3 +35,8 @@ def inline_region(region: Graph, arguments: list[Value], before: Node) -> list[V
         if value.tensor is not None and value not in mapped:
             mapped[value] = graph.constant(value.tensor, value.name)
     return [mapped[value] for value in region.outputs]
+
+
+def refine_types(graph: Graph) -> int:
+    """Infer all types again in order, where operands have become better known; returns how many nodes changed."""
+    return sum(graph.refresh(node) for node in graph)

@@ -21,15 +21,15 @@ class Celu(Unary):
 
     alpha: float = 1.0
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
-        return np.maximum(x, 0) + np.minimum(0, self.alpha * np.expm1(x / self.alpha))
+    def apply(self, x: Any) -> Any:  # noqa: D102
+        return np.maximum(x, 0) + self.alpha * np.expm1(np.minimum(x, 0) / self.alpha)
 
 
 @dataclass(frozen=True)
 class Clip(Op):
     """x limited to [min, max]; either bound may be absent. Where min is above max, everything is max."""
 
-    def infer(self, x: TensorType, min: TensorType | None = None, max: TensorType | None = None) -> tuple[TensorType, ...]:  # noqa: A002, D102
+    def infer(self, x: TensorType, min: TensorType | None = None, max: TensorType | None = None) -> tuple[TensorType, ...]:  # noqa: D102
         require(x.dtype.kind in NUMERIC, f"Clip takes numbers, not {x.dtype}")
         for what, bound in (("min", min), ("max", max)):
             if bound is not None:
@@ -37,7 +37,7 @@ class Clip(Op):
                 require(all(d == 1 for d in bound.shape if isinstance(d, int)), f"Clip's {what} is {bound}, not one value")
         return (x,)
 
-    def evaluate(self, x: Any, min: Any = None, max: Any = None) -> tuple[np.ndarray, ...]:  # noqa: A002, D102
+    def evaluate(self, x: Any, min: Any = None, max: Any = None) -> tuple[np.ndarray, ...]:  # noqa: D102
         if min is not None:
             x = np.maximum(x, min.reshape(()))
         if max is not None:
@@ -51,7 +51,7 @@ class Elu(Unary):
 
     alpha: float = 1.0
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.where(x > 0, x, self.alpha * np.expm1(np.minimum(x, 0)))
 
 
@@ -65,7 +65,7 @@ class Gelu(Unary):
         require(self.approximate in ("none", "tanh"), f"Gelu has no approximation '{self.approximate}'")
         return super().infer(x)
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         if self.approximate == "tanh":
             return 0.5 * x * (1 + np.tanh(float(np.sqrt(2 / np.pi)) * (x + 0.044715 * x * x * x)))
         return 0.5 * x * (1 + erf(x * float(np.sqrt(0.5))))
@@ -78,7 +78,7 @@ class HardSigmoid(Unary):
     alpha: float = 0.2
     beta: float = 0.5
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.clip(self.alpha * x + self.beta, 0, 1)
 
 
@@ -86,7 +86,7 @@ class HardSigmoid(Unary):
 class HardSwish(Unary):
     """x times HardSigmoid(alpha=1/6, beta=0.5)(x)."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return x * np.clip(x / 6 + 0.5, 0, 1)
 
 
@@ -96,7 +96,7 @@ class LeakyRelu(Unary):
 
     alpha: float = 0.01
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.where(x < 0, self.alpha * x, x)
 
 
@@ -104,7 +104,7 @@ class LeakyRelu(Unary):
 class Mish(Unary):
     """x * tanh(softplus(x))."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return x * np.tanh(np.logaddexp(x, 0))
 
 
@@ -128,7 +128,7 @@ class Relu(Unary):
 
     kinds: ClassVar[tuple[Kind, ...]] = ("int", "float")
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.maximum(x, np.zeros((), x.dtype))
 
 
@@ -139,7 +139,7 @@ class Selu(Unary):
     alpha: float = 1.6732632423543772
     gamma: float = 1.0507009873554805
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return self.gamma * np.where(x > 0, x, self.alpha * np.expm1(np.minimum(x, 0)))
 
 
@@ -151,7 +151,7 @@ class Shrink(Unary):
     lambd: float = 0.5
     kinds: ClassVar[tuple[Kind, ...]] = NUMERIC
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         moved = np.where(x < -self.lambd, x + self.bias, np.where(x > self.lambd, x - self.bias, 0))
         return moved.astype(x.dtype)
 
@@ -160,7 +160,7 @@ class Shrink(Unary):
 class Softplus(Unary):
     """log(1 + exp(x)), without overflow."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.logaddexp(x, 0)
 
 
@@ -168,7 +168,7 @@ class Softplus(Unary):
 class Softsign(Unary):
     """x / (1 + |x|)."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return x / (1 + np.abs(x))
 
 
@@ -178,7 +178,7 @@ class Swish(Unary):
 
     alpha: float = 1.0
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return x * Sigmoid().apply(self.alpha * x)
 
 
@@ -188,5 +188,5 @@ class ThresholdedRelu(Unary):
 
     alpha: float = 1.0
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.where(x > self.alpha, x, 0)

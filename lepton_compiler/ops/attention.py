@@ -9,7 +9,7 @@ import numpy as np
 
 from lepton_compiler.ir.dim import Dim, floordiv
 from lepton_compiler.ir.op import Cost, Op, Types, require, traffic
-from lepton_compiler.ir.types import BOOL, DType, TensorType
+from lepton_compiler.ir.types import DType, TensorType
 from lepton_compiler.ops.broadcasting import may_equal, require_broadcastable
 from lepton_compiler.ops.precision import widen
 
@@ -90,7 +90,12 @@ class Attention(Op):
         if q.rank == 3:
             shape = (sizes.batch, sizes.q_length, sizes.q_heads * sizes.v_size)
         cache = (sizes.batch, sizes.kv_heads, sizes.total_length)
-        every = (TensorType(q.dtype, shape), TensorType(k.dtype, (*cache, sizes.head_size)), TensorType(v.dtype, (*cache, sizes.v_size)), TensorType(q.dtype, scores))
+        every = (
+            TensorType(q.dtype, shape),
+            TensorType(k.dtype, (*cache, sizes.head_size)),
+            TensorType(v.dtype, (*cache, sizes.v_size)),
+            TensorType(q.dtype, scores),
+        )
         return every[: self.outputs]
 
     def sizes(self, q: TensorType, k: TensorType, v: TensorType, past_key: TensorType | None = None) -> Heads:
@@ -113,7 +118,9 @@ class Attention(Op):
             for what, t, n in (("q", q, heads), ("k", k, shared), ("v", v, shared)):
                 width = t.shape[2]
                 require(not isinstance(width, int) or width % n == 0, f"Attention cannot split {what} of {t} into {n} heads")
-            found = Heads(q.shape[0], heads, shared, q.shape[1], k.shape[1], past, floordiv(q.shape[2], heads), floordiv(v.shape[2], shared))
+            found = Heads(
+                q.shape[0], heads, shared, q.shape[1], k.shape[1], past, floordiv(q.shape[2], heads), floordiv(v.shape[2], shared)
+            )
             size = floordiv(k.shape[2], shared)
         require(may_equal(size, found.head_size), f"Attention's heads are {found.head_size} wide in q and {size} in k")
         q_heads, kv_heads = found.q_heads, found.kv_heads
@@ -135,15 +142,17 @@ class Attention(Op):
         bias = self._bias(query, key.shape[2], attn_mask, past, nonpad_kv_seqlen)
         batch, heads, length, size = query.shape
         shared = heads // key.shape[1]
-        root = (1 / size**0.5 if self.scale is None else self.scale) ** 0.5
-        grouped = (query * root).reshape(batch, key.shape[1], shared * length, size)
-        scores = np.matmul(grouped, np.swapaxes(key * root, 2, 3)).reshape(batch, heads, length, -1)
+        scale = size**-0.5 if self.scale is None else self.scale
+        grouped = (query * scale).reshape(batch, key.shape[1], shared * length, size)
+        scores = np.matmul(grouped, np.swapaxes(key, 2, 3)).reshape(batch, heads, length, key.shape[2])
         capped = self.softcap * np.tanh(scores / self.softcap) if self.softcap > 0 else scores
         masked = capped + bias
         weights = np.where(np.all(np.isneginf(bias), axis=-1, keepdims=True), 0, self._softmax(masked))
-        y = np.matmul(weights.reshape(batch, key.shape[1], shared * length, -1), value).reshape(batch, heads, length, -1)
+        y = np.matmul(weights.reshape(batch, key.shape[1], shared * length, key.shape[2]), value).reshape(
+            batch, heads, length, value.shape[3]
+        )
         if folded:
-            y = np.swapaxes(y, 1, 2).reshape(batch, length, -1)
+            y = np.swapaxes(y, 1, 2).reshape(batch, length, heads * value.shape[3])
         exposed = (scores, capped, masked, weights)[self.qk_matmul_output_mode]
         return (y.astype(element), k, v, np.broadcast_to(exposed, scores.shape).astype(element))[: self.outputs]
 
@@ -168,7 +177,7 @@ class Attention(Op):
             visible = visible & (column < nonpad.reshape(batch, 1, 1, 1))
         return np.where(visible, bias, np.asarray(-np.inf, query.dtype))
 
-    def _softmax(self, scores: Any) -> np.ndarray:
+    def _softmax(self, scores: Any) -> Any:
         if self.softmax_precision is not None:
             scores = widen(scores.astype(self.softmax_precision.numpy))
         peak = np.max(scores, axis=-1, keepdims=True, initial=-np.inf)
@@ -203,14 +212,19 @@ class RotaryEmbedding(Op):
     num_heads: int = 0
     rotary_embedding_dim: int = 0
 
-    def infer(self, x: TensorType, cos_cache: TensorType, sin_cache: TensorType, position_ids: TensorType | None = None) -> tuple[TensorType, ...]:  # noqa: D102
+    def infer(  # noqa: D102
+        self, x: TensorType, cos_cache: TensorType, sin_cache: TensorType, position_ids: TensorType | None = None
+    ) -> tuple[TensorType, ...]:
         require(x.dtype.is_float, f"RotaryEmbedding takes floats, not {x.dtype}")
         require(x.rank in (3, 4), f"RotaryEmbedding takes a tensor of rank 3 or 4, not {x}")
         require(x.rank == 4 or self.num_heads > 0, "RotaryEmbedding on a tensor of rank 3 needs num_heads")
         rank = 3 if position_ids is None else 2
         half = floordiv(self.rotated(x), 2)
         for what, cache in (("cos", cos_cache), ("sin", sin_cache)):
-            require(cache.rank == rank and may_equal(cache.shape[-1], half), f"RotaryEmbedding's {what} cache is {cache}, not of rank {rank} and {half} wide")
+            require(
+                cache.rank == rank and may_equal(cache.shape[-1], half),
+                f"RotaryEmbedding's {what} cache is {cache}, not of rank {rank} and {half} wide",
+            )
         return (x,)
 
     def rotated(self, x: TensorType) -> Dim:
@@ -222,7 +236,9 @@ class RotaryEmbedding(Op):
         width = self.rotary_embedding_dim or heads.shape[3]
         cos, sin = (widen(c if position_ids is None else c[position_ids])[:, :, None, :] for c in (cos_cache, sin_cache))
         turned, rest = widen(heads[..., :width]), heads[..., width:]
-        first, second = (turned[..., 0::2], turned[..., 1::2]) if self.interleaved else (turned[..., : width // 2], turned[..., width // 2 :])
+        first, second = (
+            (turned[..., 0::2], turned[..., 1::2]) if self.interleaved else (turned[..., : width // 2], turned[..., width // 2 :])
+        )
         pair = cos * first - sin * second, sin * first + cos * second
         mixed = np.stack(pair, axis=-1).reshape(turned.shape) if self.interleaved else np.concatenate(pair, axis=-1)
         result = np.concatenate([mixed.astype(x.dtype), rest], axis=-1)

@@ -63,7 +63,7 @@ class Binary(Op):
         function = type(self).dim_function
         return (by_element(function, a, b) if function else self.apply(a, b),)
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:
+    def apply(self, a: Any, b: Any) -> Any:
         """The function itself, on arrays that broadcast."""
         raise NotImplementedError(f"{self.name}.apply")
 
@@ -99,7 +99,7 @@ class Add(Binary):
 
     symbolic: ClassVar[bool] = True
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         return np.add(a, b)
 
 
@@ -109,7 +109,7 @@ class Sub(Binary):
 
     symbolic: ClassVar[bool] = True
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         return np.subtract(a, b)
 
 
@@ -119,7 +119,7 @@ class Mul(Binary):
 
     symbolic: ClassVar[bool] = True
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         return np.multiply(a, b)
 
 
@@ -130,7 +130,7 @@ class Div(Binary):
     symbolic: ClassVar[bool] = True
     dim_function: ClassVar[DimFunction | None] = staticmethod(truncated_division)
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         if np.issubdtype(a.dtype, np.inexact):
             return np.divide(a, b)
         down = np.floor_divide(a, b)
@@ -145,7 +145,7 @@ class Mod(Binary):
     fmod: bool = False
     symbolic: ClassVar[bool] = True
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         return np.fmod(a, b) if self.fmod else np.remainder(a, b)
 
     def evaluate_symbolic(self, a: Any, b: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
@@ -161,7 +161,7 @@ class Pow(Binary):
             require(t.dtype.kind in NUMERIC, f"Pow takes numbers, not {t.dtype}")
         return (TensorType(a.dtype, broadcast_shapes(a.shape, b.shape)),)
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         if np.issubdtype(a.dtype, np.inexact):
             return np.power(a, b).astype(a.dtype)
         whole = not np.issubdtype(b.dtype, np.inexact)
@@ -177,7 +177,7 @@ class Equal(Comparison):
     kinds: ClassVar[tuple[Kind, ...]] = (*NUMERIC, "bool", "complex")
     dim_function: ClassVar[DimFunction | None] = staticmethod(dims_equal)
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         return np.equal(a, b)
 
 
@@ -187,7 +187,7 @@ class Greater(Comparison):
 
     dim_function: ClassVar[DimFunction | None] = staticmethod(lambda a, b: dims_less(b, a))
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         return np.greater(a, b)
 
 
@@ -197,7 +197,7 @@ class GreaterOrEqual(Comparison):
 
     dim_function: ClassVar[DimFunction | None] = staticmethod(lambda a, b: not dims_less(a, b))
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         return np.greater_equal(a, b)
 
 
@@ -207,7 +207,7 @@ class Less(Comparison):
 
     dim_function: ClassVar[DimFunction | None] = staticmethod(dims_less)
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         return np.less(a, b)
 
 
@@ -217,7 +217,7 @@ class LessOrEqual(Comparison):
 
     dim_function: ClassVar[DimFunction | None] = staticmethod(lambda a, b: not dims_less(b, a))
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         return np.less_equal(a, b)
 
 
@@ -227,7 +227,7 @@ class And(Logical):
 
     dim_function: ClassVar[DimFunction | None] = staticmethod(lambda a, b: truth(a) and truth(b))
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         return np.logical_and(a, b)
 
 
@@ -237,7 +237,7 @@ class Or(Logical):
 
     dim_function: ClassVar[DimFunction | None] = staticmethod(lambda a, b: truth(a) or truth(b))
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         return np.logical_or(a, b)
 
 
@@ -247,7 +247,7 @@ class Xor(Logical):
 
     dim_function: ClassVar[DimFunction | None] = staticmethod(lambda a, b: truth(a) != truth(b))
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         return np.logical_xor(a, b)
 
 
@@ -255,7 +255,7 @@ class Xor(Logical):
 class BitwiseAnd(Bitwise):
     """Bits set in both."""
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         return np.bitwise_and(a, b)
 
 
@@ -263,7 +263,7 @@ class BitwiseAnd(Bitwise):
 class BitwiseOr(Bitwise):
     """Bits set in either."""
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         return np.bitwise_or(a, b)
 
 
@@ -271,7 +271,7 @@ class BitwiseOr(Bitwise):
 class BitwiseXor(Bitwise):
     """Bits set in exactly one."""
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         return np.bitwise_xor(a, b)
 
 
@@ -288,7 +288,7 @@ class BitShift(Bitwise):
         require(self.direction in ("LEFT", "RIGHT"), f"BitShift has no direction '{self.direction}'")
         return super().infer(a, b)
 
-    def apply(self, a: Any, b: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         width = a.dtype.itemsize * 8
         valid = (b >= 0) & (b < width)
         by = np.where(valid, b, 0).astype(a.dtype)
@@ -310,7 +310,7 @@ class Variadic(Op):
     def evaluate(self, *xs: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
         return (compute_wide(self.apply, *xs),)
 
-    def apply(self, *xs: Any) -> np.ndarray:
+    def apply(self, *xs: Any) -> Any:
         """The function itself, on arrays that broadcast."""
         raise NotImplementedError(f"{self.name}.apply")
 
@@ -321,7 +321,7 @@ class Max(Variadic):
 
     symbolic: ClassVar[bool] = True
 
-    def apply(self, *xs: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, *xs: Any) -> Any:  # noqa: D102
         return reduce(np.maximum, xs)
 
     def evaluate_symbolic(self, *xs: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
@@ -334,7 +334,7 @@ class Min(Variadic):
 
     symbolic: ClassVar[bool] = True
 
-    def apply(self, *xs: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, *xs: Any) -> Any:  # noqa: D102
         return reduce(np.minimum, xs)
 
     def evaluate_symbolic(self, *xs: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
@@ -347,7 +347,7 @@ class Sum(Variadic):
 
     kinds: ClassVar[tuple[Kind, ...]] = ("float",)
 
-    def apply(self, *xs: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, *xs: Any) -> Any:  # noqa: D102
         return reduce(np.add, xs)
 
 
@@ -355,7 +355,7 @@ class Sum(Variadic):
 class Mean(Sum):
     """The mean of the operands."""
 
-    def apply(self, *xs: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, *xs: Any) -> Any:  # noqa: D102
         return super().apply(*xs) / len(xs)
 
 

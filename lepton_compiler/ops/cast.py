@@ -64,14 +64,14 @@ def cast_array(x: np.ndarray, to: DType, *, saturate: bool = True, round_mode: s
     if x.dtype == target:
         return x
     if to.kind == "bool":
-        return np.not_equal(x, np.zeros((), x.dtype))
+        return np.asarray(np.not_equal(x, np.zeros((), x.dtype)))
     if to.name == "float8_e8m0fnu":
         return _to_exponent(x, saturate, round_mode)
     with np.errstate(invalid="ignore", over="ignore"):
         if to.name in _FLOAT8 and saturate:
             limit = float(ml_dtypes.finfo(target).max)
             wide = x if x.dtype == np.float64 else x.astype(np.float32)
-            return np.clip(wide, -limit, limit).astype(target)
+            return np.asarray(np.clip(wide, -limit, limit)).astype(target)
         return x.astype(target)
 
 

@@ -127,7 +127,7 @@ class Scan(Op):
         )
         carried, scanned, captures = types[: self.carried], self._scanned(types), types[self.carried + self.num_scan_inputs :]
         length: Dim = 0
-        elements = []
+        elements: list[TensorType] = []
         for t, axis in zip(scanned, self.axes_in(), strict=True):
             require(-t.rank <= axis < t.rank, f"Scan: axis {axis} is outside {t}")
             size = t.shape[axis]

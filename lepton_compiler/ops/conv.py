@@ -13,10 +13,12 @@ from lepton_compiler.ir.dim import Dim, floordiv, symbol
 from lepton_compiler.ir.op import Cost, Op, Types, require, traffic
 from lepton_compiler.ir.types import INT32, TensorType
 from lepton_compiler.ops.precision import widen
+from lepton_compiler.ops.shape import count
 from lepton_compiler.ops.window import (
     channels_first,
     channels_last,
     check_window,
+    ints,
     kernel_slices,
     pad_spatial,
     product,
@@ -25,6 +27,7 @@ from lepton_compiler.ops.window import (
 )
 
 LAYOUTS = ("NCHW", "NHWC")
+WHOLE: tuple[Any, ...] = (slice(None), slice(None))
 PATCH_BYTES = 1 << 27
 """Upper bound on the bytes of gathered windows that the evaluator holds at once."""
 
@@ -54,7 +57,7 @@ class Conv(Op):
 
     def evaluate(self, x: Any, w: Any, b: Any = None) -> tuple[np.ndarray, ...]:  # noqa: D102
         source = channels_first(x) if self.layout == "NHWC" else x
-        y = convolve(widen(source), widen(w), self.strides, _ints(self.pads), self.dilations, self.groups)
+        y = convolve(widen(source), widen(w), self.strides, ints(self.pads), self.dilations, self.groups)
         y = _biased(y, b).astype(x.dtype, copy=False)
         return (channels_last(y) if self.layout == "NHWC" else y,)
 
@@ -86,7 +89,7 @@ class ConvInteger(Op):
             x = x - x_zero_point.astype(np.int32).reshape(-1)
         if w_zero_point is not None:
             w = w - w_zero_point.astype(np.int32).reshape(-1, *[1] * (w.ndim - 1))
-        return (convolve(x, w, self.strides, _ints(self.pads), self.dilations, self.groups),)
+        return (convolve(x, w, self.strides, ints(self.pads), self.dilations, self.groups),)
 
     def cost(self, inputs: Types, outputs: Types) -> Cost:  # noqa: D102
         return _conv_cost(inputs, outputs)
@@ -140,8 +143,8 @@ class ConvTranspose(Op):
         full = [max(0, (n - 1) * s) + r for n, s, r in zip(spatial, self.strides, reaches, strict=True)]
         y = np.zeros((x.shape[0], columns.shape[1], *full), columns.dtype)
         for position, index in kernel_slices(kernel, self.strides, self.dilations, spatial):
-            y[index] += columns[(slice(None), slice(None), *position)]
-        rank, pads = len(spatial), _ints(self.pads)
+            y[index] += columns[(*WHOLE, *position)]
+        rank, pads = len(spatial), ints(self.pads)
         y = pad_spatial(y, [-p for p in pads[:rank]], [o - p for o, p in zip(self.output_padding, pads[rank:], strict=True)])
         y = _biased(y, b).astype(x.dtype, copy=False)
         return (channels_last(y) if self.layout == "NHWC" else y,)
@@ -176,29 +179,29 @@ class Col2Im(Op):
         spatial = len(self.image_shape)
         check_window("Col2Im", spatial, block_shape=self.block_shape, dilations=self.dilations, pads=self.pads, strides=self.strides)
         require(x.rank == 3, f"Col2Im: x {x} must be [N, C * block, L]")
-        block: Dim = math.prod(self.block_shape)  # type: ignore[arg-type]
+        block: Dim = count(self.block_shape)
         if isinstance(x.shape[1], int) and isinstance(block, int):
             require(x.shape[1] % block == 0, f"Col2Im: {x.shape[1]} channels are not a multiple of the block's {block} elements")
-        count: Dim = math.prod(window_shape(self.image_shape, self.block_shape, self.strides, self.dilations, self.pads))  # type: ignore[arg-type]
-        if isinstance(x.shape[2], int) and isinstance(count, int):
-            require(x.shape[2] == count, f"Col2Im: x has {x.shape[2]} columns, the image has {count} blocks")
+        columns: Dim = count(window_shape(self.image_shape, self.block_shape, self.strides, self.dilations, self.pads))
+        if isinstance(x.shape[2], int) and isinstance(columns, int):
+            require(x.shape[2] == columns, f"Col2Im: x has {x.shape[2]} columns, the image has {columns} blocks")
         return (TensorType(x.dtype, (x.shape[0], floordiv(x.shape[1], block), *self.image_shape)),)
 
     def infer_dynamic(self, params: tuple[str, ...], *inputs: TensorType) -> tuple[TensorType, ...]:  # noqa: D102
         x, rank = inputs[0], len(self.strides)
         known = self.image_shape if "image_shape" not in params else tuple(symbol(f"?{i + 1}") for i in range(rank))
-        channels: Dim = symbol("?0") if "block_shape" in params else floordiv(x.shape[1], math.prod(self.block_shape))  # type: ignore[arg-type]
+        channels: Dim = symbol("?0") if "block_shape" in params else floordiv(x.shape[1], count(self.block_shape))
         return (TensorType(x.dtype, (x.shape[0], channels, *known)),)
 
     def evaluate(self, x: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
-        image, block, pads = _ints(self.image_shape), _ints(self.block_shape), _ints(self.pads)
+        image, block, pads = ints(self.image_shape), ints(self.block_shape), ints(self.pads)
         rank = len(image)
-        out = _ints(window_shape(image, block, self.strides, self.dilations, pads))
+        out = ints(window_shape(image, block, self.strides, self.dilations, pads))
         columns = widen(x).reshape(x.shape[0], -1, *block, *out)
         padded = [n + b + e for n, b, e in zip(image, pads[:rank], pads[rank:], strict=True)]
         y = np.zeros((x.shape[0], columns.shape[1], *padded), columns.dtype)
         for position, index in kernel_slices(block, self.strides, self.dilations, out):
-            y[index] += columns[(slice(None), slice(None), *position)]
+            y[index] += columns[(*WHOLE, *position)]
         y = pad_spatial(y, [-p for p in pads[:rank]], [-p for p in pads[rank:]])
         return (y.astype(x.dtype, copy=False),)
 
@@ -233,15 +236,15 @@ class DeformConv(Op):
 
     def evaluate(self, x: Any, w: Any, offset: Any, b: Any = None, mask: Any = None) -> tuple[np.ndarray, ...]:  # noqa: D102
         batch, channels = x.shape[:2]
-        (kh, kw), (oh, ow) = w.shape[2:], offset.shape[2:]
+        (kh, kw), (oh, ow), pads = w.shape[2:], offset.shape[2:], ints(self.pads)
         shifts = widen(offset).reshape(batch, self.offset_groups, kh, kw, 2, oh, ow)
         scale = None if mask is None else widen(mask).reshape(batch, self.offset_groups, kh, kw, 1, oh, ow)
         source = widen(x).reshape(batch * self.offset_groups, channels // self.offset_groups, *x.shape[2:])
         patches = np.empty((batch, channels, kh, kw, oh, ow), source.dtype)
         for i in range(kh):
             for j in range(kw):
-                rows = np.arange(oh)[:, None] * self.strides[0] - int(self.pads[0]) + i * self.dilations[0] + shifts[:, :, i, j, 0]  # type: ignore[arg-type]
-                cols = np.arange(ow) * self.strides[1] - int(self.pads[1]) + j * self.dilations[1] + shifts[:, :, i, j, 1]  # type: ignore[arg-type]
+                rows = np.arange(oh)[:, None] * self.strides[0] - pads[0] + i * self.dilations[0] + shifts[:, :, i, j, 0]
+                cols = np.arange(ow) * self.strides[1] - pads[1] + j * self.dilations[1] + shifts[:, :, i, j, 1]
                 taken = bilinear(source, rows.reshape(-1, oh, ow), cols.reshape(-1, oh, ow))
                 taken = taken.reshape(batch, self.offset_groups, -1, oh, ow)
                 patches[:, :, i, j] = (taken if scale is None else taken * scale[:, :, i, j]).reshape(batch, channels, oh, ow)
@@ -274,7 +277,7 @@ def convolve(
     """Grouped cross-correlation of channels-first arrays, in their own type."""
     kernel, rank = w.shape[2:], w.ndim - 2
     padded = pad_spatial(x, pads[:rank], pads[rank:])
-    out = _ints(window_shape(x.shape[2:], kernel, strides, dilations, pads))
+    out = ints(window_shape(x.shape[2:], kernel, strides, dilations, pads))
     batch, channels, maps = x.shape[0], x.shape[1], w.shape[0]
     if not math.prod(out) or not w.size or not batch:
         return np.zeros((batch, maps, *out), x.dtype)
@@ -300,7 +303,7 @@ def _depthwise(x: np.ndarray, w: np.ndarray, strides: Sequence[int], dilations: 
     y = np.zeros((x.shape[0], groups, multiplier, *out), x.dtype)
     taps = w.reshape(groups, multiplier, *w.shape[2:])
     for position, index in kernel_slices(w.shape[2:], strides, dilations, out):
-        factor = taps[(slice(None), slice(None), *position)]
+        factor = taps[(*WHOLE, *position)]
         y += x[index][:, :, None] * factor.reshape(1, groups, multiplier, *[1] * len(out))
     return y.reshape(x.shape[0], w.shape[0], *out)
 
@@ -335,7 +338,3 @@ def _conv_cost(inputs: Types, outputs: Types) -> Cost:
     out, w = outputs[0], inputs[1]
     assert out is not None and w is not None
     return Cost(out.size * math.prod(w.static_shape[1:]), 0, traffic(inputs, outputs))
-
-
-def _ints(sizes: Sequence[Dim]) -> list[int]:
-    return [int(s) for s in sizes]  # type: ignore[arg-type]

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
 
 from lepton_compiler.errors import InvalidIR
 from lepton_compiler.ir.graph import Node, Value
@@ -21,11 +23,11 @@ from lepton_compiler.ops.broadcasting import may_equal
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.cast import Cast
 from lepton_compiler.ops.precision import wide_dtype
+from lepton_compiler.ops.shape import Reshape
 
 Decomposition = Callable[[Builder, Node], Sequence[Value]]
 ElementWise = Callable[..., Value]
 
-_FAMILIES = frozenset(("activation", "attention", "binary", "conv", "matmul", "normalize", "quantize", "reduce", "signal"))
 _PACKAGE = "lepton_compiler.ops"
 _registered: dict[type[Op], Decomposition] = {}
 
@@ -61,9 +63,17 @@ def decomposition_in_float32(cls: type[Op]) -> Callable[[ElementWise], ElementWi
 def decomposition_of(op: Op) -> Decomposition | None:
     """The decomposition of an operator, or None if it has none."""
     package, _, family = type(op).__module__.rpartition(".")
-    if type(op) not in _registered and package == _PACKAGE and family in _FAMILIES:
-        importlib.import_module(f"{_PACKAGE}.decompositions.{family}")
+    if type(op) not in _registered and package == _PACKAGE:
+        _load(family)
     return _registered.get(type(op))
+
+
+@cache
+def _load(family: str) -> None:
+    """Import the decompositions of a family of built-in operators, if it has any."""
+    module = f"{_PACKAGE}.decompositions.{family}"
+    if find_spec(module) is not None:
+        importlib.import_module(module)
 
 
 def expand(node: Node) -> list[Node] | None:
@@ -81,7 +91,7 @@ def expand(node: Node) -> list[Node] | None:
         return None
     graph = node.graph
     build = Builder(graph, before=node, loc=node.loc.by(f"decompose-{node.op.name.lower()}"))
-    results = function(build, node)
+    results = [_own(build, old, new) for old, new in zip(node.outputs, function(build, node), strict=True)]
     for old, new in zip(node.outputs, results, strict=True):
         same = old.type.dtype == new.type.dtype and old.type.rank == new.type.rank and all(map(may_equal, old.type.shape, new.type.shape))
         if not same:
@@ -93,6 +103,12 @@ def expand(node: Node) -> list[Node] | None:
         if new.producer in build.created:
             graph.rename(new, name)
     return build.created
+
+
+def _own(build: Builder, old: Value, new: Value) -> Value:
+    """`new`, copied where it is an operand passed through that is to become an output of the model, which has its own name."""
+    passed_through = new.producer not in build.created and old.is_output and build.graph.owner is None
+    return build(Reshape(shape=new.type.shape), new) if passed_through else new
 
 
 def wide(build: Builder, value: Value) -> Value:

@@ -45,7 +45,10 @@ class Equation:
         widest = 0
         for term, rank in zip(self.terms, ranks, strict=True):
             hidden = rank - len(term) + 1 if ELLIPSIS in term else 0
-            require(hidden >= 0 and len(term) + max(hidden - 1, -1 if ELLIPSIS in term else 0) == rank, f"'{''.join(term)}' does not name the axes of a tensor of rank {rank}")
+            require(
+                hidden >= 0 and len(term) + max(hidden - 1, -1 if ELLIPSIS in term else 0) == rank,
+                f"'{''.join(term)}' does not name the axes of a tensor of rank {rank}",
+            )
             terms.append(_spread(term, hidden))
             widest = max(widest, hidden)
         if self.output is not None:

@@ -377,7 +377,7 @@ def _combine(y: np.ndarray, index: tuple[Any, ...], updates: np.ndarray, reducti
         y[index] = updates
         return
     function = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}[reduction]
-    function.at(y, index, updates)  # type: ignore[attr-defined]
+    function.at(y, index, updates)
 
 
 def _touched(inputs: Types, outputs: Types) -> Cost:

@@ -61,7 +61,7 @@ class Gemm(Op):
     def evaluate(self, a: Any, b: Any, c: Any = None) -> tuple[np.ndarray, ...]:  # noqa: D102
         return (compute_wide(self._apply, a, b, c),)
 
-    def _apply(self, a: Any, b: Any, c: Any) -> np.ndarray:
+    def _apply(self, a: Any, b: Any, c: Any) -> Any:
         left, right = (a.T if self.trans_a else a), (b.T if self.trans_b else b)
         whole = np.issubdtype(a.dtype, np.integer)
         product: np.ndarray = exact_matmul(left, right) if whole else np.matmul(left, right)
@@ -174,7 +174,7 @@ def exact_matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The product of integer arrays, exact modulo 2**64, through floating-point BLAS where no intermediate can be rounded."""
     bound = _magnitude(a) * _magnitude(b) * a.shape[-1]
     if bound >= _EXACT_FLOAT64:
-        return np.matmul(a.astype(np.int64), b.astype(np.int64))
+        return np.asarray(np.matmul(a.astype(np.int64), b.astype(np.int64)))
     wide = np.float32 if bound < _EXACT_FLOAT32 else np.float64
     return np.asarray(np.matmul(a.astype(wide), b.astype(wide))).astype(np.int64)
 

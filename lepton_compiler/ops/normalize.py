@@ -51,7 +51,7 @@ class AlongAxis(Normalization):
     def evaluate(self, x: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
         return (compute_wide(self.apply, x) if x.size else x,)
 
-    def apply(self, x: Any) -> np.ndarray:
+    def apply(self, x: Any) -> Any:
         """The function itself, on an array that has elements."""
         raise NotImplementedError(f"{self.name}.apply")
 
@@ -60,7 +60,7 @@ class AlongAxis(Normalization):
 class Softmax(AlongAxis):
     """exp(x) / sum(exp(x)), without overflow."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         powers = np.exp(x - np.max(x, axis=self.axis, keepdims=True))
         return powers / np.sum(powers, axis=self.axis, keepdims=True)
 
@@ -69,7 +69,7 @@ class Softmax(AlongAxis):
 class LogSoftmax(AlongAxis):
     """log(softmax(x)), without overflow."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         shifted = x - np.max(x, axis=self.axis, keepdims=True)
         return shifted - np.log(np.sum(np.exp(shifted), axis=self.axis, keepdims=True))
 
@@ -78,7 +78,7 @@ class LogSoftmax(AlongAxis):
 class Hardmax(AlongAxis):
     """1 at the first largest element, 0 elsewhere."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         result = np.zeros_like(x)
         np.put_along_axis(result, np.argmax(x, axis=self.axis, keepdims=True), 1, axis=self.axis)
         return result
@@ -94,7 +94,7 @@ class LpNormalization(AlongAxis):
         require(self.p in (1, 2), f"LpNormalization takes p = 1 or 2, not {self.p}")
         return super().infer(x)
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         if self.p == 1:
             norm = np.sum(np.abs(x), axis=self.axis, keepdims=True)
         else:
@@ -141,7 +141,7 @@ class InstanceNormalization(Normalization):
         shape = (-1,) + (1,) * (x.ndim - 2)
         axes = tuple(range(2, x.ndim))
 
-        def apply(x: Any, scale: Any, b: Any) -> np.ndarray:
+        def apply(x: Any, scale: Any, b: Any) -> Any:
             return _standardized(x, axes, self.epsilon)[0] * scale.reshape(shape) + b.reshape(shape)
 
         return (compute_wide(apply, x, scale, b),)
@@ -190,7 +190,10 @@ class GroupNormalization(Normalization):
         require(x.rank >= 2, f"GroupNormalization takes [N, C, ...], not {x}")
         channels = x.shape[1]
         require(self.num_groups > 0, f"GroupNormalization cannot make {self.num_groups} groups")
-        require(not isinstance(channels, int) or channels % self.num_groups == 0, f"GroupNormalization cannot split {channels} channels into {self.num_groups} groups")
+        require(
+            not isinstance(channels, int) or channels % self.num_groups == 0,
+            f"GroupNormalization cannot split {channels} channels into {self.num_groups} groups",
+        )
         _require_vector(scale, channels, "GroupNormalization's scale")
         _require_vector(b, channels, "GroupNormalization's bias")
         return (x,)
@@ -198,7 +201,7 @@ class GroupNormalization(Normalization):
     def evaluate(self, x: Any, scale: Any, b: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
         shape = (-1,) + (1,) * (x.ndim - 2)
 
-        def apply(x: Any, scale: Any, b: Any) -> np.ndarray:
+        def apply(x: Any, scale: Any, b: Any) -> Any:
             grouped = x.reshape(x.shape[0], self.num_groups, x.shape[1] // self.num_groups, *x.shape[2:])
             y = _standardized(grouped, tuple(range(2, grouped.ndim)), self.epsilon)[0]
             return y.reshape(x.shape) * scale.reshape(shape) + b.reshape(shape)
@@ -222,7 +225,7 @@ class RMSNormalization(Normalization):
     def evaluate(self, x: Any, scale: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
         axes = tuple(range(normal_axis(self.axis, x.ndim), x.ndim))
 
-        def apply(x: Any, scale: Any) -> np.ndarray:
+        def apply(x: Any, scale: Any) -> Any:
             return x / np.sqrt(np.mean(x * x, axis=axes, keepdims=True) + self.epsilon) * scale
 
         return (compute_wide(apply, x, scale),)
@@ -242,7 +245,7 @@ class MeanVarianceNormalization(Normalization):
     def evaluate(self, x: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
         axes = normal_axes(self.axes, x.ndim)
 
-        def apply(x: Any) -> np.ndarray:
+        def apply(x: Any) -> Any:
             centred = x - np.mean(x, axis=axes, keepdims=True)
             return centred / (np.sqrt(np.mean(centred * centred, axis=axes, keepdims=True)) + 1e-9)
 
@@ -271,7 +274,7 @@ class LRN(Normalization):
     def evaluate(self, x: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
         return (compute_wide(self._apply, x),)
 
-    def _apply(self, x: Any) -> np.ndarray:
+    def _apply(self, x: Any) -> Any:
         before = (self.size - 1) // 2
         margins = [(0, 0), (before, self.size - 1 - before)] + [(0, 0)] * (x.ndim - 2)
         squares = np.pad(x * x, margins)

@@ -13,7 +13,7 @@ from lepton_compiler.ir.dim import Dim, symbol
 from lepton_compiler.ir.op import Cost, Op, Types, require, traffic
 from lepton_compiler.ir.types import INT64, TensorType, dtype
 from lepton_compiler.ops.precision import widen
-from lepton_compiler.ops.window import channels_first, channels_last, check_window, kernel_slices, pad_spatial, window_shape
+from lepton_compiler.ops.window import channels_first, channels_last, check_window, ints, kernel_slices, pad_spatial, window_shape
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class _Pool(Op):
 
     def _taps(self, x: np.ndarray, filler: Any) -> tuple[tuple[int, ...], list[tuple[tuple[int, ...], np.ndarray]]]:
         """The output's spatial shape, and for each kernel position that element of every window."""
-        out = tuple(int(n) for n in self._out(x.shape[2:]))  # type: ignore[arg-type]
+        out, pads = tuple(ints(self._out(x.shape[2:]))), ints(self.pads)
         rank = len(out)
         ends = []
         for i, n in enumerate(out):
             last = (n - 1) * self.strides[i] + (self.kernel_shape[i] - 1) * self.dilations[i] + 1
-            ends.append(max(self.pads[rank + i], last - x.shape[2 + i] - self.pads[i]))
-        padded = pad_spatial(x, self.pads[:rank], ends, filler)
+            ends.append(max(pads[rank + i], last - x.shape[2 + i] - pads[i]))
+        padded = pad_spatial(x, pads[:rank], ends, filler)
         return out, [(p, padded[index]) for p, index in kernel_slices(self.kernel_shape, self.strides, self.dilations, out)]
 
-    def cost(self, inputs: Types, outputs: Types) -> Cost:  # noqa: D102
+    def cost(self, inputs: Types, outputs: Types) -> Cost:
         assert outputs[0] is not None
         return Cost(0, outputs[0].size * math.prod(self.kernel_shape), traffic(inputs, outputs))
 
@@ -80,13 +80,13 @@ class MaxPool(_Pool):
         return (channels_last(best) if self.layout == "NHWC" else best,)
 
     def _with_indices(self, x: np.ndarray, best: np.ndarray, taps: list[tuple[tuple[int, ...], np.ndarray]]) -> tuple[np.ndarray, ...]:
-        spatial, rank = x.shape[2:], x.ndim - 2
+        spatial, rank, pads = x.shape[2:], x.ndim - 2, ints(self.pads)
         factors = [math.prod(spatial[:i]) if self.storage_order else math.prod(spatial[i + 1 :]) for i in range(rank)]
         where, found = np.full(best.shape, -1, np.int64), np.zeros(best.shape, bool)
         for position, tap in taps:
             flat, inside = np.zeros(best.shape[2:], np.int64), np.ones(best.shape[2:], bool)
             for i in range(rank):
-                at = np.arange(best.shape[2 + i]) * self.strides[i] + position[i] * self.dilations[i] - self.pads[i]
+                at = np.arange(best.shape[2 + i]) * self.strides[i] + position[i] * self.dilations[i] - pads[i]
                 at = at.reshape([-1 if j == i else 1 for j in range(rank)])
                 flat, inside = flat + at * factors[i], inside & (at >= 0) & (at < spatial[i])
             better = inside & (~found | (tap > best))
@@ -119,10 +119,10 @@ class AveragePool(_Pool):
 
     def counts(self, spatial: Sequence[int], out: Sequence[int]) -> np.ndarray:
         """How many cells each window averages over, `[*out]`; at least one."""
-        rank, result = len(out), np.ones(out, np.int64)
+        rank, result, pads = len(out), np.ones(out, np.int64), ints(self.pads)
         for i, n in enumerate(out):
-            at = np.arange(n)[:, None] * self.strides[i] + np.arange(self.kernel_shape[i]) * self.dilations[i] - self.pads[i]
-            low, high = (-self.pads[i], spatial[i] + self.pads[rank + i]) if self.count_include_pad else (0, spatial[i])
+            at = np.arange(n)[:, None] * self.strides[i] + np.arange(self.kernel_shape[i]) * self.dilations[i] - pads[i]
+            low, high = (-pads[i], spatial[i] + pads[rank + i]) if self.count_include_pad else (0, spatial[i])
             inside = ((at >= low) & (at < high)).sum(axis=1)
             result = result * inside.reshape([-1 if j == i else 1 for j in range(rank)])
         return np.maximum(result, 1)
@@ -184,12 +184,12 @@ class MaxUnpool(Op):
         return (*shape[:2], *((n - 1) * s + k - b - e for n, k, s, b, e in axes))
 
     def evaluate(self, x: Any, indices: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
-        shape = tuple(int(n) for n in self.pooled_from(x.shape))  # type: ignore[arg-type]
+        shape = ints(self.pooled_from(x.shape))
         y = np.zeros(math.prod(shape), x.dtype)
         y[indices.reshape(-1)] = x.reshape(-1)
         y = y.reshape(shape)
         if self.output_shape is not None:
-            y = pad_spatial(y, [0] * y.ndim, [int(w) - n for w, n in zip(self.output_shape, shape, strict=True)])  # type: ignore[arg-type]
+            y = pad_spatial(y, [0] * y.ndim, [w - n for w, n in zip(ints(self.output_shape), shape, strict=True)])
         return (y,)
 
 

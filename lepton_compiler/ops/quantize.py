@@ -44,7 +44,9 @@ class Quantization(Op):
             axis = normal_axis(axis, x.rank)
             require(scale.rank == x.rank, f"{self.name}'s scale is {scale}, not of the rank of the data {x}")
             wanted = tuple(-(-d // block) if i == axis else d for i, d in enumerate(x.shape))
-            require(all(map(may_equal, scale.shape, wanted)), f"{self.name}'s scale is {scale}, not one value for each block of {block} of {x}")
+            require(
+                all(map(may_equal, scale.shape, wanted)), f"{self.name}'s scale is {scale}, not one value for each block of {block} of {x}"
+            )
         elif scale.rank and scale.shape != (1,):
             require(scale.rank == 1, f"{self.name}'s scale is {scale}, not a scalar or a vector")
             size = x.shape[normal_axis(axis, x.rank)]
@@ -152,10 +154,10 @@ class DynamicQuantizeLinear(Op):
 def round_to_integer(ratio: np.ndarray, zero_point: Any, dtype: DType) -> np.ndarray:
     """Round half to even, add the zero point (None is 0), saturate; NaN becomes the zero point."""
     info = ml_dtypes.iinfo(dtype.numpy)
-    rounded = np.rint(np.nan_to_num(ratio, nan=0.0, posinf=np.inf, neginf=np.inf * -1))
+    rounded = np.rint(np.where(np.isnan(ratio), 0, ratio))
     if dtype.bits >= 32:
         rounded = rounded.astype(np.float64)
     if zero_point is not None:
         rounded = rounded + zero_point.astype(rounded.dtype)
-    wide = np.clip(rounded, float(info.min), float(info.max))
+    wide = np.asarray(np.clip(rounded, float(info.min), float(info.max)))
     return wide.astype(np.int64).astype(dtype.numpy)

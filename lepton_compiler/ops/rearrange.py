@@ -12,7 +12,7 @@ from lepton_compiler.ir.op import Op, require
 from lepton_compiler.ir.types import TensorType
 from lepton_compiler.ops.axes import normal_axis
 from lepton_compiler.ops.shape import length_of, placeholders
-from lepton_compiler.ops.window import pad_spatial
+from lepton_compiler.ops.window import ints, pad_spatial
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Split(Op):
         return tuple(TensorType(x.dtype, (*x.shape[:axis], symbol(f"?{i}"), *x.shape[axis + 1 :])) for i in range(n))
 
     def evaluate(self, x: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
-        sizes = [int(s) for s in self.sizes]  # type: ignore[arg-type]
+        sizes = ints(self.sizes)
         if sum(sizes) != x.shape[self.axis]:
             raise ValueError(f"sizes {sizes} do not add up to the {x.shape[self.axis]} elements of axis {self.axis}")
         return tuple(np.split(x, np.cumsum(sizes)[:-1], self.axis))
@@ -95,7 +95,7 @@ class Pad(Op):
         return (TensorType(inputs[0].dtype, placeholders(inputs[0].rank)),)
 
     def evaluate(self, x: Any, value: Any = None) -> tuple[np.ndarray, ...]:  # noqa: D102
-        pads = [int(p) for p in self.pads]  # type: ignore[arg-type]
+        pads = ints(self.pads)
         begins, ends = pads[: x.ndim], pads[x.ndim :]
         if self.mode == "constant":
             return (np.array(pad_spatial(x, begins, ends, 0 if value is None else value.reshape(())[()])),)
@@ -139,7 +139,7 @@ class Tile(Op):
         return (TensorType(inputs[0].dtype, placeholders(inputs[0].rank)),)
 
     def evaluate(self, x: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
-        return (np.tile(x, [int(r) for r in self.repeats]),)  # type: ignore[arg-type]
+        return (np.tile(x, ints(self.repeats)),)
 
 
 @dataclass(frozen=True)

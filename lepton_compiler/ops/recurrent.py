@@ -126,7 +126,8 @@ class Recurrent(Op):
     def _run(self, operands: Sequence[Any], initial: Sequence[Any], peepholes: Any = None) -> tuple[np.ndarray, ...]:
         """Run all directions; `operands` are x, w, r, b, sequence_lens."""
         kind = operands[0].dtype
-        x, w, r, b = (None if a is None else widen(a) for a in operands[:4])
+        x, w, r = map(widen, operands[:3])
+        b = None if operands[3] is None else widen(operands[3])
         x = np.swapaxes(x, 0, 1) if self.layout else x
         time, batch = x.shape[:2]
         lengths = np.full(batch, time) if operands[4] is None else operands[4].astype(np.int64)

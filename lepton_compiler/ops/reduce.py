@@ -45,11 +45,15 @@ class Reduce(Op):
         require(x.dtype.kind in self.kinds, f"{self.name} takes {' or '.join(self.kinds)} elements, not {x.dtype}")
         return (TensorType(x.dtype, reduced_shape(x.shape, self.axes, keepdims=self.keepdims)),)
 
-    def infer_dynamic(self, params: tuple[str, ...], x: TensorType, axes: TensorType) -> tuple[TensorType, ...]:  # type: ignore[override]  # noqa: D102
+    def infer_dynamic(self, params: tuple[str, ...], x: TensorType, axes: TensorType) -> tuple[TensorType, ...]:  # noqa: D102
+        require(params == ("axes",), f"{self.name} cannot take {', '.join(params)} at run time")
         count = axes.shape[0] if axes.rank == 1 else 1
-        if params != ("axes",) or (not self.keepdims and not isinstance(count, int)):
+        if self.keepdims:
+            rank = x.rank
+        elif isinstance(count, int):
+            rank = x.rank - count
+        else:
             raise UnsupportedError(f"{self.name} needs to know how many axes it reduces", hint="make its axes a constant of the model")
-        rank = x.rank if self.keepdims else x.rank - int(count)  # type: ignore[arg-type]
         require(rank >= 0, f"{self.name} reduces {count} axes of {x}")
         return (TensorType(x.dtype, tuple(symbol(f"?{i}") for i in range(rank))),)
 
@@ -57,7 +61,7 @@ class Reduce(Op):
         axes = normal_axes(self.axes, x.ndim)
         return (compute_wide(lambda x: self.apply(x, axes), x).astype(x.dtype),)
 
-    def apply(self, x: Any, axes: tuple[int, ...]) -> np.ndarray:
+    def apply(self, x: Any, axes: tuple[int, ...]) -> Any:
         """The reduction itself."""
         raise NotImplementedError(f"{self.name}.apply")
 
@@ -71,7 +75,7 @@ class ReduceSum(Reduce):
 
     symbolic: ClassVar[bool] = True
 
-    def apply(self, x: Any, axes: tuple[int, ...]) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any, axes: tuple[int, ...]) -> Any:  # noqa: D102
         return np.sum(x, axis=axes, keepdims=self.keepdims, dtype=x.dtype)
 
 
@@ -81,7 +85,7 @@ class ReduceProd(Reduce):
 
     symbolic: ClassVar[bool] = True
 
-    def apply(self, x: Any, axes: tuple[int, ...]) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any, axes: tuple[int, ...]) -> Any:  # noqa: D102
         return np.prod(x, axis=axes, keepdims=self.keepdims, dtype=x.dtype)
 
 
@@ -89,7 +93,7 @@ class ReduceProd(Reduce):
 class ReduceMean(Reduce):
     """Mean; that of integers is truncated towards zero, that of nothing is NaN."""
 
-    def apply(self, x: Any, axes: tuple[int, ...]) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any, axes: tuple[int, ...]) -> Any:  # noqa: D102
         if np.issubdtype(x.dtype, np.inexact):
             return np.mean(x, axis=axes, keepdims=self.keepdims, dtype=x.dtype)
         return np.trunc(np.mean(x, axis=axes, keepdims=self.keepdims, dtype=np.float64)).astype(x.dtype)
@@ -101,7 +105,7 @@ class ReduceMax(Reduce):
 
     kinds: ClassVar[tuple[Kind, ...]] = (*NUMERIC, "bool")
 
-    def apply(self, x: Any, axes: tuple[int, ...]) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any, axes: tuple[int, ...]) -> Any:  # noqa: D102
         return np.max(x, axis=axes, keepdims=self.keepdims, initial=_extreme(x.dtype, largest=False))
 
 
@@ -111,7 +115,7 @@ class ReduceMin(Reduce):
 
     kinds: ClassVar[tuple[Kind, ...]] = (*NUMERIC, "bool")
 
-    def apply(self, x: Any, axes: tuple[int, ...]) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any, axes: tuple[int, ...]) -> Any:  # noqa: D102
         return np.min(x, axis=axes, keepdims=self.keepdims, initial=_extreme(x.dtype, largest=True))
 
 
@@ -119,7 +123,7 @@ class ReduceMin(Reduce):
 class ReduceL1(Reduce):
     """Sum of absolute values."""
 
-    def apply(self, x: Any, axes: tuple[int, ...]) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any, axes: tuple[int, ...]) -> Any:  # noqa: D102
         return np.sum(np.abs(x), axis=axes, keepdims=self.keepdims, dtype=x.dtype)
 
 
@@ -127,7 +131,7 @@ class ReduceL1(Reduce):
 class ReduceL2(Reduce):
     """Square root of the sum of squares."""
 
-    def apply(self, x: Any, axes: tuple[int, ...]) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any, axes: tuple[int, ...]) -> Any:  # noqa: D102
         wide = _inexact(x)
         return np.sqrt(np.sum(np.square(wide), axis=axes, keepdims=self.keepdims)).astype(x.dtype)
 
@@ -136,7 +140,7 @@ class ReduceL2(Reduce):
 class ReduceSumSquare(Reduce):
     """Sum of squares."""
 
-    def apply(self, x: Any, axes: tuple[int, ...]) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any, axes: tuple[int, ...]) -> Any:  # noqa: D102
         return np.sum(np.square(x), axis=axes, keepdims=self.keepdims, dtype=x.dtype)
 
 
@@ -144,7 +148,7 @@ class ReduceSumSquare(Reduce):
 class ReduceLogSum(Reduce):
     """Logarithm of the sum."""
 
-    def apply(self, x: Any, axes: tuple[int, ...]) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any, axes: tuple[int, ...]) -> Any:  # noqa: D102
         return np.log(np.sum(_inexact(x), axis=axes, keepdims=self.keepdims)).astype(x.dtype)
 
 
@@ -152,7 +156,7 @@ class ReduceLogSum(Reduce):
 class ReduceLogSumExp(Reduce):
     """Logarithm of the sum of exponentials, without overflow."""
 
-    def apply(self, x: Any, axes: tuple[int, ...]) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any, axes: tuple[int, ...]) -> Any:  # noqa: D102
         wide = _inexact(x)
         peak = np.max(wide, axis=axes, keepdims=True, initial=-np.inf)
         peak = np.where(np.isfinite(peak), peak, 0).astype(wide.dtype)
@@ -181,7 +185,7 @@ class ArgReduce(Op):
             found = self.find(wide)
         return (np.asarray(found, np.int64),)
 
-    def find(self, x: Any) -> np.ndarray:
+    def find(self, x: Any) -> Any:
         """The first index of the extreme element."""
         raise NotImplementedError(f"{self.name}.find")
 
@@ -193,7 +197,7 @@ class ArgReduce(Op):
 class ArgMax(ArgReduce):
     """Index of the largest element."""
 
-    def find(self, x: Any) -> np.ndarray:  # noqa: D102
+    def find(self, x: Any) -> Any:  # noqa: D102
         return np.asarray(np.argmax(x, axis=self.axis, keepdims=self.keepdims))
 
 
@@ -201,7 +205,7 @@ class ArgMax(ArgReduce):
 class ArgMin(ArgReduce):
     """Index of the smallest element."""
 
-    def find(self, x: Any) -> np.ndarray:  # noqa: D102
+    def find(self, x: Any) -> Any:  # noqa: D102
         return np.asarray(np.argmin(x, axis=self.axis, keepdims=self.keepdims))
 
 
@@ -219,14 +223,14 @@ class Cumulative(Op):
         normal_axis(self.axis, x.rank)
         return (x,)
 
-    def infer_dynamic(self, params: tuple[str, ...], x: TensorType, axis: TensorType) -> tuple[TensorType, ...]:  # type: ignore[override]  # noqa: D102
+    def infer_dynamic(self, params: tuple[str, ...], x: TensorType, axis: TensorType) -> tuple[TensorType, ...]:  # noqa: D102
         require(params == ("axis",), f"{self.name} cannot take {', '.join(params)} at run time")
         return (x,)
 
     def evaluate(self, x: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
         return (compute_wide(self._apply, x),)
 
-    def _apply(self, x: Any) -> np.ndarray:
+    def _apply(self, x: Any) -> Any:
         forward = np.flip(x, self.axis) if self.reverse else x
         if self.exclusive:
             moved = np.moveaxis(forward, self.axis, -1)
@@ -235,7 +239,7 @@ class Cumulative(Op):
         result = self.accumulate(forward)
         return np.flip(result, self.axis) if self.reverse else result
 
-    def accumulate(self, x: Any) -> np.ndarray:
+    def accumulate(self, x: Any) -> Any:
         """The running result, each element included, from the start."""
         raise NotImplementedError(f"{self.name}.accumulate")
 
@@ -244,7 +248,7 @@ class Cumulative(Op):
 class CumSum(Cumulative):
     """Running sum."""
 
-    def accumulate(self, x: Any) -> np.ndarray:  # noqa: D102
+    def accumulate(self, x: Any) -> Any:  # noqa: D102
         return np.cumsum(x, axis=self.axis, dtype=x.dtype)
 
 
@@ -254,7 +258,7 @@ class CumProd(Cumulative):
 
     start: ClassVar[int] = 1
 
-    def accumulate(self, x: Any) -> np.ndarray:  # noqa: D102
+    def accumulate(self, x: Any) -> Any:  # noqa: D102
         return np.cumprod(x, axis=self.axis, dtype=x.dtype)
 
 
@@ -274,12 +278,12 @@ class TopK(Op):
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:  # noqa: D102
         require(x.dtype.kind in NUMERIC, f"TopK takes numbers, not {x.dtype}")
         size = x.shape[normal_axis(self.axis, x.rank)]
-        known = isinstance(self.k, int)
-        require(not known or 0 <= self.k, f"TopK cannot give {self.k} elements")  # type: ignore[operator]
-        require(not (known and isinstance(size, int)) or self.k <= size, f"TopK wants {self.k} of the {size} elements along axis {self.axis}")  # type: ignore[operator]
+        if isinstance(self.k, int):
+            require(self.k >= 0, f"TopK cannot give {self.k} elements")
+            require(not isinstance(size, int) or self.k <= size, f"TopK wants {self.k} of the {size} elements along axis {self.axis}")
         return self._types(x, self.k)
 
-    def infer_dynamic(self, params: tuple[str, ...], x: TensorType, k: TensorType) -> tuple[TensorType, ...]:  # type: ignore[override]  # noqa: D102
+    def infer_dynamic(self, params: tuple[str, ...], x: TensorType, k: TensorType) -> tuple[TensorType, ...]:  # noqa: D102
         require(params == ("k",), f"TopK cannot take {', '.join(params)} at run time")
         return self._types(x, symbol("?0"))
 

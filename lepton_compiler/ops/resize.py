@@ -15,6 +15,7 @@ from lepton_compiler.ir.op import Cost, Op, Types, require, traffic
 from lepton_compiler.ir.types import TensorType
 from lepton_compiler.ops.precision import widen
 from lepton_compiler.ops.shape import placeholders
+from lepton_compiler.ops.window import ints
 
 COORDINATES = (
     "half_pixel",
@@ -83,7 +84,7 @@ class Resize(Op):
         return (TensorType(inputs[0].dtype, placeholders(inputs[0].rank)),)
 
     def evaluate(self, x: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
-        sizes = [int(s) for s in self._sizes(x.shape)]  # type: ignore[arg-type]
+        sizes = ints(self._sizes(x.shape))
         if self.mode == "nearest" and self.coordinate_transformation_mode != "tf_crop_and_resize":
             for axis, size in enumerate(sizes):
                 if not self.is_identity(axis, x.shape[axis], size):
@@ -209,7 +210,7 @@ class GridSample(Op):
     def _wrapped(self, at: np.ndarray, size: int) -> np.ndarray:
         """Coordinates brought into the image, unless what is outside is zero."""
         if self.padding_mode == "border":
-            return np.clip(at, 0, size - 1)
+            return np.asarray(np.clip(at, 0, size - 1))
         if self.padding_mode == "zeros":
             return at
         low, high = (0.0, size - 1.0) if self.align_corners else (-0.5, size - 0.5)
@@ -243,15 +244,19 @@ class AffineGrid(Op):
         return (TensorType(inputs[0].dtype, (inputs[0].shape[0], *placeholders(rank - 2), rank - 2)),)
 
     def evaluate(self, theta: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
-        spatial, matrix = [int(s) for s in self.size[2:]], widen(theta)  # type: ignore[arg-type]
+        matrix = widen(theta)
+        points = self.points(matrix.dtype)
+        grid = points.reshape(-1, points.shape[-1]) @ matrix.transpose(0, 2, 1)
+        return (grid.reshape(theta.shape[0], *points.shape[:-1], theta.shape[1]).astype(theta.dtype, copy=False),)
+
+    def points(self, element: np.dtype) -> np.ndarray:
+        """The homogeneous coordinates [(D,) H, W, r + 1] of the pixels of the identity map."""
         lines = []
-        for n in spatial:
-            steps = np.arange(n, dtype=matrix.dtype)
+        for n in ints(self.size[2:]):
+            steps = np.arange(n, dtype=element)
             lines.append((2 * steps / max(n - 1, 1) - 1) * (n > 1) if self.align_corners else (2 * steps + 1) / n - 1)
         mesh = np.meshgrid(*lines, indexing="ij")
-        points = np.stack([*reversed(mesh), np.ones_like(mesh[0])], -1).astype(matrix.dtype)
-        grid = points.reshape(-1, points.shape[-1]) @ matrix.transpose(0, 2, 1)
-        return (grid.reshape(theta.shape[0], *spatial, theta.shape[1]).astype(theta.dtype, copy=False),)
+        return np.stack([*reversed(mesh), np.ones_like(mesh[0])], -1).astype(element)
 
 
 def _scaled(size: Dim, scale: float) -> Dim:
@@ -263,14 +268,9 @@ def _scaled(size: Dim, scale: float) -> Dim:
 
 
 def _nearest(at: np.ndarray, mode: str) -> np.ndarray:
-    match mode:
-        case "floor":
-            return np.floor(at)
-        case "ceil":
-            return np.ceil(at)
-        case "round_prefer_ceil":
-            return np.floor(at + np.float32(0.5))
-    return np.ceil(at - np.float32(0.5))
+    half = np.float32(0.5)
+    table = {"floor": np.floor(at), "ceil": np.ceil(at), "round_prefer_ceil": np.floor(at + half), "round_prefer_floor": np.ceil(at - half)}
+    return np.asarray(table[mode])
 
 
 def _cubic(distance: np.ndarray, a: Any) -> np.ndarray:

@@ -69,9 +69,9 @@ class Reshape(Op):
         require(len(free) <= 1, f"Reshape: {self.shape} has more than one -1")
         require(all(d >= -1 for d in shape if isinstance(d, int)), f"Reshape: {self.shape} has a negative size")
         total, rest = count(source), count([d for i, d in enumerate(shape) if i not in free])
-        both = isinstance(total, int) and isinstance(rest, int)
-        fits = not both or (rest != 0 and total % rest == 0 if free else total == rest)
-        require(fits, f"Reshape: {shape_text(source)} with {total} elements does not fit {shape_text(self.shape)}")
+        if isinstance(total, int) and isinstance(rest, int):
+            fits = rest != 0 and total % rest == 0 if free else total == rest
+            require(fits, f"Reshape: {shape_text(source)} with {total} elements does not fit {shape_text(self.shape)}")
         if free:
             shape[free[0]] = floordiv(total, rest)
         return tuple(shape)
@@ -264,28 +264,34 @@ class Range(Op):
         return (TensorType(self.dtype, (self._length(),)),)
 
     def _length(self) -> Dim:
-        if isinstance(self.start, SymDim) or isinstance(self.limit, SymDim) or isinstance(self.delta, SymDim):
-            return ceildiv(self.limit - self.start, self.delta)  # type: ignore[operator, arg-type]
-        if all(isinstance(v, int) for v in (self.start, self.limit, self.delta)):
-            return max(0, -(-(self.limit - self.start) // self.delta))  # type: ignore[call-overload, no-any-return]
-        return max(0, math.ceil((self.limit - self.start) / self.delta))
+        start, limit, delta = self._bounds()
+        if any(isinstance(v, SymDim) for v in (start, limit, delta)):
+            return ceildiv(limit - start, delta)
+        if all(isinstance(v, int) for v in (start, limit, delta)):
+            return int(max(0, -(-(limit - start) // delta)))
+        return int(max(0, math.ceil((limit - start) / delta)))
+
+    def _bounds(self) -> tuple[Any, Any, Any]:
+        return self.start, self.limit, self.delta
 
     def infer_dynamic(self, params: tuple[str, ...], *inputs: TensorType) -> tuple[TensorType, ...]:  # noqa: D102
         return (TensorType(self.dtype, placeholders(1)),)
 
     def evaluate(self) -> tuple[np.ndarray, ...]:  # noqa: D102
+        start, _, delta = self._bounds()
         steps = np.arange(int(self._length()))  # type: ignore[arg-type]
         kind = self.dtype.numpy
         if self.dtype.is_integer:
-            return ((steps * self.delta + self.start).astype(kind),)
-        wide = np.float64 if kind == np.float64 else np.float32
-        return ((wide(self.start) + steps.astype(wide) * wide(self.delta)).astype(kind),)  # type: ignore[arg-type]
+            return ((steps * delta + start).astype(kind),)
+        wide = np.dtype(np.float64 if kind == np.float64 else np.float32)
+        return ((wide.type(start) + steps.astype(wide) * wide.type(delta)).astype(kind),)
 
     def evaluate_symbolic(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:  # noqa: D102
         n = self._length()
         if not isinstance(n, int):
             raise TypeError("the length is symbolic")
-        return (_objects([self.start + self.delta * i for i in range(n)]),)  # type: ignore[misc]
+        start, _, delta = self._bounds()
+        return (_objects([start + delta * i for i in range(n)]),)
 
 
 @dataclass(frozen=True)
@@ -300,7 +306,8 @@ class EyeLike(Op):
         return (TensorType(self.dtype, x.shape),)
 
     def evaluate(self, x: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
-        return (np.eye(*x.shape, k=self.k).astype(self.dtype.numpy),)
+        rows, cols = x.shape
+        return (np.eye(rows, cols, self.k).astype(self.dtype.numpy),)
 
 
 def _objects(items: Sequence[Any]) -> np.ndarray:

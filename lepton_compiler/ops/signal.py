@@ -74,13 +74,13 @@ class DFT(Op):
 
     def evaluate(self, x: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
         axis = normal_axis(self.axis, x.ndim)
-        length = self.transform_length(TensorType(FLOAT32, tuple(x.shape)))
+        length: Any = self.transform_length(TensorType(FLOAT32, tuple(x.shape)))
         values = complex_from_pairs(x)
         if self.inverse and self.onesided:
             return (np.fft.irfft(values, length, axis=axis)[..., None].astype(x.dtype),)
         result = (np.fft.ifft if self.inverse else np.fft.fft)(values, length, axis=axis)
         if self.onesided:
-            result = np.take(result, np.arange(length // 2 + 1), axis=axis)  # type: ignore[operator]
+            result = np.take(result, np.arange(length // 2 + 1), axis=axis)
         return (pairs_from_complex(result, x.dtype),)
 
     def cost(self, inputs: Types, outputs: Types) -> Cost:  # noqa: D102
@@ -143,8 +143,8 @@ class STFT(Op):
 
     def evaluate(self, signal: Any, window: Any = None) -> tuple[np.ndarray, ...]:  # noqa: D102
         values = complex_from_pairs(signal if signal.ndim == 3 else signal[..., None])
-        length = self.frame_length if self.frame_length is not None else len(window) if window is not None else values.shape[1]
-        frames = np.lib.stride_tricks.sliding_window_view(values, length, axis=1)[:, :: self.frame_step]  # type: ignore[call-overload]
+        length: Any = self.frame_length if self.frame_length is not None else len(window) if window is not None else values.shape[1]
+        frames = np.lib.stride_tricks.sliding_window_view(values, length, axis=1)[:, :: self.frame_step]
         weighted = frames if window is None else frames * window.astype(np.float64)
         spectrum = np.fft.fft(weighted, axis=-1)[..., : self.bins(length)]
         return (pairs_from_complex(spectrum, signal.dtype),)
@@ -157,7 +157,7 @@ class STFT(Op):
 
 @dataclass(frozen=True)
 class Window(Op):
-    """Base: a window function as a constant vector, a sum of cosines; symmetric unless `periodic`."""
+    """Base: a window function as a constant vector, a sum of cosines; symmetric unless `periodic`. A symmetric one of size 1 is 1."""
 
     size: Dim
     periodic: bool = True
@@ -167,14 +167,16 @@ class Window(Op):
         require(not isinstance(self.size, int) or self.size >= 0, f"{self.name} of {self.size} samples")
         return (TensorType(self.dtype, (self.size,)),)
 
-    def infer_dynamic(self, params: tuple[str, ...], size: TensorType) -> tuple[TensorType, ...]:  # type: ignore[override]  # noqa: D102
+    def infer_dynamic(self, params: tuple[str, ...], size: TensorType) -> tuple[TensorType, ...]:  # noqa: D102
         require(params == ("size",), f"{self.name} cannot take {', '.join(params)} at run time")
         return (TensorType(self.dtype, (symbol("?0"),)),)
 
     def evaluate(self) -> tuple[np.ndarray, ...]:  # noqa: D102
         size = int(self.size)  # type: ignore[arg-type]
         period = size if self.periodic else size - 1
-        angle = np.arange(size) * (2 * math.pi / period) if period else np.zeros(size)
+        if period == 0:
+            return (np.ones(size, self.dtype.numpy),)
+        angle = np.arange(size) * (2 * math.pi / period)
         terms = (factor * np.cos(n * angle) for n, factor in enumerate(self.coefficients))
         return (np.asarray(sum(terms, start=np.zeros(size))).astype(self.dtype.numpy),)
 
@@ -249,7 +251,7 @@ class MelWeightMatrix(Op):
 
 def complex_from_pairs(x: Any) -> np.ndarray:
     """[..., 1] as float64, or [..., 2] as complex128, without the last axis."""
-    wide = x.astype(np.float64)
+    wide = np.asarray(x, np.float64)
     return wide[..., 0] if x.shape[-1] == 1 else wide[..., 0] + 1j * wide[..., 1]
 
 

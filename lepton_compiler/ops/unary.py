@@ -32,7 +32,7 @@ class Unary(Op):
     def evaluate(self, x: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
         return (compute_wide(self.apply, x),)
 
-    def apply(self, x: Any) -> np.ndarray:
+    def apply(self, x: Any) -> Any:
         """The function itself, on an array of any shape."""
         raise NotImplementedError(f"{self.name}.apply")
 
@@ -52,7 +52,7 @@ class Abs(Unary):
 
     kinds: ClassVar[tuple[Kind, ...]] = NUMERIC
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.abs(x)
 
 
@@ -63,7 +63,7 @@ class Neg(Unary):
     symbolic: ClassVar[bool] = True
     kinds: ClassVar[tuple[Kind, ...]] = ("int", "float")
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.negative(x)
 
 
@@ -73,7 +73,7 @@ class Sign(Unary):
 
     kinds: ClassVar[tuple[Kind, ...]] = NUMERIC
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.sign(x)
 
 
@@ -83,7 +83,7 @@ class BitwiseNot(Unary):
 
     kinds: ClassVar[tuple[Kind, ...]] = ("int", "uint")
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.invert(x)
 
 
@@ -94,7 +94,7 @@ class Not(Unary):
     symbolic: ClassVar[bool] = True
     kinds: ClassVar[tuple[Kind, ...]] = ("bool",)
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.logical_not(x)
 
 
@@ -102,7 +102,7 @@ class Not(Unary):
 class IsNaN(Predicate):
     """Whether x is not a number."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.isnan(x)
 
 
@@ -113,7 +113,7 @@ class IsInf(Predicate):
     detect_negative: bool = True
     detect_positive: bool = True
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         wanted = np.where(np.signbit(x), self.detect_negative, self.detect_positive)
         return np.isinf(x) & wanted
 
@@ -122,7 +122,7 @@ class IsInf(Predicate):
 class Acos(Unary):
     """Arc cosine in radians; NaN outside [-1, 1]."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.arccos(x)
 
 
@@ -130,7 +130,7 @@ class Acos(Unary):
 class Acosh(Unary):
     """Inverse hyperbolic cosine; NaN below 1."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.arccosh(x)
 
 
@@ -138,7 +138,7 @@ class Acosh(Unary):
 class Asin(Unary):
     """Arc sine in radians; NaN outside [-1, 1]."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.arcsin(x)
 
 
@@ -146,7 +146,7 @@ class Asin(Unary):
 class Asinh(Unary):
     """Inverse hyperbolic sine."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.arcsinh(x)
 
 
@@ -154,7 +154,7 @@ class Asinh(Unary):
 class Atan(Unary):
     """Arc tangent in radians."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.arctan(x)
 
 
@@ -162,7 +162,7 @@ class Atan(Unary):
 class Atanh(Unary):
     """Inverse hyperbolic tangent; NaN outside [-1, 1]."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.arctanh(x)
 
 
@@ -170,7 +170,7 @@ class Atanh(Unary):
 class Ceil(Unary):
     """The smallest whole number not below x."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.ceil(x)
 
 
@@ -178,7 +178,7 @@ class Ceil(Unary):
 class Cos(Unary):
     """Cosine of radians."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.cos(x)
 
 
@@ -186,7 +186,7 @@ class Cos(Unary):
 class Cosh(Unary):
     """Hyperbolic cosine."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.cosh(x)
 
 
@@ -196,7 +196,7 @@ class Erf(Unary):
 
     kinds: ClassVar[tuple[Kind, ...]] = NUMERIC
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return erf(x)
 
 
@@ -204,7 +204,7 @@ class Erf(Unary):
 class Exp(Unary):
     """e to the power of x."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.exp(x)
 
 
@@ -212,7 +212,7 @@ class Exp(Unary):
 class Floor(Unary):
     """The largest whole number not above x."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.floor(x)
 
 
@@ -220,7 +220,7 @@ class Floor(Unary):
 class Log(Unary):
     """Natural logarithm; -inf at 0, NaN below."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.log(x)
 
 
@@ -228,7 +228,7 @@ class Log(Unary):
 class Reciprocal(Unary):
     """1 / x."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.reciprocal(x)
 
 
@@ -236,7 +236,7 @@ class Reciprocal(Unary):
 class Round(Unary):
     """The nearest whole number; halves go to the even one."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.rint(x)
 
 
@@ -244,7 +244,7 @@ class Round(Unary):
 class Sigmoid(Unary):
     """1 / (1 + exp(-x)), without overflow."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         small = np.exp(-np.abs(x))
         return np.where(x >= 0, 1, small) / (1 + small)
 
@@ -253,7 +253,7 @@ class Sigmoid(Unary):
 class Sin(Unary):
     """Sine of radians."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.sin(x)
 
 
@@ -261,7 +261,7 @@ class Sin(Unary):
 class Sinh(Unary):
     """Hyperbolic sine."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.sinh(x)
 
 
@@ -269,7 +269,7 @@ class Sinh(Unary):
 class Sqrt(Unary):
     """Square root; NaN below 0."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.sqrt(x)
 
 
@@ -277,7 +277,7 @@ class Sqrt(Unary):
 class Tan(Unary):
     """Tangent of radians."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.tan(x)
 
 
@@ -285,5 +285,5 @@ class Tan(Unary):
 class Tanh(Unary):
     """Hyperbolic tangent."""
 
-    def apply(self, x: Any) -> np.ndarray:  # noqa: D102
+    def apply(self, x: Any) -> Any:  # noqa: D102
         return np.tanh(x)

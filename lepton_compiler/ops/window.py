@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,13 +65,14 @@ def pad_spatial(x: np.ndarray, begins: Sequence[int], ends: Sequence[int], value
     """`x` with its last axes padded by `value`; negative amounts crop."""
     lead = x.ndim - len(begins)
     if any(p < 0 for p in (*begins, *ends)):
-        crop = [slice(max(0, -b), max(0, n - max(0, -e))) for b, e, n in zip(begins, ends, x.shape[lead:], strict=True)]
-        x = x[(..., *crop)]
+        crop: list[Any] = [slice(max(0, -b), max(0, n - max(0, -e))) for b, e, n in zip(begins, ends, x.shape[lead:], strict=True)]
+        x = x[..., *crop]
     if not any(p > 0 for p in (*begins, *ends)):
         return x
     shape = [*x.shape[:lead], *(max(0, b) + n + max(0, e) for b, e, n in zip(begins, ends, x.shape[lead:], strict=True))]
     padded = np.full(shape, value, x.dtype)
-    padded[(..., *(slice(max(0, b), max(0, b) + n) for b, n in zip(begins, x.shape[lead:], strict=True)))] = x
+    inner: list[Any] = [slice(max(0, b), max(0, b) + n) for b, n in zip(begins, x.shape[lead:], strict=True)]
+    padded[..., *inner] = x
     return padded
 
 
@@ -111,22 +112,23 @@ def channels_last(x: Any) -> Any:
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """`a @ b`, exact (modulo the type's range) and through BLAS where possible for integers."""
-    if a.dtype.kind not in "iub":
-        return np.matmul(a, b)
-    if not a.size or not b.size:
-        return np.matmul(a, b)
-    bound = _magnitude(a) * _magnitude(b) * a.shape[-1]
-    for exact, limit in ((np.float32, 1 << 24), (np.float64, 1 << 53)):
-        if bound < limit:
-            wide: np.ndarray = np.matmul(a.astype(exact), b.astype(exact)).astype(np.int64)
-            return wide.astype(a.dtype)
-    return np.matmul(a, b)
+    kind = a.dtype
+    if kind.kind in "iub" and a.size and b.size:
+        bound = _magnitude(a) * _magnitude(b) * a.shape[-1]
+        for exact, limit in ((np.float32, 1 << 24), (np.float64, 1 << 53)):
+            if bound < limit:
+                return np.asarray(np.matmul(a.astype(exact), b.astype(exact)).astype(np.int64).astype(kind))
+    return np.asarray(np.matmul(a, b))
 
 
 def _magnitude(a: np.ndarray) -> int:
     return max(abs(int(a.max())), abs(int(a.min())))
 
 
-def volume(sizes: Sequence[int]) -> int:
-    """The product of the sizes."""
-    return math.prod(sizes)
+def ints(sizes: Iterable[Dim]) -> list[int]:
+    """Sizes as numbers.
+
+    Raises:
+        TypeError: one of them is symbolic.
+    """
+    return [operator.index(s) for s in sizes]  # type: ignore[arg-type]

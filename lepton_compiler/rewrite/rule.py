@@ -27,6 +27,7 @@ from typing import Any, ClassVar, Union
 
 from lepton_compiler.ir.graph import Node, Value
 from lepton_compiler.ops.builder import Builder
+from lepton_compiler.registry import kebab
 from lepton_compiler.rewrite.pattern import Apply, Hole, Match, Matcher, PatternBuilder
 
 Replacement = Union[Value, Sequence[Union[Value, None]], str, None]
@@ -64,8 +65,6 @@ class Rule(Rewrite):
     check: ClassVar[Callable[..., str | None]]
 
     def __init__(self) -> None:
-        from lepton_compiler.pipeline import kebab
-
         self.name = kebab(type(self).__name__)
         holes = list(inspect.signature(self.pattern).parameters)[1:]
         built = self.pattern(PatternBuilder(), *map(Hole, holes))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tvm import te
 
 from lepton_compiler.backends.tvm.lower import dense, elementwise, movement, quantize, reductions, resize
-from lepton_compiler.backends.tvm.lower.context import NATIVE_TYPES, RULES, Arg, Context, Packed
+from lepton_compiler.backends.tvm.lower.context import ELEMENTS, RULES, Arg, Body, Context, Packed
 from lepton_compiler.backends.tvm.spec import KernelSpec
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.types import TensorType
 from lepton_compiler.target import Target
 
-__all__ = ["FAMILIES", "Lowered", "Parameter", "lower", "refusal"]
+__all__ = ["FAMILIES", "Lowered", "Parameter", "lower"]
 
 FAMILIES = (dense, elementwise, movement, quantize, reductions, resize)
 """The modules whose rules are registered."""
@@ -45,14 +46,6 @@ class Lowered:
     parameters: tuple[Parameter, ...]
 
 
-def refusal(op: Op, types: tuple[TensorType, ...]) -> str | None:
-    """Why this operator cannot be lowered, or None. Only what can be told without lowering it."""
-    if op.name not in RULES:
-        return "there is no native kernel for it"
-    strange = sorted({t.dtype.name for t in types if t.dtype.name not in NATIVE_TYPES})
-    return f"there is no native arithmetic for {', '.join(strange)}" if strange else None
-
-
 def lower(spec: KernelSpec, target: Target) -> Lowered:
     """Build the `PrimFunc` of a kernel.
 
@@ -67,19 +60,33 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
     for k, value in spec.scalars:
         args[k] = Arg(spec.types[k], number=value)
     for step in spec.steps:
-        ctx.outputs = tuple(spec.types[o] for o in step.outputs)
+        kinds = tuple(spec.types[o] for o in step.outputs)
         operands = [None if i is None else args[i] for i in step.inputs]
+        for operand in operands:
+            if operand is not None:
+                operand.uses += 1
+        if step.op.name in ELEMENTS:
+            args[step.outputs[0]] = Arg(kinds[0], body=_body(step.op, kinds[0], operands))
+            continue
+        ctx.outputs = kinds
+        for operand in operands:
+            if operand is not None and operand.body is not None:
+                ctx.tensor(operand)
         results = RULES[step.op.name](ctx, step.op, *operands)
-        for number, tensor in zip(step.outputs, results, strict=False):
-            args[number] = Arg(spec.types[number], tensor)
+        for number, kind, tensor in zip(step.outputs, kinds, results, strict=True):
+            args[number] = Arg(kind, tensor)
     outputs = [_own(args[o], ctx) for o in spec.outputs]
     return _finish(spec, ctx, args, outputs)
+
+
+def _body(op: Op, kind: TensorType, operands: Sequence[Arg | None]) -> Body:
+    return lambda index, read: ELEMENTS[op.name](op, kind, index, read, *operands)
 
 
 def _own(arg: Arg, ctx: Context) -> Any:
     """A result that is a computation of its own: neither an operand nor an intermediate that others reuse."""
     tensor = ctx.tensor(arg)
-    if isinstance(tensor.op, te.PlaceholderOp) or any(tensor is w for w in ctx.workspaces):
+    if isinstance(tensor.op, te.PlaceholderOp) or any(hash(tensor) == hash(w) for w in ctx.workspaces):
         return te.compute(tensor.shape, lambda *i: tensor(*i), "copy")
     return tensor
 
@@ -94,11 +101,12 @@ def _finish(spec: KernelSpec, ctx: Context, args: dict[int, Arg], outputs: list[
         tensors.append(tensor)
 
     for k in range(spec.inputs):
-        if args[k].tensor in used:
+        if hash(args[k].tensor) in used:
             add(Parameter("input", k, spec.types[k]), args[k].tensor)
     for packed, tensor in ctx.packed.items():
         add(Parameter("packed", packed.operand, packed.type, packed), tensor)
-    spaces = [w for w in dict.fromkeys(ctx.workspaces) if w in used and not any(w is o for o in outputs)]
+    results = {hash(o) for o in outputs}
+    spaces = [w for h, w in {hash(w): w for w in ctx.workspaces}.items() if h in used and h not in results]
     for k, tensor in enumerate(spaces):
         add(Parameter("workspace", k, TensorType(_dtype(tensor), tuple(int(d) for d in tensor.shape))), tensor)
     for k, tensor in enumerate(outputs):
@@ -113,14 +121,13 @@ def _dtype(tensor: Any) -> Any:
     return dtype(str(tensor.dtype))
 
 
-def _reachable(outputs: list[Any]) -> set[Any]:
-    seen: set[Any] = set()
+def _reachable(outputs: list[Any]) -> set[int]:
+    """Hashes of the tensors that the outputs depend on (TVM cannot compare scalar tensors for equality)."""
+    seen: set[int] = set()
     pending = list(outputs)
     while pending:
         tensor = pending.pop()
-        if tensor not in seen:
-            seen.add(tensor)
-            pending += tensor.op.input_tensors
+        if hash(tensor) not in seen:
+            seen.add(hash(tensor))
+            pending.extend(tensor.op.input_tensors)
     return seen
-
-

@@ -17,8 +17,6 @@ from lepton_compiler.target import Target
 Expr = Any
 """A `tvm.tirx.PrimExpr`; TVM carries no types."""
 
-NATIVE_TYPES = frozenset({"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"})
-
 
 @dataclass(frozen=True)
 class Packed:
@@ -30,15 +28,32 @@ class Packed:
     type: TensorType
 
 
-@dataclass(frozen=True)
+ZERO = tirx.const(0, "int32")
+Read = Callable[["Arg", Sequence[Expr]], Expr]
+Body = Callable[[Sequence[Expr], Read], Expr]
+
+
+@dataclass(eq=False)
 class Arg:
-    """An operand of a rule: a TE tensor, or a number. `operand` is the kernel operand that it is, if it is one."""
+    """A value inside a kernel: a TE tensor, a number, or an element-wise expression that is not stored anywhere.
+
+    Attributes:
+        type: static type.
+        tensor: the TE tensor, made from `body` when a rule asks for one.
+        number: the constant.
+        body: the expression of the element at an index; operands are read through the second argument.
+        operand: which kernel operand this is, if it is one.
+        constant: whether that operand is a weight.
+        uses: how many operators read it.
+    """
 
     type: TensorType
     tensor: Any = None
     number: bool | int | float | None = None
+    body: Body | None = None
     operand: int | None = None
     constant: bool = False
+    uses: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -57,10 +72,37 @@ class Arg:
 
     def at(self, index: Sequence[Expr]) -> Expr:
         """The element that numpy broadcasting puts at `index` of a shape of this rank or more."""
-        if self.number is not None:
-            return number(self.number, self.type.dtype)
+        return self[self.broadcast(index)]
+
+    def broadcast(self, index: Sequence[Expr]) -> tuple[Expr, ...]:
+        """The index of this value's element that numpy broadcasting puts at `index`."""
         offset = len(index) - len(self.shape)
-        return self.tensor(*(tirx.const(0, "int32") if d == 1 else index[offset + k] for k, d in enumerate(self.shape)))
+        return tuple(ZERO if d == 1 else index[offset + k] for k, d in enumerate(self.shape))
+
+
+def expression(arg: Arg, index: Sequence[Expr]) -> Expr:
+    """The element of an unstored value, with a name bound for each inner value that is read more than once."""
+    names: list[tuple[Any, Expr]] = []
+    known: dict[tuple[int, tuple[int, ...]], Expr] = {}
+
+    def read(a: Arg, at: Sequence[Expr]) -> Expr:
+        position = a.broadcast(at)
+        if a.body is None:
+            return a[position]
+        key = (id(a), tuple(map(id, position)))
+        if key not in known:
+            value = a.body(position, read)
+            if a.uses > 1:
+                name = tirx.Var("v", str(value.ty))
+                names.append((name, value))
+                value = name
+            known[key] = value
+        return known[key]
+
+    result = read(arg, index)
+    for name, value in reversed(names):
+        result = tirx.Let(name, value, result)
+    return result
 
 
 @dataclass
@@ -91,10 +133,11 @@ class Context:
         return self.packed[packed]
 
     def tensor(self, arg: Arg) -> Any:
-        """The operand as a TE tensor, a number spread over its shape included."""
-        if arg.tensor is not None:
-            return arg.tensor
-        return te.compute(arg.shape, lambda *i: arg[i], "fill")
+        """The value as a TE tensor: a number is spread over its shape, an expression gets a loop of its own."""
+        if arg.tensor is None:
+            read = expression if arg.body is not None else Arg.__getitem__
+            arg.tensor = te.compute(arg.shape, lambda *i: read(arg, i), "value")
+        return arg.tensor
 
     def workspace(self, *tensors: Any) -> None:
         """Let intermediate tensors live in the arena."""
@@ -102,14 +145,26 @@ class Context:
 
 
 Rule = Callable[..., list[Any]]
+Element = Callable[..., Expr]
 RULES: dict[str, Rule] = {}
+ELEMENTS: dict[str, Element] = {}
 
 
 def lowers(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule `(ctx, op, *args) -> list of TE tensors` for the operators called `names`."""
+    """Register a rule `(ctx, op, *args) -> list of TE tensors` for the operators called `names`; the args are stored."""
 
     def register(rule: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, rule))
+        return rule
+
+    return register
+
+
+def element(*names: str) -> Callable[[Element], Element]:
+    """Register a rule `(op, type, index, read, *args) -> expression` for element-wise operators."""
+
+    def register(rule: Element) -> Element:
+        ELEMENTS.update(dict.fromkeys(names, rule))
         return rule
 
     return register

@@ -3,133 +3,128 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import tirx
 
-from lepton_compiler.backends.tvm import vecmath as vm
-from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, wide
+from lepton_compiler.backends.tvm.lower import scalar as sc
+from lepton_compiler.backends.tvm.lower.context import Arg, Expr, Read, element, wide
+from lepton_compiler.backends.tvm.lower.scalar import clamp, const, is_float, library, maximum, minimum, once, type_of
 from lepton_compiler.ir.op import Op
-
-
-def _const(value: float, like: Expr) -> Expr:
-    return tirx.const(value, like.dtype)
-
-
-def _is_float(x: Expr) -> bool:
-    return str(x.dtype).startswith(("float", "bfloat"))
-
-
-def _maximum(a: Expr, b: Expr) -> Expr:
-    """NaN wins, as in numpy."""
-    return tirx.Select(tirx.Or(a > b, a != a), a, b) if _is_float(a) else tirx.max(a, b)
-
-
-def _minimum(a: Expr, b: Expr) -> Expr:
-    return tirx.Select(tirx.Or(a < b, a != a), a, b) if _is_float(a) else tirx.min(a, b)
+from lepton_compiler.ir.types import TensorType
 
 
 def _relu(x: Expr) -> Expr:
-    return tirx.Select(x < _const(0, x), _const(0, x), x)
-
-
-def _clamp(x: Expr, low: Expr, high: Expr) -> Expr:
-    return tirx.Select(x < low, low, tirx.Select(x > high, high, x))
+    return once(x, lambda v: tirx.Select(v < const(0, v), const(0, v), v))
 
 
 def _div(a: Expr, b: Expr) -> Expr:
-    return a / b if _is_float(a) else tirx.truncdiv(a, b)
+    return a / b if is_float(a) else tirx.truncdiv(a, b)
 
 
 def _pow(a: Expr, b: Expr) -> Expr:
-    if isinstance(b, tirx.FloatImm | tirx.IntImm) and _is_float(a):
+    if isinstance(b, tirx.FloatImm | tirx.IntImm) and is_float(a):
         match float(b.value):
             case 1.0:
                 return a
             case 2.0:
-                return a * a
+                return once(a, lambda v: v * v)
             case 3.0:
-                return a * a * a
+                return once(a, lambda v: v * v * v)
             case 4.0:
-                return (a * a) * (a * a)
+                return once(a, lambda v: once(v * v, lambda s: s * s))
             case 0.5:
                 return tirx.sqrt(a)
             case -0.5:
-                return _const(1, a) / tirx.sqrt(a)
+                return const(1, a) / tirx.sqrt(a)
             case -1.0:
-                return _const(1, a) / a
-    if not _is_float(a):
-        return tirx.pow(a.astype("float64"), b.astype("float64")).astype(a.dtype)
-    return tirx.pow(a, b.astype(a.dtype))
+                return const(1, a) / a
+    if not is_float(a):
+        return tirx.pow(a.astype("float64"), b.astype("float64")).astype(type_of(a))
+    return tirx.pow(a, b.astype(type_of(a)))
+
+
+def _mod(op: Any, a: Expr, b: Expr) -> Expr:
+    """Remainder with the sign of the divisor, or of the dividend with `fmod`."""
+    if not is_float(a):
+        return tirx.truncmod(a, b) if op.fmod else tirx.floormod(a, b)
+    if op.fmod:
+        return library("fmod", a, b)
+
+    def signed(r: Expr, d: Expr) -> Expr:
+        return tirx.Select(tirx.And(r != const(0, r), tirx.Not(_as_number(r < const(0, r)) == _as_number(d < const(0, d)))), r + d, r)
+
+    return once(b, lambda d: once(library("fmod", a, d), lambda r: signed(r, d)))
+
+
+def _as_number(x: Expr) -> Expr:
+    """Truth values as int8: LLVM has no equality of boolean vectors in TVM's hands."""
+    return x.astype("int8") if type_of(x) == "bool" else x
 
 
 def _sign(x: Expr) -> Expr:
-    zero, one = _const(0, x), _const(1, x)
-    unsigned = str(x.dtype).startswith("uint")
-    return tirx.Select(x > zero, one, zero if unsigned else tirx.Select(x < zero, _const(-1, x), x if _is_float(x) else zero))
-
-
-def _softplus(x: Expr) -> Expr:
-    return _maximum(x, _const(0, x)) + vm.log(_const(1, x) + vm.exp(-tirx.abs(x)))
+    zero, one = const(0, x), const(1, x)
+    unsigned = type_of(x).startswith("uint")
+    return tirx.Select(x > zero, one, zero if unsigned else tirx.Select(x < zero, const(-1, x), x if is_float(x) else zero))
 
 
 def _gelu(op: Any, x: Expr) -> Expr:
-    half, one = _const(0.5, x), _const(1, x)
+    half, one = const(0.5, x), const(1, x)
     if op.approximate == "tanh":
-        inner = _const(math.sqrt(2 / math.pi), x) * (x + _const(0.044715, x) * x * x * x)
-        return half * x * (one + vm.tanh(inner))
-    return half * x * (one + vm.erf(x * _const(math.sqrt(0.5), x)))
+        inner = const(math.sqrt(2 / math.pi), x) * (x + const(0.044715, x) * x * x * x)
+        return half * x * (one + sc.tanh(inner))
+    return half * x * (one + sc.erf(x * const(math.sqrt(0.5), x)))
 
 
 UNARY: dict[str, Callable[[Any, Expr], Expr]] = {
-    "Abs": lambda op, x: x if str(x.dtype).startswith("uint") else tirx.abs(x),
-    "Acos": lambda op, x: tirx.acos(x),
-    "Acosh": lambda op, x: tirx.acosh(x),
-    "Asin": lambda op, x: tirx.asin(x),
-    "Asinh": lambda op, x: tirx.asinh(x),
-    "Atan": lambda op, x: tirx.atan(x),
-    "Atanh": lambda op, x: tirx.atanh(x),
+    "Abs": lambda op, x: x if type_of(x).startswith("uint") else tirx.abs(x),
+    "Acos": lambda op, x: library("acos", x),
+    "Acosh": lambda op, x: library("acosh", x),
+    "Asin": lambda op, x: library("asin", x),
+    "Asinh": lambda op, x: library("asinh", x),
+    "Atan": lambda op, x: library("atan", x),
+    "Atanh": lambda op, x: library("atanh", x),
     "BitwiseNot": lambda op, x: tirx.bitwise_not(x),
     "Ceil": lambda op, x: tirx.ceil(x),
-    "Cos": lambda op, x: vm.cos(x),
-    "Cosh": lambda op, x: tirx.cosh(x),
-    "Erf": lambda op, x: vm.erf(x),
-    "Exp": lambda op, x: vm.exp(x),
+    "Cos": lambda op, x: sc.cos(x),
+    "Cosh": lambda op, x: library("cosh", x),
+    "Erf": lambda op, x: sc.erf(x),
+    "Exp": lambda op, x: sc.exp(x),
     "Floor": lambda op, x: tirx.floor(x),
-    "Log": lambda op, x: vm.log(x),
+    "Log": lambda op, x: sc.log(x),
     "Neg": lambda op, x: -x,
     "Not": lambda op, x: tirx.Not(x),
-    "Reciprocal": lambda op, x: _const(1, x) / x,
+    "Reciprocal": lambda op, x: const(1, x) / x,
     "Round": lambda op, x: tirx.nearbyint(x),
-    "Sigmoid": lambda op, x: vm.sigmoid(x),
+    "Sigmoid": lambda op, x: sc.sigmoid(x),
     "Sign": lambda op, x: _sign(x),
-    "Sin": lambda op, x: vm.sin(x),
-    "Sinh": lambda op, x: tirx.sinh(x),
+    "Sin": lambda op, x: sc.sin(x),
+    "Sinh": lambda op, x: library("sinh", x),
     "Sqrt": lambda op, x: tirx.sqrt(x),
-    "Tan": lambda op, x: tirx.tan(x),
-    "Tanh": lambda op, x: vm.tanh(x),
-    "IsNaN": lambda op, x: x != x,
+    "Tan": lambda op, x: library("tan", x),
+    "Tanh": lambda op, x: sc.tanh(x),
+    "IsNaN": lambda op, x: tirx.isnan(x),
     "IsInf": lambda op, x: tirx.Or(
-        tirx.And(tirx.const(op.detect_positive, "bool"), x == _const(math.inf, x)),
-        tirx.And(tirx.const(op.detect_negative, "bool"), x == _const(-math.inf, x)),
+        tirx.And(tirx.const(op.detect_positive, "bool"), x == const(math.inf, x)),
+        tirx.And(tirx.const(op.detect_negative, "bool"), x == const(-math.inf, x)),
     ),
     "Relu": lambda op, x: _relu(x),
-    "Celu": lambda op, x: _maximum(x, _const(0, x)) + _minimum(_const(0, x), _const(op.alpha, x) * (vm.exp(x / _const(op.alpha, x)) - _const(1, x))),
-    "Elu": lambda op, x: tirx.Select(x < _const(0, x), _const(op.alpha, x) * (vm.exp(x) - _const(1, x)), x),
+    "Celu": lambda op, x: maximum(x, const(0, x)) + minimum(const(0, x), const(op.alpha, x) * (sc.exp(x / const(op.alpha, x)) - const(1, x))),
+    "Elu": lambda op, x: tirx.Select(x < const(0, x), const(op.alpha, x) * (sc.exp(x) - const(1, x)), x),
     "Gelu": _gelu,
-    "HardSigmoid": lambda op, x: _clamp(_const(op.alpha, x) * x + _const(op.beta, x), _const(0, x), _const(1, x)),
-    "HardSwish": lambda op, x: x * _clamp(x * _const(1 / 6, x) + _const(0.5, x), _const(0, x), _const(1, x)),
-    "LeakyRelu": lambda op, x: tirx.Select(x < _const(0, x), x * _const(op.alpha, x), x),
-    "Mish": lambda op, x: x * vm.tanh(_softplus(x)),
-    "Selu": lambda op, x: _const(op.gamma, x) * tirx.Select(x <= _const(0, x), _const(op.alpha, x) * (vm.exp(x) - _const(1, x)), x),
+    "HardSigmoid": lambda op, x: clamp(const(op.alpha, x) * x + const(op.beta, x), const(0, x), const(1, x)),
+    "HardSwish": lambda op, x: x * clamp(x * const(1 / 6, x) + const(0.5, x), const(0, x), const(1, x)),
+    "LeakyRelu": lambda op, x: tirx.Select(x < const(0, x), x * const(op.alpha, x), x),
+    "Mish": lambda op, x: x * sc.tanh(sc.softplus(x)),
+    "Selu": lambda op, x: const(op.gamma, x) * tirx.Select(x <= const(0, x), const(op.alpha, x) * (sc.exp(x) - const(1, x)), x),
     "Shrink": lambda op, x: tirx.Select(
-        x < _const(-op.lambd, x), x + _const(op.bias, x), tirx.Select(x > _const(op.lambd, x), x - _const(op.bias, x), _const(0, x))
+        x < const(-op.lambd, x), x + const(op.bias, x), tirx.Select(x > const(op.lambd, x), x - const(op.bias, x), const(0, x))
     ),
-    "Softplus": lambda op, x: _softplus(x),
-    "Softsign": lambda op, x: x / (_const(1, x) + tirx.abs(x)),
-    "Swish": lambda op, x: x * vm.sigmoid(x if op.alpha == 1.0 else _const(op.alpha, x) * x),
-    "ThresholdedRelu": lambda op, x: tirx.Select(x > _const(op.alpha, x), x, _const(0, x)),
+    "Softplus": lambda op, x: sc.softplus(x),
+    "Softsign": lambda op, x: x / (const(1, x) + tirx.abs(x)),
+    "Swish": lambda op, x: x * sc.sigmoid(x if op.alpha == 1.0 else const(op.alpha, x) * x),
+    "ThresholdedRelu": lambda op, x: tirx.Select(x > const(op.alpha, x), x, const(0, x)),
 }
 
 BINARY: dict[str, Callable[[Any, Expr, Expr], Expr]] = {
@@ -138,11 +133,11 @@ BINARY: dict[str, Callable[[Any, Expr, Expr], Expr]] = {
     "Mul": lambda op, a, b: a * b,
     "Div": lambda op, a, b: _div(a, b),
     "Pow": lambda op, a, b: _pow(a, b),
-    "Mod": lambda op, a, b: (tirx.fmod(a, b) if _is_float(a) else tirx.truncmod(a, b)) if op.fmod else tirx.floormod(a, b),
+    "Mod": lambda op, a, b: _mod(op, a, b),
     "And": lambda op, a, b: tirx.And(a, b),
     "Or": lambda op, a, b: tirx.Or(a, b),
-    "Xor": lambda op, a, b: a != b,
-    "Equal": lambda op, a, b: a == b,
+    "Xor": lambda op, a, b: _as_number(a) != _as_number(b),
+    "Equal": lambda op, a, b: _as_number(a) == _as_number(b),
     "Greater": lambda op, a, b: a > b,
     "GreaterOrEqual": lambda op, a, b: a >= b,
     "Less": lambda op, a, b: a < b,
@@ -151,96 +146,79 @@ BINARY: dict[str, Callable[[Any, Expr, Expr], Expr]] = {
     "BitwiseOr": lambda op, a, b: tirx.bitwise_or(a, b),
     "BitwiseXor": lambda op, a, b: tirx.bitwise_xor(a, b),
     "BitShift": lambda op, a, b: tirx.shift_left(a, b) if op.direction == "LEFT" else tirx.shift_right(a, b),
-    "Max": lambda op, a, b: _maximum(a, b),
-    "Min": lambda op, a, b: _minimum(a, b),
+    "Max": lambda op, a, b: maximum(a, b),
+    "Min": lambda op, a, b: minimum(a, b),
     "Sum": lambda op, a, b: a + b,
-    "PRelu": lambda op, a, b: tirx.Select(a < _const(0, a), a * b, a),
+    "PRelu": lambda op, a, b: once(a, lambda v: tirx.Select(v < const(0, v), v * b, v)),
 }
 
-TRUTH = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor", "Not", "IsNaN", "IsInf"})
 
-
-@lowers(*UNARY)
-def lower_unary(ctx: Context, op: Op, x: Arg) -> list[Any]:
+@element(*UNARY)
+def unary(op: Op, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg) -> Expr:
     """Functions of one element; float16 is computed in float32."""
-    function = UNARY[op.name]
-    narrow = x.dtype != wide(x.dtype)
-
-    def body(*i: Expr) -> Expr:
-        result = function(op, x[i].astype(wide(x.dtype)) if narrow else x[i])
-        return result.astype(x.dtype) if narrow and op.name not in TRUTH else result
-
-    return [compute(x.shape, body, op.name.lower())]
+    value = read(x, index)
+    result = once(value if x.dtype == wide(x.dtype) else value.astype(wide(x.dtype)), lambda v: UNARY[op.name](op, v))
+    return result if type_of(result) == kind.dtype.name else result.astype(kind.dtype.name)
 
 
-@lowers(*BINARY)
-def lower_binary(ctx: Context, op: Op, *args: Arg) -> list[Any]:
+@element(*BINARY)
+def binary(op: Op, kind: TensorType, index: Sequence[Expr], read: Read, *args: Arg) -> Expr:
     """Functions of two elements, folded over the operands of variadic operators."""
-    function, dtype = BINARY[op.name], args[0].dtype
-    narrow = dtype != wide(dtype)
-
-    def body(*i: Expr) -> Expr:
-        operands = [a.at(i).astype(wide(a.dtype)) if narrow else a.at(i) for a in args]
-        result = operands[0]
-        for operand in operands[1:]:
-            result = function(op, result, operand)
-        return result.astype(dtype) if narrow and op.name not in TRUTH else result
-
-    return [compute(ctx.outputs[0].static_shape, body, op.name.lower())]
+    operands = [read(a, index) if a.dtype == wide(a.dtype) else read(a, index).astype(wide(a.dtype)) for a in args]
+    result = operands[0]
+    for operand in operands[1:]:
+        result = BINARY[op.name](op, result, operand)
+    return result if type_of(result) == kind.dtype.name else result.astype(kind.dtype.name)
 
 
-@lowers("Clip")
-def lower_clip(ctx: Context, op: Op, x: Arg, low: Arg | None = None, high: Arg | None = None) -> list[Any]:
+@element("Clip")
+def clip(op: Op, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg, low: Arg | None = None, high: Arg | None = None) -> Expr:
     """Limits are scalars; NaN stays NaN."""
 
-    def body(*i: Expr) -> Expr:
-        value = x[i]
-        if low is not None:
-            value = tirx.Select(value < low.at(i), low.at(i), value)
-        return value if high is None else tirx.Select(value > high.at(i), high.at(i), value)
+    def above(v: Expr) -> Expr:
+        return v if low is None else tirx.Select(v < read(low, index), read(low, index), v)
 
-    return [compute(x.shape, body, "clip")]
+    def below(v: Expr) -> Expr:
+        return v if high is None else tirx.Select(v > read(high, index), read(high, index), v)
+
+    return once(read(x, index), lambda v: once(above(v), below))
 
 
-@lowers("Where")
-def lower_where(ctx: Context, op: Op, condition: Arg, x: Arg, y: Arg) -> list[Any]:
+@element("Where")
+def where(op: Op, kind: TensorType, index: Sequence[Expr], read: Read, condition: Arg, x: Arg, y: Arg) -> Expr:
     """Both sides are read; the choice is a vector select."""
-    return [compute(ctx.outputs[0].static_shape, lambda *i: tirx.Select(condition.at(i), x.at(i), y.at(i)), "where")]
+    return tirx.Select(read(condition, index), read(x, index), read(y, index))
 
 
-@lowers("Mean")
-def lower_mean(ctx: Context, op: Op, *args: Arg) -> list[Any]:
+@element("Mean")
+def mean(op: Op, kind: TensorType, index: Sequence[Expr], read: Read, *args: Arg) -> Expr:
     """Sum divided by the number of operands."""
-    total = Arg(ctx.outputs[0], lower_binary(ctx, _SUM, *args)[0])
-    return [compute(total.shape, lambda *i: total[i] / tirx.const(len(args), total.dtype), "mean")]
+    operands = [read(a, index).astype(wide(a.dtype)) for a in args]
+    total = operands[0]
+    for operand in operands[1:]:
+        total = total + operand
+    return (total / const(len(args), total)).astype(kind.dtype.name)
 
 
-class _Sum:
-    name = "Sum"
-
-
-_SUM: Any = _Sum()
-
-
-@lowers("Cast")
-def lower_cast(ctx: Context, op: Any, x: Arg) -> list[Any]:
+@element("Cast")
+def cast(op: Any, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg) -> Expr:
     """Numeric conversion; to bool is a test for non-zero."""
-    return [compute(x.shape, lambda *i: convert(x[i], op.to.name), "cast")]
+    return convert(read(x, index), op.to.name)
 
 
-@lowers("BitCast")
-def lower_bitcast(ctx: Context, op: Any, x: Arg) -> list[Any]:
+@element("BitCast")
+def bit_cast(op: Any, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg) -> Expr:
     """The same bits as another type of the same width."""
-    return [compute(x.shape, lambda *i: tirx.reinterpret(op.to.name, x[i]), "bitcast")]
+    return tirx.reinterpret(op.to.name, read(x, index))
 
 
 def convert(x: Expr, to: str) -> Expr:
     """`x` as type `to`; floats go to narrow integers through int32, as numpy and ONNX Runtime do on x86."""
-    if str(x.dtype) == to:
+    if type_of(x) == to:
         return x
     if to == "bool":
-        return x != tirx.const(0, x.dtype)
-    if _is_float(x) and to in ("int8", "uint8", "int16", "uint16"):
+        return x != tirx.const(0, type_of(x))
+    if is_float(x) and to in ("int8", "uint8", "int16", "uint16"):
         return x.astype("int32").astype(to)
     return x.astype(to)
 

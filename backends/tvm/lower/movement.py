@@ -246,12 +246,6 @@ def lower_reverse_sequence(ctx: Context, op: Any, x: Arg, lengths: Arg) -> list[
     return [compute(x.shape, body, "reverse_sequence")]
 
 
-@lowers("Compress")
-def lower_compress(ctx: Context, op: Any, x: Arg, condition: Arg) -> list[Any]:
-    """The result's size depends on the data."""
-    raise unsupported(op, "the size of the result depends on the data")
-
-
 @lowers("DepthToSpace")
 def lower_depth_to_space(ctx: Context, op: Any, x: Arg) -> list[Any]:
     """Channels to blocks of pixels, NCHW."""

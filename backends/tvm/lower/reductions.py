@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import te, tirx
 
-from lepton_compiler.backends.tvm import vecmath as vm
+from lepton_compiler.backends.tvm.lower import scalar as sc
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number, wide
 from lepton_compiler.ir.op import Op
 
@@ -59,7 +59,7 @@ def lower_reduce(ctx: Context, op: Any, x: Arg) -> list[Any]:
 def _narrow(ctx: Context, tensor: Any, dtype: str) -> Any:
     if str(tensor.dtype) == dtype:
         return tensor
-    if tensor not in ctx.workspaces and isinstance(tensor.op, te.ComputeOp) and len(tensor.op.reduce_axis):
+    if all(hash(tensor) != hash(w) for w in ctx.workspaces) and isinstance(tensor.op, te.ComputeOp) and len(tensor.op.reduce_axis):
         ctx.workspace(tensor)
     return compute(tensor.shape, lambda *i: tensor(*i).astype(dtype), "narrow")
 
@@ -104,11 +104,11 @@ def lower_softmax(ctx: Context, op: Any, x: Arg) -> list[Any]:
     def at(index: Sequence[Expr]) -> list[Expr]:
         return [tirx.const(0, "int32") if a == axis else k for a, k in enumerate(index)]
 
-    shifted = compute(x.shape, lambda *i: vm.exp(x[i].astype(kind) - top(*at(i))), "softmax_exp")
+    shifted = compute(x.shape, lambda *i: sc.exp(x[i].astype(kind) - top(*at(i))), "softmax_exp")
     total = reduce(lambda i: shifted(*i), x.shape, [axis], True, te.sum, "softmax_sum")
     ctx.workspace(top, total)
     if op.name == "LogSoftmax":
-        return [compute(x.shape, lambda *i: (x[i].astype(kind) - top(*at(i)) - vm.log(total(*at(i)))).astype(x.dtype), "log_softmax")]
+        return [compute(x.shape, lambda *i: (x[i].astype(kind) - top(*at(i)) - sc.log(total(*at(i)))).astype(x.dtype), "log_softmax")]
     ctx.workspace(shifted)
     return [compute(x.shape, lambda *i: (shifted(*i) / total(*at(i))).astype(x.dtype), "softmax")]
 

@@ -38,7 +38,7 @@ def lower_resize(ctx: Context, op: Any, x: Arg) -> list[Any]:
 
     def body(*i: Expr) -> Expr:
         value = gather(0, [], i)
-        if str(value.dtype) == x.dtype:
+        if str(value.ty) == x.dtype:
             return value
         return (value if x.dtype == "float16" else tirx.nearbyint(value)).astype(x.dtype)
 

@@ -1,7 +1,7 @@
 """Schedules: from a `PrimFunc` as TE made it to loops that are tiled, vectorised, unrolled and parallel.
 
-`schedule` looks for the blocks that compute definitions marked (see `kinds`), hands each to its template, and
-schedules whatever is left generically.
+`schedule` inlines what can be inlined, hands the blocks that compute definitions marked (see `kinds`) to their
+templates, and chooses by structure for the rest: chains of blocks that share rows, reductions, element-wise blocks.
 """
 
 from __future__ import annotations
@@ -11,8 +11,13 @@ from typing import Any
 import tvm
 from tvm import s_tir
 
-from lepton_compiler.backends.tvm.schedules import elementwise, kinds, tile
-from lepton_compiler.backends.tvm.schedules.loops import is_reduction
+from lepton_compiler.backends.tvm.schedules.elementwise import schedule_elementwise
+from lepton_compiler.backends.tvm.schedules.epilogue import canonical_epilogue, separate_heavy
+from lepton_compiler.backends.tvm.schedules.kinds import KIND, TILE
+from lepton_compiler.backends.tvm.schedules.lanes import schedule_lanes
+from lepton_compiler.backends.tvm.schedules.loops import is_reduction, reduces_last_axis, writes_parameter
+from lepton_compiler.backends.tvm.schedules.rows import schedule_rows, shared_rows
+from lepton_compiler.backends.tvm.schedules.tile import schedule_tile
 from lepton_compiler.backends.tvm.schedules.tiling import n_block, oc_block
 from lepton_compiler.target import Target
 
@@ -21,34 +26,63 @@ __all__ = ["n_block", "oc_block", "schedule"]
 
 def schedule(func: Any, target: Target) -> Any:
     """Schedule a `PrimFunc` from `te.create_prim_func` for `target`; returns the scheduled `PrimFunc`."""
-    sch = s_tir.Schedule(tvm.IRModule({"main": func}), debug_mask="none", error_render_level="detail")
-    outputs = {p.name for p in func.params}
-    names = [sch.get(b).name_hint for b in sch.get_child_blocks(sch.get_sblock("root"))]
-    done: set[str] = set()
-    anchors = [name for name in names if kinds.KIND in sch.get(sch.get_sblock(name)).annotations]
+    sch = _schedule_of(tvm.IRModule({"main": func}))
+    anchors = {name: _kind(sch, name) for name in _blocks(sch) if _kind(sch, name)}
+    _inline(sch, set(anchors))
+    epilogues: dict[str, list[str]] = {}
+    for name in [name for name in _blocks(sch) if name in anchors or _keeps_last_axis(sch, name)]:
+        lane = int(sch.get(sch.get_sblock(name)).writes[0].source.shape[-1]) if anchors.get(name) == TILE else None
+        epilogues[name] = separate_heavy(sch, name, canonical_epilogue(sch, name, lane))
+    sch = _schedule_of(tvm.ir.transform.Sequential([s_tir.transform.ConvertSSA(), s_tir.transform.StmtSimplify()])(sch.mod))
+    names = _blocks(sch)
+    shared = shared_rows(sch, names) if not anchors and len(names) > 1 else 0
+    if shared:
+        schedule_rows(sch, names, shared, target)
+        return sch.mod["main"]
+    taken = {follower for followers in epilogues.values() for follower in followers}
     for name in names:
-        block = sch.get(sch.get_sblock(name))
-        if name not in anchors and block.writes[0].source.name not in outputs and not is_reduction(sch, name):
-            if not any(sch.get(p).name_hint in anchors for p in _ancestors(sch, name)):
-                sch.compute_inline(name)
-                done.add(name)
-    epilogues = {name: tile.canonical_epilogue(sch, name) for name in anchors}
-    sch = s_tir.Schedule(s_tir.transform.StmtSimplify()(sch.mod), debug_mask="none", error_render_level="detail")
-    for name, epilogue in epilogues.items():
-        tile.schedule_tile(sch, name, epilogue, target, parallel=len(anchors) == 1)
-        done.update([name, *epilogue])
-    left = [sch.get(b).name_hint for b in sch.get_child_blocks(sch.get_sblock("root"))]
-    for name in left:
-        if name not in done and name in names:
-            elementwise.schedule_block(sch, name, target)
+        if name in epilogues:
+            template = schedule_tile if anchors.get(name) == TILE else schedule_lanes
+            template(sch, name, epilogues[name], target, parallel=len(names) == 1 + len(taken))
+        elif name not in taken and is_reduction(sch, name):
+            schedule_rows(sch, [name], shared_rows(sch, [name]), target)
+        elif name not in taken:
+            schedule_elementwise(sch, name, target)
     return sch.mod["main"]
 
 
-def _ancestors(sch: Any, name: str) -> list[Any]:
-    found: list[Any] = []
+def _schedule_of(module: Any) -> Any:
+    return s_tir.Schedule(module, debug_mask="none", error_render_level="detail")
+
+
+def _blocks(sch: Any) -> list[str]:
+    return [sch.get(b).name_hint for b in sch.get_child_blocks(sch.get_sblock("root"))]
+
+
+def _kind(sch: Any, name: str) -> str:
+    return str(sch.get(sch.get_sblock(name)).annotations.get(KIND, ""))
+
+
+def _keeps_last_axis(sch: Any, name: str) -> bool:
+    """Whether the block is a reduction with a single result that is vectorised over an axis that it keeps."""
+    writes = sch.get(sch.get_sblock(name)).writes
+    return is_reduction(sch, name) and len(writes) == 1 and len(writes[0].source.shape) > 0 and not reduces_last_axis(sch, name)
+
+
+def _inline(sch: Any, anchors: set[str]) -> None:
+    """Inline the element-wise stages that are neither results nor follow an anchor, which inlines its own epilogue."""
+    for name in _blocks(sch):
+        if name in anchors or writes_parameter(sch, name) or is_reduction(sch, name):
+            continue
+        if not _follows(sch, name, anchors):
+            sch.compute_inline(name)
+
+
+def _follows(sch: Any, name: str, anchors: set[str]) -> bool:
     pending = list(sch.get_producers(name))
     while pending:
         block = pending.pop()
-        found.append(block)
+        if sch.get(block).name_hint in anchors:
+            return True
         pending += sch.get_producers(block)
-    return found
+    return False

@@ -1,86 +1,51 @@
-"""The generic schedule: any block that no template claims."""
+"""The generic schedule of a block without reduction: copies, transpositions, gathers, arithmetic."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from tvm import tirx
+from tvm.tirx.analysis import undefined_vars
 
-from lepton_compiler.backends.tvm.schedules.loops import element_bits, extent_of, is_reduction, partition, split_loops, vectorize
+from lepton_compiler.backends.tvm.schedules.loops import element_bits, parallelize, vectorize, work_of
 from lepton_compiler.target import Target
 
-PARALLEL_WORK = 32 << 10
-"""Elements below which a loop is not worth handing to several threads."""
 
-
-def schedule_block(sch: Any, name: str, target: Target) -> None:
-    """Vectorise the innermost axis of the block `name`, with an exact tail, and run the outermost in parallel if that pays."""
-    if not sch.get_loops(name):
-        return
-    if is_reduction(sch, name):
-        _reduction(sch, name, target)
-        return
+def schedule_elementwise(sch: Any, name: str, target: Target) -> None:
+    """Vectorise the innermost axes of the block `name`, with an exact tail, and run the outer ones in parallel if that pays."""
     loops = sch.get_loops(name)
-    work = math.prod(extent_of(sch, loop) for loop in loops)
-    if len(loops) > 1:
-        loops = [sch.fuse(*loops)] if _is_pointwise(sch, name) else loops
-    vectorize(sch, loops[-1], target.lanes(element_bits(sch, name)))
-    _parallel(sch, name, work)
+    if not loops:
+        return
+    work, flat = work_of(sch, name), contiguous_axes(sch, name)
+    outer, inner = loops[: len(loops) - flat], loops[len(loops) - flat :]
+    vectorize(sch, sch.fuse(*inner) if flat > 1 else inner[0], target.lanes(element_bits(sch, name)))
+    first = sch.get_loops(name)[0]
+    if sch.get(first).kind == tirx.ForKind.SERIAL:
+        parallelize(sch, outer or [first], work)
 
 
-def _parallel(sch: Any, name: str, work: int) -> None:
-    """Fuse the outer loops, down to the first that is not plain, and run them in parallel."""
-    outer = []
-    for loop in sch.get_loops(name):
-        stmt = sch.get(loop)
-        if stmt.kind != tirx.ForKind.SERIAL or stmt.annotations:
-            break
-        outer.append(loop)
-    extents = [extent_of(sch, loop) for loop in outer]
-    if work >= PARALLEL_WORK and math.prod(extents) > 1:
-        sch.parallel(outer[0] if extents[0] >= 64 or len(outer) == 1 else sch.fuse(*outer))
-
-
-def _reduction(sch: Any, name: str, target: Target) -> None:
-    """Spatial loops outside, except the innermost, which is vectorised inside the reduction."""
-    spatial, reduced = split_loops(sch, name)
-    loops = sch.get_loops(name)
-    work = math.prod(extent_of(sch, loop) for loop in loops)
-    inner = []
-    if spatial and extent_of(sch, spatial[-1]) > 1:
-        lanes = target.lanes(element_bits(sch, name))
-        last = spatial.pop()
-        if extent_of(sch, last) > lanes:
-            chunk, last = sch.split(last, [None, lanes])
-            spatial.append(chunk)
-            partition(sch, chunk, last)
-        inner = [last]
-    sch.reorder(*spatial, *reduced, *inner)
-    if spatial:
-        _parallel(sch, name, work)
-    for loop in inner:
-        sch.vectorize(loop)
-    sch.decompose_reduction(name, reduced[0])
-
-
-def _is_pointwise(sch: Any, name: str) -> bool:
-    """Whether every buffer that the block touches is accessed at the block's own index, or is a single element."""
+def contiguous_axes(sch: Any, name: str) -> int:
+    """How many innermost axes of the block can be one loop: each buffer is indexed by all of them in order, or by none."""
     stmt = sch.get(sch.get_sblock(name))
-    shape = [int(iv.dom.extent) for iv in stmt.iter_vars]
-    variables = [iv.var for iv in stmt.iter_vars]
-    for access in [*stmt.reads, *stmt.writes]:
-        extents = [int(e) for e in access.source.shape]
-        if all(e == 1 for e in extents):
-            continue
-        if extents != shape or not all(_is_point(r, v) for r, v in zip(access.region, variables, strict=True)):
-            return False
-    return True
+    axes = stmt.iter_vars
+    accesses = [a for a in [*stmt.reads, *stmt.writes] if len(a.region)]
+    fitting = 1
+    while fitting < len(axes) and all(_covers(access, axes[-fitting - 1 :]) for access in accesses):
+        fitting += 1
+    return fitting
 
 
-def _is_point(region: Any, variable: Any) -> bool:
-    return bool(region.min.same_as(variable)) and int(region.extent) == 1 if _is_int(region.extent) else False
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, tirx.IntImm)
+def _covers(access: Any, axes: Any) -> bool:
+    """Whether the last indices of `access` are just `axes`, whole, or none of its indices depends on them."""
+    indices = [r.min for r in access.region]
+    used = [var for r in access.region for e in (r.min, r.extent) for var in undefined_vars(e)]
+    if not any(var.same_as(iv.var) for var in used for iv in axes):
+        return True
+    extents = [int(e) for e in access.source.shape]
+    if len(indices) < len(axes) or any(not isinstance(r.extent, tirx.IntImm) or int(r.extent) != 1 for r in access.region):
+        return False
+    outer = [var for index in indices[: len(indices) - len(axes)] for var in undefined_vars(index)]
+    if any(var.same_as(iv.var) for var in outer for iv in axes):
+        return False
+    tail = zip(indices[-len(axes) :], extents[-len(axes) :], axes, strict=True)
+    return all(int(iv.dom.extent) == extent and (extent == 1 or index.same_as(iv.var)) for index, extent, iv in tail)

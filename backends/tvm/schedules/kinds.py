@@ -12,3 +12,6 @@ DEPTHWISE = "depthwise"
 
 ROWS_INSIDE = "lepton.rows_inside"
 """[i, r, stride, dilation, pad, extent]: the update does nothing unless 0 <= i * stride + r * dilation - pad < extent."""
+
+COPY = "lepton.copy"
+"""The block copies a register tile, without arithmetic."""

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
+from tvm.tirx.analysis import undefined_vars
 
 PARTITION = "pragma_loop_partition_hint"
 """Makes TVM's `LoopPartition` peel the iterations in which a condition on the loop can fail."""
+
+PARALLEL_CHUNKS = 64
+"""Iterations that are enough to share among threads."""
+
+PARALLEL_WORK = 32 << 10
+"""Elements below which a loop is not worth handing to several threads."""
+
+
+@dataclass(frozen=True)
+class Nest:
+    """The loops of a block that has not been scheduled, outermost first."""
+
+    spatial: list[Any]
+    reduced: list[Any]
+
+    @staticmethod
+    def of(sch: Any, name: str) -> Nest:
+        """The loops of the block `name`, by what they bind."""
+        kinds = [iv.iter_type for iv in sch.get(sch.get_sblock(name)).iter_vars]
+        pairs = list(zip(sch.get_loops(name), kinds, strict=True))
+        return Nest([at for at, kind in pairs if kind == tirx.IterVar.DataPar], [at for at, kind in pairs if kind != tirx.IterVar.DataPar])
 
 
 def extent_of(sch: Any, loop: Any) -> int:
@@ -15,17 +39,34 @@ def extent_of(sch: Any, loop: Any) -> int:
     return int(sch.get(loop).extent)
 
 
+def loops_inside(sch: Any, name: str, loop: Any) -> list[Any]:
+    """The loops around the block `name` that are inside `loop`."""
+    loops = sch.get_loops(name)
+    variable = sch.get(loop).loop_var
+    return list(loops[1 + next(k for k, at in enumerate(loops) if sch.get(at).loop_var.same_as(variable)) :])
+
+
+def work_of(sch: Any, name: str) -> int:
+    """How many times the body of the block `name` runs."""
+    return math.prod(int(iv.dom.extent) for iv in sch.get(sch.get_sblock(name)).iter_vars)
+
+
 def is_reduction(sch: Any, name: str) -> bool:
     """Whether the block `name` has reduction axes."""
     return any(iv.iter_type == tirx.IterVar.CommReduce for iv in sch.get(sch.get_sblock(name)).iter_vars)
 
 
-def split_loops(sch: Any, name: str) -> tuple[list[Any], list[Any]]:
-    """The (spatial, reduction) loops of an unscheduled block."""
-    kinds = [iv.iter_type for iv in sch.get(sch.get_sblock(name)).iter_vars]
-    loops = sch.get_loops(name)
-    pairs = list(zip(loops, kinds, strict=True))
-    return [at for at, kind in pairs if kind == tirx.IterVar.DataPar], [at for at, kind in pairs if kind != tirx.IterVar.DataPar]
+def reduces_last_axis(sch: Any, name: str) -> bool:
+    """Whether the innermost axis of what the reduction `name` reads is one that it reduces over."""
+    block = sch.get(sch.get_sblock(name))
+    reduced = [iv.var for iv in block.iter_vars if iv.iter_type == tirx.IterVar.CommReduce]
+    written = {access.source.name for access in block.writes}
+    sizes = [(math.prod(int(e) for e in a.source.shape), a) for a in block.reads if a.source.name not in written and len(a.region)]
+    if not sizes:
+        return True
+    largest = max(sizes, key=lambda pair: pair[0])[1]
+    used = undefined_vars(largest.region[-1].min)
+    return any(var.same_as(other) for var in used for other in reduced)
 
 
 def partition(sch: Any, *loops: Any) -> None:
@@ -37,13 +78,31 @@ def partition(sch: Any, *loops: Any) -> None:
 def vectorize(sch: Any, loop: Any, lanes: int) -> None:
     """`loop` of any extent as whole vectors followed by one shorter vector."""
     extent = extent_of(sch, loop)
-    if extent <= lanes:
+    if extent > lanes:
+        outer, loop = sch.split(loop, [None, lanes])
+        if extent % lanes:
+            partition(sch, outer)
+        if extent % lanes > 1:
+            partition(sch, loop)
+    if extent > 1:
         sch.vectorize(loop)
+
+
+def parallelize(sch: Any, loops: list[Any], work: int) -> None:
+    """Run `loops`, the outermost ones and all spatial, in parallel, where `work` makes it worth while."""
+    extents = [extent_of(sch, loop) for loop in loops]
+    if work < PARALLEL_WORK or math.prod(extents) == 1:
         return
-    outer, vector = sch.split(loop, [None, lanes])
-    if extent % lanes:
-        partition(sch, outer, vector)
-    sch.vectorize(vector)
+    wide = extents[0] >= PARALLEL_CHUNKS or len(loops) == 1 or PARTITION in sch.get(loops[1]).annotations
+    if extents[0] > 1 or not wide:
+        set_parallel(sch, loops[0] if wide else sch.fuse(*[at for at in loops if PARTITION not in sch.get(at).annotations]))
+
+
+def set_parallel(sch: Any, loop: Any) -> None:
+    """Mark a loop whose iterations are independent: `Schedule.parallel` cannot tell once an accumulation was decomposed."""
+    stmt = sch.get(loop)
+    marked = tirx.For(stmt.loop_var, stmt.min, stmt.extent, tirx.ForKind.PARALLEL, stmt.body, annotations=stmt.annotations)
+    sch.state.replace(sch.get_sref(loop), marked)
 
 
 def element_bits(sch: Any, name: str) -> int:
@@ -56,3 +115,9 @@ def bits_of(dtype: Any) -> int:
     """Bits in memory of an element: `bool` takes a byte."""
     digits = "".join(character for character in str(dtype) if character.isdigit())
     return max(8, int(digits or 8))
+
+
+def writes_parameter(sch: Any, name: str) -> bool:
+    """Whether the block `name` writes a parameter of the function, not an intermediate buffer."""
+    written = {access.source.name for access in sch.get(sch.get_sblock(name)).writes}
+    return bool(written & {p.name for p in sch.mod["main"].params})

@@ -67,6 +67,21 @@ def row_block(rows: int, row_bytes: int, weight_bytes: int, target: Target) -> i
     return max(1, min(rows, budget // max(1, row_bytes)))
 
 
+def blocked_pixel_tile(extent: int, most: int, vectors: int, target: Target) -> tuple[int, int]:
+    """(pixels per register tile, tiles per cache block) for rows of `extent` pixels of which `most` fit the cache.
+
+    Blocks divide the extent, or there is only one: a partial tile in the last of several blocks would put a condition in all.
+    """
+    pixels = pixel_tile(extent, vectors, target)
+    if most < extent and extent % pixels:
+        exact = max(p for p in range(1, max_pixels(vectors, target) + 1) if extent % p == 0)
+        pixels = exact if exact * vectors >= LATENCY_CHAINS else pixels
+    tiles = -(-extent // pixels)
+    if most >= extent or extent % pixels:
+        return pixels, tiles
+    return pixels, max(d for d in range(1, max(1, most // pixels) + 1) if tiles % d == 0)
+
+
 def even_blocks(extent: int, most: int) -> int:
     """Block size of at most `most`: a divisor of `extent` if that costs less than half of the size, else evenly filled blocks."""
     most = max(1, min(extent, most))

@@ -58,7 +58,10 @@ class Binding:
         known = {*self._symbols, *self._symbols.values()}
         unknown = sorted(name for name in self._unused if name not in known)
         if unknown:
-            raise UsageError(f"the model has no dimension {', '.join(map(repr, unknown))}", hint=f"its dimensions are {', '.join(sorted(self._symbols)) or 'all fixed'}")
+            raise UsageError(
+                f"the model has no dimension {', '.join(map(repr, unknown))}",
+                hint=f"its dimensions are {', '.join(sorted(self._symbols)) or 'all fixed'}",
+            )
 
     def resolve(self, formal: onnx.ValueInfoProto) -> TensorType | Tensor:
         """The type of a graph input, or the constant that the caller gives for it.
@@ -113,7 +116,10 @@ class Binding:
         declared = [self._declared(formal.name, axis, dim) for axis, dim in enumerate(proto.shape.dim)]
         if given is None:
             return tuple(declared)
-        return tuple(d if isinstance(d, int) else _given_dim(g, f"{formal.name}_{i}", self, d) for i, (d, g) in enumerate(zip(declared, given, strict=True)))
+        return tuple(
+            d if isinstance(d, int) else _given_dim(g, f"{formal.name}_{i}", self, d)
+            for i, (d, g) in enumerate(zip(declared, given, strict=True))
+        )
 
     def _declared(self, name: str, axis: int, dim: Any) -> Dim:
         fallback = f"{name}_{axis}"
@@ -126,7 +132,9 @@ class Binding:
         if not proto.HasField("shape"):
             return
         declared = [d.dim_value if d.WhichOneof("value") == "dim_value" and d.dim_value >= 0 else None for d in proto.shape.dim]
-        fits = len(declared) == len(given) and all(d is None or not isinstance(g, int) or d == g for d, g in zip(declared, given, strict=True))
+        fits = len(declared) == len(given) and all(
+            d is None or not isinstance(g, int) or d == g for d, g in zip(declared, given, strict=True)
+        )
         if not fits:
             shown = ", ".join(str(d if d is not None else p.dim_param or "?") for d, p in zip(declared, proto.shape.dim, strict=True))
             raise UsageError(f"the model declares shape [{shown}], which {list(given)} does not fit")

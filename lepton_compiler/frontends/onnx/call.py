@@ -40,7 +40,9 @@ class Call:
         graph: where nodes go.
     """
 
-    def __init__(self, importer: Importer, scope: Scope, proto: onnx.NodeProto, version: int, inputs: Sequence[Value | None], loc: Loc) -> None:
+    def __init__(
+        self, importer: Importer, scope: Scope, proto: onnx.NodeProto, version: int, inputs: Sequence[Value | None], loc: Loc
+    ) -> None:
         self.importer, self.scope, self.proto, self.version, self.loc = importer, scope, proto, version, loc
         self.inputs, self.graph = list(inputs), scope.graph
         self._attributes = {a.name: a for a in proto.attribute}
@@ -50,7 +52,7 @@ class Call:
     @property
     def op_type(self) -> str:
         """The ONNX operator."""
-        return self.proto.op_type
+        return str(self.proto.op_type)
 
     @property
     def output_count(self) -> int:
@@ -197,7 +199,9 @@ class Call:
         if any(c is None or not all(isinstance(d, (int, np.integer, bool, np.bool_)) for d in c.reshape(-1)) for c in contents):
             return outputs
         node = outputs[0].producer
-        constants = tuple(self.constant(np.array(c.tolist(), out.type.dtype.numpy)) for c, out in zip(contents, outputs, strict=True) if c is not None)
+        constants = tuple(
+            self.constant(np.array(c.tolist(), out.type.dtype.numpy)) for c, out in zip(contents, outputs, strict=True) if c is not None
+        )
         if node is not None:
             self.graph.remove(node)
         return constants

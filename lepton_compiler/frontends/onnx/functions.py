@@ -31,7 +31,7 @@ def find_body(call: Call) -> onnx.FunctionProto | None:
         fitting = [v for v in schema.context_dependent_function_opset_versions if v <= call.version]
         types = [_type_proto(v.type).SerializeToString() if v is not None else onnx.TypeProto().SerializeToString() for v in call.inputs]
         version = max(fitting, default=max(schema.context_dependent_function_opset_versions))
-        text = schema.get_context_dependent_function_with_opset_version(version, call.proto.SerializeToString(), types)
+        text = schema.get_context_dependent_function_with_opset_version(version, _with_bindings(call).SerializeToString(), types)
         if text:
             return _parsed(text)
     if schema.has_function:
@@ -39,6 +39,21 @@ def find_body(call: Call) -> onnx.FunctionProto | None:
         text = schema.get_function_with_opset_version(max(fitting)) if fitting else b""
         return _parsed(text) if text else schema.function_body
     return None
+
+
+def _with_bindings(call: Call) -> onnx.NodeProto:
+    """The node with its references to the attributes of an enclosing function replaced by their values."""
+    if not any(a.ref_attr_name for a in call.proto.attribute):
+        return call.proto
+    node = onnx.NodeProto()
+    node.CopyFrom(call.proto)
+    del node.attribute[:]
+    for attribute in call.proto.attribute:
+        bound = call.scope.bindings.get(attribute.ref_attr_name) if attribute.ref_attr_name else attribute
+        if bound is not None:
+            node.attribute.add().CopyFrom(bound)
+            node.attribute[-1].name = attribute.name
+    return node
 
 
 def inline(
@@ -60,7 +75,11 @@ def inline(
     importer.depth += 1
     if importer.depth > CALL_DEPTH_LIMIT:
         raise ModelError(f"functions call each other more than {CALL_DEPTH_LIMIT} deep, or in a circle")
-    given = {a.name: scope.bindings[a.ref_attr_name] if a.ref_attr_name else a for a in proto.attribute if not a.ref_attr_name or a.ref_attr_name in scope.bindings}
+    given = {
+        a.name: scope.bindings[a.ref_attr_name] if a.ref_attr_name else a
+        for a in proto.attribute
+        if not a.ref_attr_name or a.ref_attr_name in scope.bindings
+    }
     bindings = {a.name: a for a in function.attribute_proto} | _schema_defaults(function, proto, scope) | given
     inner = _FunctionScope(scope, dict(scope.opsets) | opset_versions(list(opsets)), bindings, f"{label}/")
     try:
@@ -121,5 +140,3 @@ def _parsed(text: bytes) -> onnx.FunctionProto:
 def _type_proto(type: TensorType) -> onnx.TypeProto:
     shape = [d if isinstance(d, int) else repr(d) for d in type.shape]
     return onnx.helper.make_tensor_type_proto(ONNX_TYPES[type.dtype], shape)
-
-

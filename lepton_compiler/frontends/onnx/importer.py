@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from lepton_compiler.errors import Diagnostic, InferenceError, InvalidIR, LeptonError, ModelError, UnsupportedError
+from lepton_compiler.errors import Diagnostic, InferenceError, LeptonError, ModelError, UnsupportedError
 from lepton_compiler.frontends.onnx.binding import Binding
 from lepton_compiler.frontends.onnx.call import Call
 from lepton_compiler.frontends.onnx.functions import find_body, inline
@@ -91,7 +91,9 @@ class Importer:
         if self.diagnostics:
             raise self._verdict()
         taken: set[Value] = set()
-        graph.set_outputs([_named(graph, found, v.name, taken) for found, v in zip(outputs, proto.output, strict=True) if isinstance(found, Value)])
+        graph.set_outputs(
+            [_named(graph, found, v.name, taken) for found, v in zip(outputs, proto.output, strict=True) if isinstance(found, Value)]
+        )
         return graph
 
     # -- graphs
@@ -209,7 +211,7 @@ class Importer:
     def _read_inputs(self, proto: onnx.GraphProto, scope: Scope) -> None:
         constants = {t.name for t in proto.initializer} | {t.values.name for t in proto.sparse_initializer}
         formals = [v for v in proto.input if v.name not in constants or self.binding.frees(v.name)]
-        self.binding.check_names([v.name for v in formals], [v for v in proto.input])
+        self.binding.check_names([v.name for v in formals], list(proto.input))
         for formal in formals:
             try:
                 bound = self.binding.resolve(formal)
@@ -257,7 +259,8 @@ class Importer:
             self.report(error, where)
             _define_all(scope, proto, FAILED)
         except MALFORMED as error:
-            problem = ModelError(f"malformed: {type(error).__name__}: {error}", where=where)
+            text = str(error).splitlines()[0][:200] if str(error) else ""
+            problem = ModelError(f"an attribute or operand is of the wrong kind or size ({type(error).__name__}: {text})", where=where)
             problem.__cause__ = error
             self.report(problem)
             _define_all(scope, proto, FAILED)
@@ -309,7 +312,9 @@ class Importer:
         domain = _domain(proto.domain)
         known = (domain, proto.op_type, proto.overload) in self.functions or find_rule(domain, proto.op_type) is not None
         if not known and not _has_body(domain, proto.op_type, scope.opsets.get(domain, 1)):
-            self.report(_unsupported(domain, proto.op_type, scope.opsets.get(domain, 0)), f"node '{proto.name or next(iter(proto.output), '?')}'")
+            self.report(
+                _unsupported(domain, proto.op_type, scope.opsets.get(domain, 0)), f"node '{proto.name or next(iter(proto.output), '?')}'"
+            )
         for graph in nested_graphs(proto):
             for node in graph.node:
                 self._report_unsupported(node, scope)

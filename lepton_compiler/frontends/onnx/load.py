@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
 
 from lepton_compiler.errors import ModelError
 
@@ -60,7 +60,9 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
     try:
         model.ParseFromString(data)
     except (DecodeError, RecursionError) as error:
-        raise ModelError("not an ONNX model, or a damaged one: it cannot be parsed", where=where, hint="check that the file is complete") from error
+        raise ModelError(
+            "not an ONNX model, or a damaged one: it cannot be parsed", where=where, hint="check that the file is complete"
+        ) from error
     return model
 
 
@@ -77,12 +79,36 @@ def _check_outline(model: onnx.ModelProto) -> None:
         hint = "convert it with onnx.version_converter" if version < OLDEST_OPSET else "install a newer onnx package"
         raise ModelError(f"the model uses opset {version}; known are {OLDEST_OPSET} to {newest}", hint=hint)
     _check_depth(model.graph)
+    _check_text(model)
 
 
 def _check_depth(graph: onnx.GraphProto) -> None:
-    level: list[Message] = [graph]
+    level = [graph]
     for _ in range(NESTING_LIMIT):
-        level = [a.g for g in level for n in g.node for a in n.attribute if a.HasField("g")]  # type: ignore[attr-defined]
+        level = [inner for g in level for n in g.node for inner in _inner(n)]
         if not level:
             return
     raise ModelError(f"graphs are nested more than {NESTING_LIMIT} deep")
+
+
+def _inner(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _check_text(model: onnx.ModelProto) -> None:
+    """Refuse names that are not text: protobuf hands those out as bytes."""
+    pending: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    for graph in pending:
+        texts = [graph.name]
+        for node in graph.node:
+            texts += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
+            pending += _inner(node)
+        if isinstance(graph, onnx.GraphProto):
+            texts += [t.name for t in graph.initializer] + [t.values.name for t in graph.sparse_initializer]
+            for value in [*graph.input, *graph.output]:
+                texts += [value.name, *(d.dim_param for d in value.type.tensor_type.shape.dim)]
+        if any(isinstance(text, bytes) for text in texts):
+            raise ModelError("a name in the model is not valid UTF-8: the file is damaged")

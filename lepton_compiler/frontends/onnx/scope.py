@@ -41,8 +41,9 @@ class Scope:
         prefix: str = "",
     ) -> None:
         self.graph, self.opsets, self.parent = graph, opsets, parent
-        self.bindings = bindings if bindings is not None else parent.bindings if parent is not None else {}
-        self.prefix = prefix or (parent.prefix if parent is not None else "")
+        inherited: Mapping[str, onnx.AttributeProto] = parent.bindings if parent is not None else {}
+        self.bindings: Mapping[str, onnx.AttributeProto] = inherited if bindings is None else bindings
+        self.prefix: str = prefix or (parent.prefix if parent is not None else "")
         self.values: dict[str, Entry] = {}
         self.captures: dict[Value, Value] = {}
 

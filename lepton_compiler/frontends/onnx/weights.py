@@ -110,11 +110,13 @@ def _unpack(packed: np.ndarray, element: DType, shape: tuple[int, ...]) -> np.nd
     """Spread elements of 2 or 4 bits, lowest bits first, to one byte each as ml_dtypes stores them."""
     per_byte = 8 // element.bits
     shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(element.bits)
-    codes = ((packed[:, None] >> shifts) & np.uint8(2**element.bits - 1)).reshape(-1)[: math.prod(shape)]
+    codes: np.ndarray = ((packed[:, None] >> shifts) & np.uint8(2**element.bits - 1)).reshape(-1)[: math.prod(shape)]
+    if element.is_float:
+        return codes.view(element.numpy).reshape(shape)
     if element.kind == "int":
         sign = np.int8(2 ** (element.bits - 1))
-        return ((codes.astype(np.int8) ^ sign) - sign).astype(element.numpy).reshape(shape)
-    return codes.view(element.numpy).reshape(shape) if element.is_float else codes.astype(element.numpy).reshape(shape)
+        codes = (codes.astype(np.int8) ^ sign) - sign
+    return codes.astype(element.numpy).reshape(shape)
 
 
 def _from_fields(proto: onnx.TensorProto, element: DType, shape: tuple[int, ...]) -> np.ndarray:
@@ -134,9 +136,11 @@ def _from_fields(proto: onnx.TensorProto, element: DType, shape: tuple[int, ...]
     if element.bits < 8:
         return _unpack(np.array(items, np.int64).astype(np.uint8), element, shape)
     if element.kind == "complex":
-        return np.array(items, np.float32 if name == "complex64" else np.float64).view(element.numpy).reshape(shape)
+        pairs: np.ndarray = np.array(items, np.float32 if name == "complex64" else np.float64)
+        return pairs.view(element.numpy).reshape(shape)
     if element.is_float and element.bits <= 16:
-        return np.array(items, np.int64).astype(np.uint16 if element.bits == 16 else np.uint8).view(element.numpy).reshape(shape)
+        codes: np.ndarray = np.array(items, np.int64).astype(np.uint16 if element.bits == 16 else np.uint8)
+        return codes.view(element.numpy).reshape(shape)
     if element.is_float:
         return np.array(items, element.numpy).reshape(shape)
     return np.array(items, np.uint64 if name in ("uint32", "uint64") else np.int64).astype(element.numpy).reshape(shape)

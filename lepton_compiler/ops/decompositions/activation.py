@@ -20,13 +20,8 @@ def _expm1_below_zero(build: Builder, x: Value) -> Value:
 
 @decomposition_in_float32(ops.Celu)
 def _(build: Builder, op: ops.Celu, x: Value) -> Value:
-    below = build.Mul(_expm1_below_zero(build, build.Div(x, op.alpha)), op.alpha)
-    return build.Add(build.Max(x, 0.0), below) if op.alpha > 0 else _celu_of_negative_alpha(build, op, x)
-
-
-def _celu_of_negative_alpha(build: Builder, op: ops.Celu, x: Value) -> Value:
-    below = build.Mul(build.Sub(build.Exp(build.Div(x, op.alpha)), 1.0), op.alpha)
-    return build.Add(build.Max(x, 0.0), build.Min(below, 0.0))
+    below = build.Sub(build.Exp(build.Div(build.Min(x, 0.0), op.alpha)), 1.0)
+    return build.Add(build.Max(x, 0.0), build.Mul(below, op.alpha))
 
 
 @decomposition_in_float32(ops.Clip)
@@ -93,6 +88,12 @@ def _(build: Builder, op: ops.Relu, x: Value) -> Value:
 @decomposition_in_float32(ops.Selu)
 def _(build: Builder, op: ops.Selu, x: Value) -> Value:
     return build.Mul(_positive_or(build, x, build.Mul(_expm1_below_zero(build, x), op.alpha)), op.gamma)
+
+
+@decomposition_in_float32(ops.Shrink)
+def _(build: Builder, op: ops.Shrink, x: Value) -> Value:
+    inside = build.Where(build.Greater(x, op.lambd), build.Sub(x, op.bias), build.constant(0, x))
+    return build.Where(build.Less(x, -op.lambd), build.Add(x, op.bias), inside)
 
 
 @decomposition_in_float32(ops.Softplus)

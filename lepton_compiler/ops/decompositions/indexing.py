@@ -1,4 +1,4 @@
-"""Index-driven operators and block rearrangements as comparisons, reshapes and gathers."""
+"""Triangles, one-hot codes and reversed sequences as comparisons of indices."""
 
 from __future__ import annotations
 
@@ -8,49 +8,14 @@ import numpy as np
 
 from lepton_compiler.ir.dim import Dim
 from lepton_compiler.ir.graph import Node, Value
-from lepton_compiler.ir.types import BOOL, INT32, INT64, DType
+from lepton_compiler.ir.types import INT32, INT64, DType
 from lepton_compiler.ops.axes import normal_axis
 from lepton_compiler.ops.binary import Add, Equal, GreaterOrEqual, Less, LessOrEqual, Sub, Where
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.cast import Cast
 from lepton_compiler.ops.decompose import decomposition
-from lepton_compiler.ops.indexing import DepthToSpace, Gather, GatherElements, OneHot, ReverseSequence, SpaceToDepth, Tile, Trilu
-from lepton_compiler.ops.shape import Expand, EyeLike, Range, Reshape, Transpose
-
-
-@decomposition(DepthToSpace)
-def depth_to_space(build: Builder, node: Node) -> Sequence[Value]:
-    """Reshape to six axes, Transpose, Reshape."""
-    assert isinstance(node.op, DepthToSpace)
-    return [_rearranged(build, node, *node.op.split_shape(_shape(node)))]
-
-
-@decomposition(SpaceToDepth)
-def space_to_depth(build: Builder, node: Node) -> Sequence[Value]:
-    """Reshape to six axes, Transpose, Reshape."""
-    assert isinstance(node.op, SpaceToDepth)
-    return [_rearranged(build, node, *node.op.split_shape(_shape(node)))]
-
-
-def _rearranged(build: Builder, node: Node, split: tuple[Dim, ...], perm: tuple[int, ...]) -> Value:
-    blocks = build(Transpose(perm=perm), build(Reshape(shape=split), node.inputs[0]))
-    return build(Reshape(shape=node.output.type.shape), blocks)
-
-
-@decomposition(Tile)
-def tile(build: Builder, node: Node) -> Sequence[Value]:
-    """Reshape to [1, d, ...], Expand to [repeats, d, ...], Reshape."""
-    assert isinstance(node.op, Tile)
-    apart: list[Dim] = []
-    wide: list[Dim] = []
-    for size, repeat in zip(_shape(node), node.op.repeats, strict=True):
-        if repeat != 1:
-            apart.append(1)
-            wide.append(repeat)
-        apart.append(size)
-        wide.append(size)
-    spread = build(Expand(shape=tuple(wide)), build(Reshape(shape=tuple(apart)), node.inputs[0]))
-    return [build(Reshape(shape=node.output.type.shape), spread)]
+from lepton_compiler.ops.indexing import Gather, GatherElements, OneHot, ReverseSequence, Trilu
+from lepton_compiler.ops.shape import Expand, Range, Reshape
 
 
 @decomposition(Trilu)
@@ -60,19 +25,11 @@ def trilu(build: Builder, node: Node) -> Sequence[Value]:
     x = node.inputs[0]
     assert x is not None
     compare = GreaterOrEqual() if node.op.upper else LessOrEqual()
-    kept = build(compare, _diagonals(build, *x.type.shape[-2:]), build.constant(np.array(node.op.k, np.int64)))
+    kept = build(compare, diagonals(build, *x.type.shape[-2:]), build.constant(np.array(node.op.k, np.int64)))
     return [build(Where(), kept, x, build.constant(np.zeros((), x.type.dtype.numpy)))]
 
 
-@decomposition(EyeLike)
-def eye_like(build: Builder, node: Node) -> Sequence[Value]:
-    """Compare row and column numbers, then Cast."""
-    assert isinstance(node.op, EyeLike)
-    ones = build(Equal(), _diagonals(build, *_shape(node)), build.constant(np.array(node.op.k, np.int64)))
-    return [ones if node.op.dtype == BOOL else build(Cast(to=node.op.dtype), ones)]
-
-
-def _diagonals(build: Builder, rows: Dim, cols: Dim) -> Value:
+def diagonals(build: Builder, rows: Dim, cols: Dim) -> Value:
     """The number of the diagonal that each element of a matrix lies on, int64 [rows, cols]."""
     down = build(Reshape(shape=(rows, 1)), _ladder(build, rows, INT64))
     return build(Sub(), _ladder(build, cols, INT64), down)
@@ -94,7 +51,11 @@ def one_hot(build: Builder, node: Node) -> Sequence[Value]:
     depth, rank = node.op.depth, indices.type.rank + 1
     axis = normal_axis(node.op.axis, rank)
     whole = indices if indices.type.dtype == INT64 else build(Cast(to=INT64), indices)
-    size = build.constant(np.array(depth, np.int64)) if isinstance(depth, int) else build(Range(start=depth, limit=depth + 1, delta=1, dtype=INT64))
+    size = (
+        build.constant(np.array(depth, np.int64))
+        if isinstance(depth, int)
+        else build(Range(start=depth, limit=depth + 1, delta=1, dtype=INT64))
+    )
     zero = build.constant(np.array(0, np.int64))
     whole = build(Where(), build(Less(), whole, zero), build(Add(), whole, size), whole)
     places = build(Reshape(shape=(*indices.type.shape[:axis], 1, *indices.type.shape[axis:])), whole)
@@ -121,9 +82,3 @@ def reverse_sequence(build: Builder, node: Node) -> Sequence[Value]:
 
 def _along(rank: int, axis: int, size: Dim) -> tuple[Dim, ...]:
     return tuple(size if i == axis else 1 for i in range(rank))
-
-
-def _shape(node: Node) -> tuple[Dim, ...]:
-    x = node.inputs[0]
-    assert x is not None
-    return x.type.shape

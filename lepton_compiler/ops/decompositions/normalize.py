@@ -61,7 +61,11 @@ def _(build: Builder, node: Node) -> Sequence[Value]:
     if size == 0:
         return [x]
     shape = (size,) + (1,) * (x.type.rank - axis - 1)
-    places = build.constant(np.arange(size).reshape(shape)) if isinstance(size, int) else build.Reshape(build.Range(start=0, limit=size, delta=1, dtype=INT64), shape=shape)
+    places = (
+        build.constant(np.arange(size).reshape(shape))
+        if isinstance(size, int)
+        else build.Reshape(build.Range(start=0, limit=size, delta=1, dtype=INT64), shape=shape)
+    )
     best = build.ArgMax(x, axis=axis, keepdims=True)
     return [as_type(build, build.Equal(best, places), x.type.dtype)]
 

@@ -10,7 +10,9 @@ from lepton_compiler.frontends.onnx.call import Call, Result
 
 Rule = Callable[[Call], Result | None]
 
-FAMILIES = "elementwise convolution pooling reduction normalization shapes indexing resizing quantization recurrence signals control".split()
+FAMILIES = (
+    "elementwise convolution pooling reduction normalization shapes indexing resizing quantization recurrence signals control".split()
+)
 DOMAINS = {"com.microsoft": "microsoft"}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import onnx
 
-from lepton_compiler.errors import ModelError, UnsupportedError
+from lepton_compiler.errors import InferenceError, ModelError, UnsupportedError
 from lepton_compiler.frontends.onnx.call import Call, Result
 from lepton_compiler.frontends.onnx.scope import Scope
 from lepton_compiler.ir.dim import Dim, symbol
@@ -30,7 +30,9 @@ def if_(call: Call) -> Result | None:
         if results is not None:
             call.importer.named.difference_update(v for v in results if v.producer is not None)
         return results
-    imported = [call.importer.import_region(g, call.scope, [], f"{_label(call)}_{n}") for g, n in zip(branches, ("then", "else"), strict=True)]
+    imported = [
+        call.importer.import_region(g, call.scope, [], f"{_label(call)}_{n}") for g, n in zip(branches, ("then", "else"), strict=True)
+    ]
     if imported[0] is None or imported[1] is None:
         return None
     regions, scopes = [i[0] for i in imported if i], [i[1] for i in imported if i]
@@ -39,7 +41,11 @@ def if_(call: Call) -> Result | None:
         for outer in captures:
             scope.capture(outer)
         region.inputs[:] = [scope.captures[outer] for outer in captures]
-    return call.add_all(If(), call.value(0), *captures, regions=regions)
+    try:
+        return call.add_all(If(), call.value(0), *captures, regions=regions)
+    except InferenceError as error:
+        hint = "if the condition is about shapes, bind the symbolic dimensions with inputs=, --input or --dim"
+        raise UnsupportedError(error.diagnostics[0].message, hint=hint) from error
 
 
 def loop(call: Call) -> Result | None:

@@ -103,7 +103,7 @@ def conv_transpose(call: Call) -> Result:
     sizes = spatial(x)
     rank, kernel = len(sizes), kernel_of(call, w)
     strides, dilations = spatial_attr(call, "strides", rank, 1), spatial_attr(call, "dilations", rank, 1)
-    extra: list[Dim] = list(spatial_attr(call, "output_padding", rank, 0))
+    extra = list(spatial_attr(call, "output_padding", rank, 0))
     mode = call.attr("auto_pad", "NOTSET")
     wanted: tuple[Dim, ...] | None = tuple(call.attr("output_shape")) if call.has("output_shape") else None
     if wanted is None and mode in ("SAME_UPPER", "SAME_LOWER"):
@@ -130,7 +130,9 @@ def deform_conv(call: Call) -> Result:
     rank = len(spatial(x))
     strides, dilations = spatial_attr(call, "strides", rank, 1), spatial_attr(call, "dilations", rank, 1)
     pads = window_pads(call, spatial(x), kernel_of(call, w), strides, dilations)
-    op = DeformConv(strides=strides, pads=pads, dilations=dilations, groups=int(call.attr("group", 1)), offset_groups=int(call.attr("offset_group", 1)))
+    op = DeformConv(
+        strides=strides, pads=pads, dilations=dilations, groups=int(call.attr("group", 1)), offset_groups=int(call.attr("offset_group", 1))
+    )
     return call.add(op, *call.inputs)
 
 

@@ -10,20 +10,20 @@ from lepton_compiler.frontends.onnx.call import Call, Result, static
 from lepton_compiler.frontends.onnx.rules.elementwise import from_attributes
 from lepton_compiler.ir.dim import Dim
 from lepton_compiler.ir.graph import Value
+from lepton_compiler.ir.types import INT64
 from lepton_compiler.ops.binary import Add, Less, Where
 from lepton_compiler.ops.cast import Cast
 from lepton_compiler.ops.indexing import Gather, OneHot, ScatterElements, Slice, Trilu
 from lepton_compiler.ops.rearrange import Concat, Pad, SpaceToDepth, Split
-from lepton_compiler.ir.types import INT64
 
 
 def slice_(call: Call) -> Result:
     """Slice; attributes before opset 10, operands since."""
     x = call.value(0)
     if call.version < 10:
-        starts, ends = tuple(call.attr("starts", ())), tuple(call.attr("ends", ()))
-        axes = tuple(call.attr("axes", range(len(starts))))
-        return call.add(Slice(starts=starts, ends=ends, axes=axes, steps=(1,) * len(starts)), x)
+        begins, ends = tuple(call.attr("starts", ())), tuple(call.attr("ends", ()))
+        axes = tuple(call.attr("axes", range(len(begins))))
+        return call.add(Slice(starts=begins, ends=ends, axes=axes, steps=(1,) * len(begins)), x)
     starts, axes_value = call.value(1), call.optional(3)
     count = starts.type.shape[0] if starts.type.rank == 1 else None
     if not isinstance(count, int):

@@ -14,10 +14,12 @@ from lepton_compiler.ops.quantize import DequantizeLinear, QuantizeLinear
 
 def quantize_linear(call: Call) -> Result:
     """QuantizeLinear; the result's type is that of the zero point, or an attribute."""
-    x, scale, zero = call.value(0), call.value(1), call.optional(2)
+    x, scale = call.value(0), call.value(1)
+    zero = call.optional(2)
     kind = zero.type.dtype if zero is not None else call.dtype_attr("output_dtype") or UINT8
     axis, saturate = int(call.attr("axis", 1)), bool(call.attr("saturate", 1))
-    return call.add(QuantizeLinear(dtype=kind, axis=axis, block_size=int(call.attr("block_size", 0)), saturate=saturate), x, scale, zero)
+    block, precision = int(call.attr("block_size", 0)), call.dtype_attr("precision")
+    return call.add(QuantizeLinear(dtype=kind, axis=axis, block_size=block, saturate=saturate, precision=precision), x, scale, zero)
 
 
 def dequantize_linear(call: Call) -> Result:

@@ -46,4 +46,10 @@ def top_k(call: Call) -> Result:
     return call.parametric(template, [call.value(0)], k=call.value(1))
 
 
-RULES = dict.fromkeys(REDUCTIONS, reduce) | {"ArgMax": arg_reduce, "ArgMin": arg_reduce, "CumSum": cumulative, "CumProd": cumulative, "TopK": top_k}
+RULES = dict.fromkeys(REDUCTIONS, reduce) | {
+    "ArgMax": arg_reduce,
+    "ArgMin": arg_reduce,
+    "CumSum": cumulative,
+    "CumProd": cumulative,
+    "TopK": top_k,
+}

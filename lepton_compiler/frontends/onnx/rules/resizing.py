@@ -105,7 +105,9 @@ def _by_sizes(call: Call, template: Resize, sizes: Value, axes: Sequence[int], r
     known, policy = call.known_dims(sizes), call.attr("keep_aspect_ratio_policy", "stretch")
     if known is None:
         if policy != "stretch":
-            raise UnsupportedError("keep_aspect_ratio_policy needs sizes that are known at compile time", hint="make them a constant of the model")
+            raise UnsupportedError(
+                "keep_aspect_ratio_policy needs sizes that are known at compile time", hint="make them a constant of the model"
+            )
         own = call.add(Shape(), x)
         return call.parametric(template, [x], sizes=_spread(call, sizes, own, axes), roi=roi)
     if len(known) != len(axes):

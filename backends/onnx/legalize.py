@@ -1,0 +1,69 @@
+"""What an opset lacks is spelled out by the operators' decompositions, on a copy of the graph."""
+
+from __future__ import annotations
+
+import onnx
+
+from lepton_compiler.backends.onnx.tensors import ONNX_NAMES
+from lepton_compiler.errors import Diagnostic, UnsupportedError
+from lepton_compiler.ir.graph import Graph, Node, Value
+from lepton_compiler.ir.op import Op
+from lepton_compiler.ops.decompose import decomposition_of, expand
+from lepton_compiler.ops.dynamic import Dynamic
+
+ROUNDS = 4
+"""A decomposition may use operators that must be decomposed again, at most this often."""
+
+ANY_TYPE = {"BitShift", "ConstantOfShape", "Range"}
+"""Operators whose emission takes care of types, or whose first operand is not their data."""
+
+OWN_NAMES = {"Dynamic", "Fused", "If", "Loop", "Scan"}
+
+
+def legalized(graph: Graph, opset: int) -> Graph:
+    """A copy of `graph` in which every operator exists in `opset`.
+
+    Raises:
+        UnsupportedError: operators that neither exist nor have a decomposition, all at once.
+    """
+    copy = graph.copy()
+    for _ in range(ROUNDS):
+        foreign = [node for node in copy.walk() if not exists(node, opset)]
+        if not foreign:
+            return copy
+        stuck = [node for node in foreign if isinstance(node.op, Dynamic) or decomposition_of(node.op) is None]
+        if stuck:
+            raise UnsupportedError([_missing(node, opset) for node in stuck])
+        for node in foreign:
+            expand(node)
+    raise UnsupportedError([_missing(node, opset) for node in copy.walk() if not exists(node, opset)])
+
+
+def exists(node: Node, opset: int) -> bool:
+    """Whether `opset` has the node's operator, for the type of its data."""
+    op = _operator(node)
+    if op.name in OWN_NAMES:
+        return True
+    if not onnx.defs.has(op.name, opset, ""):
+        return False
+    if op.name in ANY_TYPE:
+        return True
+    schema = onnx.defs.get_schema(op.name, opset, "")
+    pairs = [*zip(schema.inputs[:1], node.inputs[:1], strict=False), *zip(schema.outputs[:1], node.outputs[:1], strict=False)]
+    return all(value is None or _type_name(value) in formal.types for formal, value in pairs)
+
+
+def _operator(node: Node) -> Op:
+    return node.op.template if isinstance(node.op, Dynamic) else node.op
+
+
+def _type_name(value: Value) -> str:
+    name = ONNX_NAMES.get(value.type.dtype.name, "").lower()
+    return f"tensor({name})"
+
+
+def _missing(node: Node, opset: int) -> Diagnostic:
+    name, x = _operator(node).name, next((v for v in (*node.inputs, *node.outputs) if v is not None), None)
+    if x is not None and onnx.defs.has(name, opset, ""):
+        return Diagnostic(f"{name} of ONNX opset {opset} does not take {x.type.dtype}", node.describe(), "choose a newer opset")
+    return Diagnostic(f"ONNX opset {opset} has no {name}", node.describe(), "choose a newer opset")

@@ -1,0 +1,95 @@
+"""Functions of one expression, by element type: vector polynomials for float32, the C library elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+
+from lepton_compiler.backends.tvm import vecmath
+
+Expr = Any
+"""A `tvm.tirx` expression; TVM carries no types."""
+
+
+def type_of(x: Expr) -> str:
+    """Element type of an expression."""
+    return str(x.ty)
+
+
+def is_float(x: Expr) -> bool:
+    """Whether an expression is a real floating-point number."""
+    return type_of(x).startswith(("float", "bfloat"))
+
+
+def const(value: float, like: Expr) -> Expr:
+    """A constant of the type of `like`."""
+    return tirx.const(value, type_of(like))
+
+
+def once(x: Expr, body: Callable[[Expr], Expr]) -> Expr:
+    """`body` of a name for `x`, so that an expression that is used twice is computed, and bound, once."""
+    if isinstance(x, tirx.Var | tirx.FloatImm | tirx.IntImm):
+        return body(x)
+    name = tirx.Var("t", type_of(x))
+    return tirx.Let(name, x, body(name))
+
+
+def maximum(a: Expr, b: Expr) -> Expr:
+    """The larger one; NaN wins, as in numpy."""
+    if not is_float(a):
+        return tirx.max(a, b)
+    return once(a, lambda x: once(b, lambda y: tirx.Select(tirx.Or(x > y, x != x), x, y)))
+
+
+def minimum(a: Expr, b: Expr) -> Expr:
+    """The smaller one; NaN wins, as in numpy."""
+    if not is_float(a):
+        return tirx.min(a, b)
+    return once(a, lambda x: once(b, lambda y: tirx.Select(tirx.Or(x < y, x != x), x, y)))
+
+
+def clamp(x: Expr, low: Expr, high: Expr) -> Expr:
+    """`x` within bounds; NaN stays."""
+    return once(x, lambda v: tirx.Select(v < low, low, tirx.Select(v > high, high, v)))
+
+
+def _vector(name: str) -> Callable[[Expr], Expr]:
+    """The polynomial of `vecmath` for float32, else LLVM's intrinsic."""
+
+    def function(x: Expr) -> Expr:
+        if type_of(x) == "float32":
+            return getattr(vecmath, name)(x)
+        return getattr(tirx, name)(x)
+
+    return function
+
+
+def library(name: str, *arguments: Expr) -> Expr:
+    """A call of the C library's `name`, or `namef` for float32."""
+    kind = type_of(arguments[0])
+    return tirx.call_pure_extern(kind, name if kind == "float64" else f"{name}f", *arguments)
+
+
+exp, log, sin, cos, tanh = (_vector(n) for n in ("exp", "log", "sin", "cos", "tanh"))
+
+
+def sigmoid(x: Expr) -> Expr:
+    """`1 / (1 + e^-x)`."""
+    return vecmath.sigmoid(x) if type_of(x) == "float32" else const(1, x) / (const(1, x) + exp(-x))
+
+
+def erf(x: Expr) -> Expr:
+    """The error function."""
+    return vecmath.erf(x) if type_of(x) == "float32" else library("erf", x)
+
+
+def expm1(x: Expr) -> Expr:
+    """`e^x - 1`, as ONNX writes it: the difference, not the accurate function."""
+    return exp(x) - const(1, x)
+
+
+def softplus(x: Expr) -> Expr:
+    """`log(1 + e^x)` without overflow."""
+    return once(x, lambda v: maximum(v, const(0, v)) + log(const(1, v) + exp(-tirx.abs(v))))

@@ -1,0 +1,1 @@
+"""The subcommands of `lepton`: one file each, with `add(subparsers)` and `run(args) -> exit status`."""

@@ -1,0 +1,155 @@
+"""`leptonc`: compile one model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lepton_compiler import __version__
+from lepton_compiler.cli import options
+from lepton_compiler.cli.outcome import guarded, print_json, tell
+from lepton_compiler.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from lepton_compiler.driver import Job, Outcome
+
+EMITS = ("lib", "static", "obj", "c", "onnx", "tflite", "ir", "tir", "asm")
+EXAMPLES = """\
+examples:
+  leptonc model.onnx -O3 -o build/model --verify
+  leptonc model.onnx --dim batch=1 --emit static --name detector --json
+  leptonc model.onnx --emit onnx -o smaller.onnx
+exit status: 0 done; 1 cannot be compiled; 2 wrong usage; 3 verification failed
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of `leptonc`."""
+    parser = options.Parser(prog="leptonc", description="Compile a neural-network model.", epilog=EXAMPLES)
+    parser.add_argument("model", metavar="MODEL", help="the model: .onnx or .lir")
+    parser.add_argument("-o", dest="out", metavar="OUT", help="output: a folder for native code, a file for onnx and ir")
+    parser.add_argument("--emit", choices=EMITS, default="lib", help="kind of output (default lib)")
+    parser.add_argument("--name", help="C identifier of the artefact (default: from the file name)")
+    parser.add_argument("--opset", type=options.positive, default=21, help="opset of --emit onnx (default 21)")
+    parser.add_argument("--jobs", type=options.positive, metavar="N", help="compiler processes at once (default: one per core)")
+    options.add_level_option(parser)
+    options.add_target_options(parser)
+    options.add_model_options(parser)
+    options.add_pass_options(parser)
+    _add_compression(parser)
+    parser.add_argument(
+        "--verify", action=argparse.BooleanOptionalAction, default=False, help="run the result and compare it with a reference"
+    )
+    parser.add_argument(
+        "--feed", action="append", default=[], metavar="NAME=FILE.npy", help="inputs for --verify; also FILE.npz (default: random)"
+    )
+    parser.add_argument("-MD", dest="depend", action="store_true", help="also write OUT.d, a rule in Make's syntax")
+    parser.add_argument("-MF", dest="depfile", metavar="FILE", help="write that rule to FILE")
+    options.add_common_options(parser)
+    parser.add_argument("--version", action="version", version=f"leptonc {__version__}")
+    return parser
+
+
+def _add_compression(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("not there yet", "accepted by the parser, refused with a message")
+    group.add_argument("--quantize", metavar="SCHEME", help="int8, int16x8, ...")
+    group.add_argument("--calibrate", metavar="DATA", help="samples for --quantize")
+    group.add_argument("--prune", metavar="SPEC", help="remove channels")
+    group.add_argument("--recover", metavar="SPEC", help="refit after compression")
+    group.add_argument("--max-drop", metavar="1%", help="bound on the loss of accuracy")
+    group.add_argument("--tune", metavar="SECONDS", help="measure schedules")
+    group.add_argument("--report", metavar="FILE.html", help="write a report")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `leptonc`; returns the exit status."""
+    args = make_parser().parse_args(argv)
+    return guarded("leptonc", lambda: _compile(args), verbose=args.verbose, as_json=args.json)
+
+
+def _compile(args: argparse.Namespace) -> int:
+    from lepton_compiler import driver
+
+    driver.refuse_planned(
+        {name: getattr(args, name) for name in ("quantize", "calibrate", "prune", "recover", "max_drop", "tune", "report")}
+    )
+    options.load_passes(args.load_pass)
+    with Progress("leptonc", args.verbose, args.quiet) as progress:
+        job = _job(args, progress)
+        out = Path(args.out) if args.out else None
+        depfile = _depfile(args, out)
+        outcome = driver.run_job(args.model, out, job, depfile, args.load_pass)
+    _print_times(job)
+    if args.json:
+        print_json(outcome.as_json())
+    elif not args.quiet:
+        _print_summary(outcome)
+    if outcome.failure is not None:
+        tell("leptonc", outcome.failure.diagnostics)
+        return outcome.failure.exit_status
+    return 0
+
+
+def _job(args: argparse.Namespace, progress: Progress) -> Job:
+    from lepton_compiler import driver
+    from lepton_compiler.feeds import read_feeds
+    from lepton_compiler.target import parse_target
+
+    return driver.Job(
+        target=parse_target(args.target, args.cpu),
+        level=driver.parse_level(args.level),
+        emit=args.emit,
+        name=driver.check_name(args.name) if args.name else None,
+        threads=args.threads,
+        passes=args.passes,
+        inputs=dict(args.input),
+        dims=dict(args.dim),
+        opset=args.opset,
+        jobs=args.jobs,
+        instruments=options.instruments(args),
+        verify=args.verify,
+        feeds=read_feeds(args.feed),
+        stage=progress,
+        detail=progress.detail,
+    )
+
+
+def _depfile(args: argparse.Namespace, out: Path | None) -> Path | None:
+    if args.depfile:
+        return Path(args.depfile)
+    if not args.depend:
+        return None
+    from lepton_compiler.driver import default_out
+
+    out = out or default_out(args.model, args.name, args.emit)
+    return out.with_name(out.name + ".d")
+
+
+def _print_times(job: Job) -> None:
+    from lepton_compiler.instruments import Timing
+
+    for instrument in job.instruments:
+        if isinstance(instrument, Timing):
+            print(instrument.table(), file=sys.stderr)
+
+
+def _print_summary(outcome: Outcome) -> None:
+    facts = outcome.as_json()
+    print(f"{facts['artifact']}: {facts['emit']} for {facts['target']} at -{facts['level']} in {facts['compile_seconds']:.1f} s")
+    if facts["kernels"]:
+        sizes = ", ".join(
+            f"{label} {facts[key]:,} bytes"
+            for label, key in (("arena", "arena_bytes"), ("weights", "weights_bytes"), ("code", "code_bytes"))
+        )
+        print(f"  {facts['kernels']} kernels, {sizes}")
+    check = outcome.verification
+    if check is not None:
+        verdict = "verified" if check.ok else "WRONG"
+        print(f"  {verdict} against {check.reference}: largest error {check.max_abs:.2g}, {check.max_rel:.2g} of the output's range")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""Options that several commands share, and what their values mean."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from lepton_compiler.pipeline import Instrument
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser without abbreviations, whose help keeps the layout of its examples."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave with status 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n  hint: {self.prog} --help shows the options\n")
+
+
+def binding(text: str) -> tuple[str, tuple[int, ...]]:
+    """`NAME=1x3x224x224`; nothing after the `=` is a scalar. The name may itself contain `=`."""
+    name, separator, shape = text.rpartition("=")
+    try:
+        sizes = tuple(int(d) for d in shape.lower().split("x")) if shape else ()
+    except ValueError:
+        sizes = (-1,)
+    if not separator or not name or any(s < 0 for s in sizes):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=1x3x224x224")
+    return name, sizes
+
+
+def dimension(text: str) -> tuple[str, int]:
+    """`NAME=4`."""
+    name, separator, size = text.rpartition("=")
+    if not separator or not name or not size.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=4")
+    return name, int(size)
+
+
+def positive(text: str) -> int:
+    """An integer of at least one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
+    return int(text)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """`--input` and `--dim`."""
+    parser.add_argument(
+        "--input", type=binding, action="append", default=[], metavar="NAME=SHAPE", help="shape of an input, as 1x3x224x224"
+    )
+    parser.add_argument("--dim", type=dimension, action="append", default=[], metavar="NAME=N", help="size of a symbolic dimension")
+
+
+def add_level_option(parser: argparse.ArgumentParser) -> None:
+    """`-O0` to `-O3`, `-Os`."""
+    parser.add_argument(
+        "-O", dest="level", choices=["0", "1", "2", "3", "s"], default="2", help="optimisation level, -O0 to -O3 or -Os (default -O2)"
+    )
+
+
+def add_target_options(parser: argparse.ArgumentParser) -> None:
+    """`--target`, `--cpu` and `--threads`."""
+    parser.add_argument(
+        "--target", default="native", metavar="NAME[,FEATURE...]", help="machine to compile for; `lepton targets` lists them"
+    )
+    parser.add_argument("--cpu", metavar="NAME", help="LLVM processor name")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="threads that one call may use (default 1)")
+
+
+def add_pass_options(parser: argparse.ArgumentParser) -> None:
+    """The options that choose and watch passes."""
+    parser.add_argument("--passes", metavar="PIPELINE", help='run these instead of the level\'s: "fold-constants,fuse{depth=3}"')
+    parser.add_argument(
+        "--load-pass", action="append", default=[], metavar="FILE.py", help="load passes from a Python file; `--passes` can name them"
+    )
+    parser.add_argument(
+        "--print-ir-after", action="append", default=[], metavar="PASS|all|changed", help="print the IR on stderr after a pass"
+    )
+    parser.add_argument("--dump-dir", metavar="DIR", help="write the IR after every pass that changed it")
+    parser.add_argument("--time-passes", action="store_true", help="print on stderr how long each pass took")
+    parser.add_argument("--verify-ir", action=argparse.BooleanOptionalAction, default=True, help="check the IR after every pass (default)")
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """`--json`, `-v` and `-q`."""
+    parser.add_argument("--json", action="store_true", help="print exactly one JSON object on stdout")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("-v", "--verbose", action="store_true", help="tell the stages; show tracebacks")
+    group.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors and --json")
+
+
+def instruments(args: argparse.Namespace) -> tuple[Instrument, ...]:
+    """The instruments that the options of `add_pass_options` ask for; timing comes last, so that it times the passes alone."""
+    from lepton_compiler.instruments import CrashReproducer, Dump, PrintIRAfter, Timing, Verify
+
+    chosen: list[Instrument] = []
+    if args.dump_dir:
+        chosen += [CrashReproducer(args.dump_dir), Dump(args.dump_dir)]
+    chosen += [PrintIRAfter(which) for which in args.print_ir_after]
+    if args.verify_ir:
+        chosen.append(Verify())
+    if args.time_passes:
+        chosen.append(Timing())
+    return tuple(chosen)
+
+
+def load_passes(files: Sequence[str | os.PathLike[str]]) -> None:
+    """Run Python files and register the passes that they define.
+
+    Raises:
+        UsageError: a file that cannot be read or run, or that defines no pass.
+    """
+    from lepton_compiler.passes import load_pass_file
+
+    for file in files:
+        load_pass_file(file)

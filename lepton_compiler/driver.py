@@ -1,0 +1,437 @@
+"""From a model to an artefact: import, optimise, make legal, emit, verify, write.
+
+This is the only module that knows frontends, passes and backends. The command line and the Python API are
+thin layers over `Job`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from lepton_compiler.backend import Artifact, BuildOptions, Emit, Level, registry
+from lepton_compiler.errors import Diagnostic, UnsupportedError, UsageError, VerificationError
+from lepton_compiler.feeds import random_feeds
+from lepton_compiler.identity import FOLDER_KINDS, check_name, default_name, default_out, identify, manifest_bytes, weights_bytes
+from lepton_compiler.ir.graph import Graph
+from lepton_compiler.ops.evaluator import check_feeds
+from lepton_compiler.output import depfile_text, publish_files, publish_folder, staging, write_files
+from lepton_compiler.pipeline import Instrument
+from lepton_compiler.sources import bind, files_of, read_model
+from lepton_compiler.target import Target, parse_target
+from lepton_compiler.verification import Verification, compare, reference_outputs
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lepton_compiler.pipeline import Pass
+    from lepton_compiler.runtime.model import CompiledModel
+
+LEVELS: tuple[Level, ...] = ("O0", "O1", "O2", "O3", "Os")
+Stage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One compilation, as the user asked for it.
+
+    Attributes:
+        target: the machine that will run the artefact.
+        level: optimisation level.
+        emit: kind of output.
+        name: C identifier of the artefact; None derives it from the source.
+        threads: that one call may use.
+        passes: a pipeline in text form that runs instead of the level's.
+        inputs: shapes or constants by input name.
+        dims: sizes by dimension name.
+        opset: of ONNX output.
+        jobs: compiler processes at once.
+        cache_dir: where compiled kernels are kept.
+        instruments: told about every pass.
+        verify: compare the result with a reference before it is written.
+        feeds: inputs to verify with; random ones for those that are missing.
+        stage: called with the name of each stage as it begins.
+        detail: called within a stage, with what is going on.
+    """
+
+    target: Target
+    level: Level = "O2"
+    emit: Emit = "lib"
+    name: str | None = None
+    threads: int = 1
+    passes: str | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
+    opset: int = 21
+    jobs: int | None = None
+    cache_dir: Path | None = None
+    instruments: tuple[Instrument, ...] = ()
+    verify: bool = False
+    feeds: Mapping[str, Any] = field(default_factory=dict)
+    stage: Stage = lambda name: None
+    detail: Stage = lambda text: None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a compilation gave: where it lies, what its manifest says, how long it took, whether it was verified."""
+
+    out: Path
+    job: Job
+    manifest: Mapping[str, Any]
+    compile_seconds: float
+    verification: Verification | None
+
+    @property
+    def failure(self) -> VerificationError | None:
+        """What to raise, where the artefact was verified and is wrong; then it has not been written."""
+        return self.verification.failure() if self.verification else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        sizes = {key: self.manifest.get(key, 0) for key in ("arena_bytes", "weights_bytes", "code_bytes")}
+        result = {
+            "artifact": str(self.out),
+            "name": self.manifest["name"],
+            "emit": self.job.emit,
+            "target": self.job.target.name,
+            "level": self.job.level,
+            "kernels": self.manifest.get("kernels", 0),
+            **sizes,
+            "compile_seconds": round(self.compile_seconds, 3),
+        }
+        return result | ({"verify": self.verification.as_json()} if self.verification else {})
+
+
+# -- the Python API
+
+
+def import_model(source: Any, inputs: Mapping[str, Any] | None = None, dims: Mapping[str, int] | None = None) -> Graph:
+    """Import a model: see `lepton_compiler.sources.read_model` for what is accepted and raised."""
+    return read_model(source, inputs, dims)
+
+
+def optimize(
+    graph: Graph,
+    level: int | str = 2,
+    target: str | Target = "native",
+    passes: str | Sequence[Pass] | None = None,
+    instruments: Sequence[Instrument] = (),
+) -> Graph:
+    """An optimised copy of `graph` that computes the same.
+
+    Args:
+        graph: any valid graph; it stays as it is.
+        level: 0 to 3, or "s" for size.
+        target: what the passes may reckon with.
+        passes: run these instead of the level's, as text (`"fold-constants,fuse{depth=3}"`) or as objects.
+        instruments: told about every pass.
+
+    Raises:
+        UsageError: an unknown level, target or pass.
+    """
+    from lepton_compiler.pipeline import PassContext, Pipeline, parse_pipeline
+
+    named = parse_level(level)
+    if passes is None:
+        pipeline = level_pipeline(named)
+    else:
+        pipeline = parse_pipeline(passes) if isinstance(passes, str) else Pipeline(tuple(passes))
+    machine = target if isinstance(target, Target) else parse_target(target)
+    return pipeline.run(graph.copy(), PassContext(machine, named, tuple(instruments)))
+
+
+def compile(
+    source: Any,
+    target: str | Target = "native",
+    level: int | str = 2,
+    inputs: Mapping[str, Any] | None = None,
+    threads: int = 1,
+    *,
+    dims: Mapping[str, int] | None = None,
+    cpu: str | None = None,
+    name: str | None = None,
+    passes: str | None = None,
+    verify: bool = False,
+    jobs: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    quantize: str | None = None,
+    calibration: Any = None,
+    prune: str | None = None,
+    recover: str | None = None,
+    max_drop: str | None = None,
+    tune: float | None = None,
+) -> CompiledModel:
+    """Compile a model and load it.
+
+    Args:
+        source: what `import_model` takes.
+        target: target name, or a `Target`.
+        level: 0 to 3, or "s" for size.
+        inputs: shapes (or constants) by input name.
+        threads: that one call may use.
+        dims: sizes by dimension name.
+        cpu: LLVM processor name.
+        name: C identifier of the artefact.
+        passes: a pipeline that runs instead of the level's.
+        verify: compare with a reference on random inputs first.
+        jobs: compiler processes at once.
+        cache_dir: where compiled kernels are kept.
+        quantize: with `calibration`, `prune`, `recover`, `max_drop`, `tune`: accepted by name, refused by this version.
+
+    Returns:
+        A model whose `run(feeds)` gives outputs by name. Where dimensions are unbound it compiles for each new shape on first use.
+
+    Raises:
+        LeptonError: see the subclasses.
+    """
+    from lepton_compiler.runtime.model import CompiledModel
+
+    refuse_planned(
+        {"quantize": quantize, "calibration": calibration, "prune": prune, "recover": recover, "max_drop": max_drop, "tune": tune}
+    )
+    machine = target if isinstance(target, Target) else parse_target(target, cpu)
+    job = Job(
+        machine, parse_level(level), name=name, threads=threads, passes=passes, inputs=inputs or {}, dims=dims or {}, jobs=jobs,
+        cache_dir=Path(cache_dir) if cache_dir is not None else None, verify=verify,
+    )  # fmt: skip
+    graph = read_model(source, job.inputs, job.dims)
+    name = check_name(job.name) if job.name else default_name(source)
+
+    def specialise(feeds: Mapping[str, np.ndarray]) -> Artifact:
+        bound = bind_to_feeds(graph, feeds)
+        return complete(build(_optimised(bound, job), name, job), identify(name, job_options(job), bound, None))
+
+    if graph.free_symbols:
+        return CompiledModel(None, specialise)
+    model = CompiledModel(complete(build(_optimised(graph, job), name, job), identify(name, job_options(job), graph, source)))
+    if verify:
+        _check_model(source, graph, model, job).check()
+    return model
+
+
+def load(folder: str | os.PathLike[str]) -> CompiledModel:
+    """Load an artefact that `leptonc` or `CompiledModel.save` wrote for this machine."""
+    from lepton_compiler.runtime import model
+
+    return model.load(Path(folder))
+
+
+def emit(graph: Graph, path: str | os.PathLike[str], backend: str = "onnx", opset: int = 21) -> Path:
+    """Write a graph in an exchange format.
+
+    Args:
+        graph: any graph whose operators the format has.
+        path: the file; ONNX models over 2 GB get their weights beside it.
+        backend: `onnx`, or `ir` for lepton's text form.
+        opset: of ONNX output.
+
+    Raises:
+        UnsupportedError: the format cannot express the graph.
+        UsageError: no such format.
+    """
+    if backend not in ("onnx", "ir", "tflite"):
+        raise UsageError(f"no exchange format '{backend}'", hint="known: onnx, ir")
+    out = Path(path)
+    with staging(out) as staged:
+        _write_exchange(graph, staged / out.name, backend, opset)
+        publish_files(staged, out)
+    return out
+
+
+# -- the whole way, for the command line
+
+
+def run_job(source: Any, out: Path | None, job: Job, depfile: Path | None = None, extra_sources: Sequence[str] = ()) -> Outcome:
+    """Compile `source` and write the result; on any failure nothing is written.
+
+    A failed verification is such a failure, but no exception: `Outcome.failure` is, so that its numbers can be shown.
+
+    Args:
+        source: what `import_model` takes.
+        out: where to; None derives it from the source's name.
+        job: what to do.
+        depfile: also write a rule in Make's syntax there.
+        extra_sources: further files that the rule names.
+
+    Raises:
+        LeptonError: see the subclasses.
+    """
+    start = time.perf_counter()
+    name = job.name or default_name(source)
+    out = out or default_out(source, name, job.emit)
+    job.stage("import")
+    imported = read_model(source, job.inputs, job.dims)
+    graph = _optimised(imported, job)
+    identity = identify(name, job_options(job), imported, source)
+    check = None
+    with staging(out) as staged:
+        if job.emit in FOLDER_KINDS:
+            artifact = complete(build(graph, name, job), identity)
+            manifest, main = artifact.manifest, out / f"{name}.json"
+            write_files(staged, {**artifact.files, main.name: manifest_bytes(manifest)})
+            seconds = time.perf_counter() - start
+            check = _verify_native(source, imported, graph, artifact, job) if job.verify else None
+        else:
+            job.stage("emit")
+            manifest, main = {**identity, "weights_bytes": weights_bytes(graph)}, out
+            _write_exchange(graph, staged / out.name, job.emit, job.opset)
+            seconds = time.perf_counter() - start
+            check = _verify_file(source, imported, staged / out.name, job) if job.verify else None
+        if check is None or check.ok:
+            publish = publish_folder if job.emit in FOLDER_KINDS else publish_files
+            publish(staged, out)
+            if depfile is not None:
+                write_files(depfile.parent, {depfile.name: depfile_text(str(main), [*files_of(source, imported), *extra_sources]).encode()})
+    return Outcome(out, job, manifest, seconds, check)
+
+
+def build(graph: Graph, name: str, job: Job) -> Artifact:
+    """Run the native backend's required passes on a copy of `graph`, then the backend.
+
+    Raises:
+        UnsupportedError: unbound dimensions, or nodes that the backend cannot compile; each one named.
+    """
+    require_bound(graph)
+    backend = registry.get("tvm")
+    job.stage("legalise")
+    if required := tuple(getattr(backend, "REQUIRED_PASSES", ())):
+        graph = optimize(graph, job.level, job.target, ",".join(required), job.instruments)
+    job.stage("generate code")
+    options = BuildOptions(name, job.target, job.threads, job.emit, job.jobs, job.cache_dir, job.level)
+    artifact = backend.build(graph, options, lambda done, total, label: job.detail(f"kernel {done} of {total}, {label}"))
+    return cast(Artifact, artifact)
+
+
+def job_options(job: Job) -> dict[str, Any]:
+    """What of a job decides the bytes of its artefact, as JSON values."""
+    target = {"name": job.target.name, "triple": job.target.triple, "cpu": job.target.cpu, "features": list(job.target.features)}
+    return {"emit": job.emit, "level": job.level, "passes": job.passes, "target": target, "threads": job.threads}
+
+
+def complete(artifact: Artifact, identity: Mapping[str, Any]) -> Artifact:
+    """The artefact with what it was made from in its manifest."""
+    return Artifact(artifact.files, {**identity, **artifact.manifest})
+
+
+def bind_to_feeds(graph: Graph, feeds: Mapping[str, Any]) -> Graph:
+    """A copy of `graph` with the dimensions of its inputs bound to those of the feeds.
+
+    Raises:
+        UsageError: feeds that do not fit.
+    """
+    arrays = check_feeds(graph, feeds)
+    return bind(graph, {v.name: a.shape for v, a in zip(graph.inputs, arrays, strict=True)}, {})
+
+
+def require_bound(graph: Graph) -> None:
+    """Refuse a graph with symbolic input dimensions.
+
+    Raises:
+        UnsupportedError: names every unbound dimension, with the option that binds it.
+    """
+    if not graph.free_symbols:
+        return
+    problems = []
+    for symbol in sorted(graph.free_symbols):
+        users = [v for v in graph.inputs if symbol in {repr(d) for d in v.type.shape}]
+        where = f"input '{users[0].name}' {users[0].type}" if users else ""
+        problems.append(
+            Diagnostic(
+                f"dimension '{symbol}' must be known to compile ahead of time", where, f"say --dim {symbol}=N, or dims={{'{symbol}': N}}"
+            )
+        )
+    raise UnsupportedError(problems)
+
+
+def level_pipeline(level: Level) -> Any:
+    """The `Pipeline` that a level stands for."""
+    from lepton_compiler.passes.levels import passes_for_level
+    from lepton_compiler.pipeline import Pipeline, parse_pipeline
+
+    found = passes_for_level(level)
+    if isinstance(found, Pipeline):
+        return found
+    return parse_pipeline(found) if isinstance(found, str) else Pipeline(tuple(found))
+
+
+def parse_level(level: int | str) -> Level:
+    """`3`, `"3"`, `"O3"`, `"s"`, `"Os"` as a level name.
+
+    Raises:
+        UsageError: something else.
+    """
+    text = str(level)
+    name = text if text.startswith("O") else f"O{text}"
+    if name not in LEVELS:
+        raise UsageError(f"no optimisation level '{level}'", hint=f"levels: {', '.join(LEVELS)}")
+    return cast(Level, name)
+
+
+def refuse_planned(options: Mapping[str, Any]) -> None:
+    """Refuse options of the contract whose feature this version does not have.
+
+    Raises:
+        UnsupportedError: one diagnostic per option that was given.
+    """
+    given = [name for name, value in options.items() if value not in (None, False)]
+    if given:
+        raise UnsupportedError(
+            [
+                Diagnostic(f"'{n.replace('_', '-')}' is not there yet", hint="compile without it; this version does float models")
+                for n in given
+            ]
+        )
+
+
+# -- inside
+
+
+def _optimised(graph: Graph, job: Job) -> Graph:
+    job.stage("optimise")
+    return optimize(graph, job.level, job.target, job.passes, job.instruments)
+
+
+def _write_exchange(graph: Graph, file: Path, kind: str, opset: int) -> None:
+    match kind:
+        case "onnx":
+            from lepton_compiler.backends.onnx import emit_onnx
+
+            emit_onnx(graph, file, opset=opset)
+        case "ir":
+            from lepton_compiler.ir.text import write_lir
+
+            write_lir(graph, file)
+        case "tflite":
+            raise UnsupportedError("TFLite output is not there yet", hint="emit onnx, or native code with --emit lib")
+
+
+def _verify_native(source: Any, imported: Graph, graph: Graph, artifact: Artifact, job: Job) -> Verification:
+    """Run the artefact on this machine; kinds of output that cannot be loaded are verified through a library of the same kernels."""
+    from lepton_compiler.runtime.model import CompiledModel
+
+    if job.target.arch != parse_target("native").arch:
+        raise UnsupportedError(f"cannot run {job.target.name} code here", hint="compile with --no-verify")
+    job.stage("verify")
+    if job.emit != "lib":
+        artifact = complete(build(graph, artifact.manifest["name"], replace(job, emit="lib")), artifact.manifest)
+    return _check_model(source, imported, CompiledModel(artifact), job)
+
+
+def _check_model(source: Any, imported: Graph, model: CompiledModel, job: Job) -> Verification:
+    feeds = random_feeds(imported.inputs, fixed=job.feeds)
+    reference, expected = reference_outputs(source, imported, feeds, job.inputs)
+    return compare(expected, model.run(feeds), reference)
+
+
+def _verify_file(source: Any, imported: Graph, file: Path, job: Job) -> Verification:
+    """Run an emitted file: ONNX in ONNX Runtime where that is installed, text by importing it again."""
+    job.stage("verify")
+    feeds = random_feeds(imported.inputs, fixed=job.feeds)
+    reference, expected = reference_outputs(source, imported, feeds, job.inputs)
+    _, actual = reference_outputs(file, read_model(file), feeds)
+    return compare(expected, actual, reference)

@@ -1,0 +1,127 @@
+"""Matrix products with extras in terms of MatMul."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lepton_compiler.ir.dim import Dim
+from lepton_compiler.ir.graph import Node, Value
+from lepton_compiler.ir.types import INT32, INT64
+from lepton_compiler.ops import matmul as ops
+from lepton_compiler.ops.broadcasting import broadcast_dim
+from lepton_compiler.ops.builder import Builder
+from lepton_compiler.ops.decompose import as_type, decomposition, decomposition_in_float32, wide
+
+Labels = tuple[str, ...]
+
+
+@decomposition_in_float32(ops.Gemm)
+def _(build: Builder, op: ops.Gemm, a: Value, b: Value, c: Value | None = None) -> Value:
+    a = build.Transpose(a, perm=(1, 0)) if op.trans_a else a
+    b = build.Transpose(b, perm=(1, 0)) if op.trans_b else b
+    product = build.MatMul(a, b)
+    if op.alpha != 1:
+        product = build.Mul(product, op.alpha)
+    if c is None or op.beta == 0:
+        return product
+    return build.Add(product, c if op.beta == 1 else build.Mul(c, op.beta))
+
+
+@decomposition(ops.MatMulInteger)
+def _(build: Builder, node: Node) -> Sequence[Value]:
+    a, b, a_zero, b_zero = (*node.inputs, None, None)[:4]
+    assert a is not None and b is not None
+    left, right = as_type(build, a, INT32), as_type(build, b, INT32)
+    if a_zero is not None:
+        zero = as_type(build, a_zero, INT32)
+        rows = zero.type.rank == 1 and zero.type.shape[0] != 1
+        left = build.Sub(left, build.Reshape(zero, shape=(zero.type.shape[0], 1)) if rows else _at_most_rank(build, zero, a))
+    if b_zero is not None:
+        right = build.Sub(right, _at_most_rank(build, as_type(build, b_zero, INT32), b))
+    return [build.MatMul(left, right)]
+
+
+def _at_most_rank(build: Builder, zero: Value, operand: Value) -> Value:
+    return build.Reshape(zero, shape=()) if zero.type.rank > operand.type.rank or zero.type.shape == (1,) else zero
+
+
+@decomposition(ops.Einsum)
+def _(build: Builder, node: Node) -> Sequence[Value]:
+    op, operands = node.op, node.present_inputs
+    assert isinstance(op, ops.Einsum)
+    terms, output = op.parsed.labels([v.type.rank for v in operands])
+    factors = [_diagonal(build, wide(build, v), term) for v, term in zip(operands, terms, strict=True)]
+    left, kept = factors[0]
+    for i, right in enumerate(factors[1:], 1):
+        later = set(output).union(*terms[i + 1 :])
+        left, kept = _contract(build, (left, kept), right, later)
+    left, kept = _sum_out(build, left, kept, set(output))
+    perm = tuple(kept.index(label) for label in output)
+    left = build.Transpose(left, perm=perm) if perm != tuple(range(len(perm))) else left
+    return [as_type(build, left, node.output.type.dtype)]
+
+
+def _diagonal(build: Builder, value: Value, labels: Labels) -> tuple[Value, Labels]:
+    """Keep, of axes with the same label, the elements with equal indices."""
+    for label in dict.fromkeys(labels):
+        while labels.count(label) > 1:
+            first = labels.index(label)
+            second = labels.index(label, first + 1)
+            rank, size = len(labels), value.type.shape[first]
+            places = build.Range(start=0, limit=size, delta=1, dtype=INT64)
+            along = [build.Reshape(places, shape=tuple(size if i == axis else 1 for i in range(rank))) for axis in (first, second)]
+            kept = build.Where(build.Equal(*along), value, build.constant(0, value))
+            value = build.ReduceSum(kept, axes=(second,), keepdims=False)
+            labels = (*labels[:second], *labels[second + 1 :])
+    return value, labels
+
+
+def _sum_out(build: Builder, value: Value, labels: Labels, needed: set[str]) -> tuple[Value, Labels]:
+    """Sum over the axes that nobody needs any more."""
+    axes = tuple(i for i, label in enumerate(labels) if label not in needed)
+    return (build.ReduceSum(value, axes=axes, keepdims=False) if axes else value), tuple(label for label in labels if label in needed)
+
+
+def _contract(build: Builder, left: tuple[Value, Labels], right: tuple[Value, Labels], later: set[str]) -> tuple[Value, Labels]:
+    """One batched product of two operands; the result's labels are the shared kept ones, then the left's, then the right's."""
+    a, a_labels = _sum_out(build, *left, later | set(right[1]))
+    b, b_labels = _sum_out(build, *right, later | set(a_labels))
+    sizes_a, sizes_b = dict(zip(a_labels, a.type.shape, strict=True)), dict(zip(b_labels, b.type.shape, strict=True))
+    shared = [label for label in a_labels if label in sizes_b]
+    batch = tuple(label for label in shared if label in later)
+    inner = tuple(label for label in shared if label not in later)
+    rows = tuple(label for label in a_labels if label not in shared)
+    columns = tuple(label for label in b_labels if label not in shared)
+    for label in inner:  # one of the operands broadcasts along the axis that is summed
+        size = broadcast_dim(sizes_a[label], sizes_b[label])
+        a = _stretched(build, a, a_labels.index(label), size)
+        b = _stretched(build, b, b_labels.index(label), size)
+        sizes_a[label] = sizes_b[label] = size
+    head_a, head_b = tuple(sizes_a[label] for label in batch), tuple(sizes_b[label] for label in batch)
+    depth = _product([sizes_a[label] for label in inner])
+    a = _matrix(build, a, a_labels, (*batch, *rows, *inner), (*head_a, _product([sizes_a[label] for label in rows]), depth))
+    b = _matrix(build, b, b_labels, (*batch, *inner, *columns), (*head_b, depth, _product([sizes_b[label] for label in columns])))
+    product = build.MatMul(a, b)
+    shape = (*product.type.shape[: len(batch)], *(sizes_a[label] for label in rows), *(sizes_b[label] for label in columns))
+    result = build.Reshape(product, shape=shape) if shape != product.type.shape else product
+    return result, (*batch, *rows, *columns)
+
+
+def _matrix(build: Builder, value: Value, labels: Labels, order: Labels, shape: tuple[Dim, ...]) -> Value:
+    """`value` with its axes in `order`, folded to `shape`."""
+    perm = tuple(labels.index(label) for label in order)
+    value = build.Transpose(value, perm=perm) if perm != tuple(range(len(perm))) else value
+    return build.Reshape(value, shape=shape) if value.type.shape != shape else value
+
+
+def _stretched(build: Builder, value: Value, axis: int, size: Dim) -> Value:
+    if value.type.shape[axis] == size:
+        return value
+    return build.Expand(value, shape=(*value.type.shape[:axis], size, *value.type.shape[axis + 1 :]))
+
+
+def _product(sizes: Sequence[Dim]) -> Dim:
+    total: Dim = 1
+    for size in sizes:
+        total = total * size
+    return total

@@ -1,0 +1,102 @@
+"""A compiled library in this process: loaded with ctypes, called on numpy arrays without copies."""
+
+from __future__ import annotations
+
+import ctypes
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lepton_compiler.errors import LeptonError, UsageError
+from lepton_compiler.ir.types import dtype
+from lepton_compiler.ops.evaluator import as_array
+
+ARENA_ALIGNMENT = 64
+
+
+class NativeLibrary:
+    """`libNAME.so` with its manifest. Calls from several threads are safe: each takes an arena of its own.
+
+    Args:
+        path: the shared library.
+        manifest: what `NAME.json` says: name, inputs, outputs, arena_bytes.
+
+    Raises:
+        LeptonError: the library cannot be loaded, for instance because it was built for another machine.
+    """
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        self.manifest = manifest
+        try:
+            self._handle = ctypes.CDLL(str(path))
+            self._run = getattr(self._handle, f"{manifest['name']}_run")
+        except (OSError, AttributeError) as error:
+            raise LeptonError(f"cannot load {path.name}: {error}", hint="was it built for this machine?") from error
+        self._run.restype = ctypes.c_int
+        self._run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+        self._arenas: list[np.ndarray] = []
+
+    @staticmethod
+    def from_bytes(code: bytes, manifest: Mapping[str, Any]) -> NativeLibrary:
+        """Load a library from memory; the file it needs is removed with the object."""
+        folder = tempfile.TemporaryDirectory(prefix="lepton-")
+        path = Path(folder.name) / f"lib{manifest['name']}.so"
+        path.write_bytes(code)
+        library = NativeLibrary(path, manifest)
+        weakref.finalize(library, folder.cleanup)
+        return library
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Run once.
+
+        Args:
+            feeds: per input name an array, or anything with `__array__` or DLPack, of its dtype and shape.
+
+        Returns:
+            Output name to a fresh array, in the order of the outputs.
+
+        Raises:
+            UsageError: feeds that do not fit the inputs, all problems at once.
+        """
+        arrays = self._checked(feeds)
+        outputs = [np.empty(row["shape"], dtype(row["dtype"]).numpy) for row in self.manifest["outputs"]]
+        self.call(arrays, outputs)
+        return {row["name"]: array for row, array in zip(self.manifest["outputs"], outputs, strict=True)}
+
+    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+        """Run on dense arrays in the order of the manifest, without any check: the bare call, for benchmarks too."""
+        arena = self._arenas.pop() if self._arenas else self._new_arena()
+        try:
+            status = self._run(_pointers(inputs), _pointers(outputs), arena.ctypes.data)
+        finally:
+            self._arenas.append(arena)
+        if status:
+            raise LeptonError(f"{self.manifest['name']}_run returned {status}")
+
+    def _new_arena(self) -> np.ndarray:
+        raw = np.empty(max(self.manifest["arena_bytes"], ARENA_ALIGNMENT) + ARENA_ALIGNMENT, np.uint8)
+        return raw[-raw.ctypes.data % ARENA_ALIGNMENT :]
+
+    def _checked(self, feeds: Mapping[str, Any]) -> list[np.ndarray]:
+        rows = self.manifest["inputs"]
+        known = [row["name"] for row in rows]
+        problems = [f"no input '{name}'; the model has {', '.join(known)}" for name in feeds if name not in known]
+        problems += [f"input '{name}' is missing" for name in known if name not in feeds]
+        arrays = []
+        for row in rows:
+            if row["name"] in feeds:
+                array = as_array(feeds[row["name"]])
+                if array.dtype != dtype(row["dtype"]).numpy or list(array.shape) != row["shape"]:
+                    problems.append(f"input '{row['name']}' is {row['dtype']}{row['shape']}, the feed is {array.dtype}{list(array.shape)}")
+                arrays.append(array if array.flags.c_contiguous else np.ascontiguousarray(array))
+        if problems:
+            raise UsageError("; ".join(problems))
+        return arrays
+
+
+def _pointers(arrays: Sequence[np.ndarray]) -> Any:
+    return (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays))

@@ -1,0 +1,139 @@
+"""What `compile` returns and `load` reads: a model that can be run and saved."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lepton_compiler.backend import Artifact
+from lepton_compiler.errors import LeptonError, UnsupportedError, UsageError
+from lepton_compiler.ops.evaluator import as_array
+from lepton_compiler.runtime.library import NativeLibrary
+
+SPECIALISATIONS = 16
+"""How many shapes of a model with open dimensions are kept compiled; the one not used for longest goes first."""
+
+Specialise = Callable[[Mapping[str, np.ndarray]], Artifact]
+
+
+class CompiledModel:
+    """A model in native code.
+
+    Args:
+        artifact: the files and manifest of a model whose sizes are all known, or None.
+        specialise: for a model with open dimensions: builds the artefact for the sizes of these feeds.
+        keyed_by_value: inputs whose values, not only shapes, decide sizes inside the model.
+    """
+
+    def __init__(self, artifact: Artifact | None, specialise: Specialise | None = None, keyed_by_value: frozenset[str] = frozenset()) -> None:
+        self.artifact = artifact
+        self._specialise, self._keyed = specialise, keyed_by_value
+        self._library: NativeLibrary | None = None
+        self._cache: OrderedDict[tuple[Any, ...], NativeLibrary] = OrderedDict()
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """What `NAME.json` says.
+
+        Raises:
+            LeptonError: the model has open dimensions, so there is no single artefact.
+        """
+        return self._complete("manifest").manifest
+
+    @property
+    def library(self) -> NativeLibrary:
+        """The library, loaded on first use."""
+        if self._library is None:
+            self._library = load_library(self._complete("library"))
+        return self._library
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Run once: input name to array, output name to array in the order of the outputs.
+
+        A model with open dimensions is compiled for the shapes of these feeds when they are first seen.
+
+        Raises:
+            UsageError: feeds that do not fit the inputs.
+        """
+        if self._specialise is None:
+            return self.library.run(feeds)
+        arrays = {name: as_array(feed) for name, feed in feeds.items()}
+        library = self._specialised(arrays)
+        wanted = {row["name"] for row in library.manifest["inputs"]}
+        return library.run({name: array for name, array in arrays.items() if name in wanted or name not in self._keyed})
+
+    def _specialised(self, arrays: Mapping[str, np.ndarray]) -> NativeLibrary:
+        assert self._specialise is not None
+        key = tuple((name, a.shape, str(a.dtype), a.tobytes() if name in self._keyed else b"") for name, a in sorted(arrays.items()))
+        if key in self._cache:
+            self._cache.move_to_end(key)
+        else:
+            self._cache[key] = load_library(self._specialise(arrays))
+            if len(self._cache) > SPECIALISATIONS:
+                self._cache.popitem(last=False)
+        return self._cache[key]
+
+    def emulate(self, feeds: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], Any]:
+        """Run a model that was built for another machine in an emulator.
+
+        Raises:
+            UnsupportedError: emulation of this target is not there yet.
+        """
+        raise UnsupportedError("emulation is not there yet", hint="use run() for models built for this machine")
+
+    def save(self, folder: Any) -> None:
+        """Write the artefact: library, header, source and manifest.
+
+        Raises:
+            LeptonError: the model has open dimensions, or the folder cannot be written.
+        """
+        artifact, path = self._complete("save"), Path(folder)
+        name = artifact.manifest["name"]
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            for file, data in artifact.files.items():
+                (path / file).write_bytes(data)
+            (path / f"{name}.json").write_text(json.dumps(artifact.manifest, indent=2, sort_keys=True) + "\n")
+        except OSError as error:
+            raise LeptonError(f"cannot write {path}: {error.strerror}") from error
+
+    def _complete(self, what: str) -> Artifact:
+        if self.artifact is None:
+            raise LeptonError(f"the model has open dimensions: no {what} for all sizes at once", hint="bind them: inputs={'x': (1, 3, 224, 224)}")
+        return self.artifact
+
+
+def load_library(artifact: Artifact) -> NativeLibrary:
+    """Load the shared library of an artefact into this process.
+
+    Raises:
+        UsageError: the artefact has none.
+    """
+    file = f"lib{artifact.manifest['name']}.so"
+    if file not in artifact.files:
+        raise UsageError(f"the artefact has no {file} that could run here", hint="compile with emit='lib' for the native target")
+    return NativeLibrary.from_bytes(artifact.files[file], artifact.manifest)
+
+
+def load(folder: Any) -> CompiledModel:
+    """Read a compiled model that `save` or `leptonc` wrote.
+
+    Raises:
+        UsageError: the folder does not hold exactly one compiled model.
+        LeptonError: a file is missing or damaged.
+    """
+    path = Path(folder)
+    manifests = sorted(p for p in path.glob("*.json") if (path / f"lib{p.stem}.so").is_file())
+    if len(manifests) != 1:
+        raise UsageError(f"{path} holds {len(manifests)} compiled models, expected one libNAME.so with its NAME.json")
+    try:
+        manifest = json.loads(manifests[0].read_text())
+        files = {name: (path / name).read_bytes() for name in (f"lib{manifest['name']}.so", f"{manifest['name']}.h", f"{manifest['name']}.c") if (path / name).is_file()}
+    except (OSError, ValueError, KeyError) as error:
+        raise LeptonError(f"cannot read {manifests[0]}: {error}", hint="compile the model again") from error
+    return CompiledModel(Artifact(files, manifest))

@@ -1,0 +1,105 @@
+"""Deciding which nodes make up a kernel.
+
+Nodes are visited from the last to the first. When a node is reached, all its users have a kernel; if that is one and the same kernel, and it can
+take the node, the node joins, else it starts a kernel of its own. So every kernel has a single sink, nothing but the sink's outputs leaves it,
+and no cycle between kernels can arise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lepton_compiler.ir.graph import Graph, Node, Value
+from lepton_compiler.passes.fuse.kinds import Kind, kind
+
+
+@dataclass(eq=False)
+class Group:
+    """A kernel in the making.
+
+    Attributes:
+        nodes: members, the sink first.
+        anchor: the member that is not element-wise, if there is one.
+        before: members that feed the anchor.
+        moved: whether a member transposes.
+    """
+
+    nodes: list[Node]
+    anchor: Node | None = None
+    before: set[Node] = field(default_factory=set)
+    moved: bool = False
+
+
+def form_groups(graph: Graph, depth: int) -> list[Group]:
+    """The kernels of a graph, last one first; views and nodes with regions stay outside. At most `depth` nodes per kernel."""
+    groups: list[Group] = []
+    member: dict[Node, Group] = {}
+    returned = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        what = kind(node)
+        users = node.output.users if len(node.outputs) == 1 and node.output not in returned else []
+        candidates = {id(member.get(user)): member.get(user) for user in users}
+        target = next(iter(candidates.values())) if len(candidates) == 1 else None
+        if target is not None and len(target.nodes) < depth and _joins(node, what, target, users):
+            _add(target, node, what, users)
+            member[node] = target
+        elif not node.regions:
+            group = Group([node])
+            _set_role(group, node, what)
+            groups.append(group)
+            member[node] = group
+    return [kernel for group in groups if (kernel := _without_outer_views(group))]
+
+
+def _set_role(group: Group, node: Node, what: Kind) -> None:
+    if what == "transpose":
+        group.moved = True
+    elif what not in ("elementwise", "view"):
+        group.anchor = node
+
+
+def _add(group: Group, node: Node, what: Kind, users: list[Node]) -> None:
+    if group.anchor is not None and all(u is group.anchor or u in group.before for u in users):
+        group.before.add(node)
+    group.nodes.append(node)
+    _set_role(group, node, what)
+
+
+def _joins(node: Node, what: Kind, group: Group, users: list[Node]) -> bool:
+    if group.anchor is None:
+        if any(kind(n) == "view" for n in group.nodes):
+            return what == "elementwise" and all(_whole(node.output, u) for u in users)
+        if what == "view":
+            return not group.moved and all(kind(u) == "elementwise" and _whole(node.output, u) for u in users) and _chain_goes_on(node)
+        if what == "transpose":
+            return not group.moved and all(_whole(node.output, u) for u in users)
+        if what in ("anchor", "reduction") and group.moved:
+            return False
+        return what != "opaque" and all(_whole(node.output, u) for u in users)
+    feeds_anchor = kind(group.anchor) == "reduction" and all(u is group.anchor or u in group.before for u in users)
+    return what == "elementwise" and feeds_anchor and all(u is group.anchor or _whole(node.output, u) for u in users)
+
+
+def _whole(value: Value, user: Node) -> bool:
+    """Whether `user` reads each element of `value` once, rather than spreading it over a larger result."""
+    if kind(user) in ("view", "transpose"):
+        return True
+    return value.type.shape == user.output.type.shape and not _is_parameter(value, user)
+
+
+def _is_parameter(value: Value, user: Node) -> bool:
+    """Whether `value` is a scale or zero point rather than data."""
+    return kind(user) == "elementwise" and "Quantize" in user.op.name and user.inputs[0] is not value
+
+
+def _chain_goes_on(view: Node) -> bool:
+    """Whether a view stands in the middle of an element-wise chain that only it reads."""
+    source = view.inputs[0]
+    return source is not None and source.producer is not None and kind(source.producer) == "elementwise" and len(source.uses) == 1 and not source.is_output
+
+
+def _without_outer_views(group: Group) -> Group | None:
+    """The kernel without views at its borders, which cost nothing outside; None if nothing else is there."""
+    while group.nodes and kind(group.nodes[-1]) == "view":
+        group.nodes.pop()
+    return group if group.nodes else None

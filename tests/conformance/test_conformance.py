@@ -1,0 +1,52 @@
+"""ONNX's own operator cases against the recorded outcomes: a gain or a loss fails, and says how to record it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lepton_compiler.testing import conformance
+
+
+def test_scope_is_all_numeric_inference_cases() -> None:
+    names = conformance.cases()
+    assert len(names) > 1700
+    assert "test_conv_with_strides_padding" in names
+    assert not any("sequence" in n and n.startswith(("test_sequence", "test_split_to_sequence")) for n in names)
+    assert not any(n.startswith(("test_adam", "test_bernoulli", "test_string", "test_training_dropout")) for n in names)
+
+
+@pytest.mark.parametrize("kind", ["evaluator", "onnx"])
+def test_outcomes_are_as_recorded(kind: str) -> None:
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+    outcomes = conformance.run_all(kind)
+    changes = list(conformance.differences(kind, outcomes))
+    hint = f"record with: python -m lepton_compiler.testing.conformance --kind {kind} --update"
+    assert not changes, "\n".join([*changes, hint])
+    assert set(conformance.read_record(kind)) == set(conformance.cases())
+
+
+def test_comparison_is_exact_for_integers_and_tolerant_for_floats() -> None:
+    conformance.compare("y", np.array([1.0, np.nan]), np.array([1.0005, np.nan]), 1e-3, 1e-7)
+    with pytest.raises(conformance.Mismatch) as wrong:
+        conformance.compare("y", np.array([1, 2]), np.array([1, 3]), 1e-3, 1e-7)
+    assert wrong.value.reason == "values"
+    with pytest.raises(conformance.Mismatch) as shape:
+        conformance.compare("y", np.zeros(2), np.zeros((2, 1)), 1e-3, 1e-7)
+    assert shape.value.reason == "shape"
+    with pytest.raises(conformance.Mismatch) as kind:
+        conformance.compare("y", np.zeros(2, np.int32), np.zeros(2, np.int64), 1e-3, 1e-7)
+    assert kind.value.reason == "type"
+
+
+def test_gains_and_losses_are_told_apart() -> None:
+    gone, new = conformance.Outcome("test_abs", False, "values", "by 3"), conformance.Outcome("test_no_such_case", True)
+    loss, gain = conformance.differences("evaluator", [gone, new])
+    assert loss.startswith("loss: test_abs was pass, now fail values by 3")
+    assert gain.startswith("gain: test_no_such_case was not recorded, now pass")
+
+
+def test_command_line_prints_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert conformance.main(["--kind", "evaluator", "--filter", "test_abs"]) == 0
+    assert "passed, 0 failed" in capsys.readouterr().out
