@@ -16,9 +16,10 @@ from typing import Any
 
 import tvm
 from tvm import s_tir, tirx
-from tvm.ir import Call, PointerType, PrimType
+from tvm.ir import Call, PointerType, PrimType, StringImm
 from tvm.tirx.build import codegen_build
 
+from lepton_compiler.backends.tvm import outline
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.target import Target
 
@@ -133,7 +134,18 @@ def _lower(func: PrimFunc, symbol: str, target: Target) -> tuple[Any, int | None
                 hint="make its large intermediate tensors workspaces",
             )
         raw, extent = _raw_abi(module[symbol], symbol)
-        return tirx.transform.LowerIntrin()(tvm.IRModule({symbol: raw})), extent, stack
+        outline.take_definitions()
+        lowered = tirx.transform.LowerIntrin()(tvm.IRModule({symbol: raw}))
+        return tvm.IRModule({symbol: _with_functions(lowered[symbol], outline.take_definitions())}), extent, stack
+
+
+def _with_functions(func: PrimFunc, definitions: str) -> PrimFunc:
+    """The function with LLVM IR to link behind its body: by then what the body calls is declared."""
+    if not definitions:
+        return func
+    link = tirx.AttrStmt(tirx.IntImm("int32", 0), "pragma_import_llvm", StringImm(definitions), tirx.Evaluate(tirx.IntImm("int32", 0)))
+    *work, last = func.body.seq
+    return func.with_body(tirx.SeqStmt([*work, link, last]))
 
 
 def _allocations(stmt: Any) -> Iterator[Any]:

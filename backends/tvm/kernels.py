@@ -17,9 +17,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
+from lepton_compiler.backends.tvm.spec import KernelSpec
 from lepton_compiler.errors import Diagnostic, LeptonError, UnsupportedError
 from lepton_compiler.ir.types import TensorType, tensor_type
-from lepton_compiler.backends.tvm.spec import KernelSpec
 from lepton_compiler.target import Target
 
 

@@ -16,6 +16,7 @@ from lepton_compiler.backends.tvm.spec import KernelSpec, kernel_operands
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.tensor import Tensor
 
+
 @dataclass(eq=False)
 class Buffer:
     """A block of memory. `index` counts within its kind; the life span is in program steps, for the arena."""

@@ -14,7 +14,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tvm import te, tirx
+from tvm import tirx
+
+from lepton_compiler.backends.tvm.naming import named
 
 Expr = Any
 """`tvm.ir.Expr`; TVM carries no types."""
@@ -66,20 +68,20 @@ def tanh(x: Expr) -> Expr:
     """Hyperbolic tangent, as expm1(2|x|) / (expm1(2|x|) + 2) with the sign of x."""
 
     def magnitude(n: Expr, r: Expr) -> Expr:
-        power = _let(_power_of_two(n), lambda s: (_poly(r, EXPM1) * (r * r) + r) * s + (s - _f32(1.0)))
-        return _let(power, lambda e: e / (e + _f32(2.0)))
+        power = named(_power_of_two(n), lambda s: (_poly(r, EXPM1) * (r * r) + r) * s + (s - _f32(1.0)))
+        return named(power, lambda e: e / (e + _f32(2.0)))
 
     def signed(v: Expr) -> Expr:
         twice = _clamp(_abs(v) * _f32(2.0), 0.0, 20.0)
         return _with_sign(_exp_reduced(twice, magnitude), v)
 
-    return _let(x, signed)
+    return named(x, signed)
 
 
 def sigmoid(x: Expr) -> Expr:
     """1 / (1 + e^-x), without overflow: e^-|x| is never more than 1."""
-    return _let(
-        x, lambda v: _let(exp(-_abs(v)), lambda e: tirx.Select(v >= _f32(0.0), _f32(1.0), e) / (e + _f32(1.0)))
+    return named(
+        x, lambda v: named(exp(-_abs(v)), lambda e: tirx.Select(v >= _f32(0.0), _f32(1.0), e) / (e + _f32(1.0)))
     )  # fmt: skip
 
 
@@ -88,11 +90,11 @@ def erf(x: Expr) -> Expr:
 
     def parts(v: Expr) -> Expr:
         a = _clamp(_abs(v), 0.0, 4.0)
-        large = _let(a, lambda t: _f32(1.0) - exp(_poly(t, ERFC_LOG)))
-        small = _let(v * v, lambda s: _poly(s, ERF_SMALL) * v + v)
+        large = named(a, lambda t: _f32(1.0) - exp(_poly(t, ERFC_LOG)))
+        small = named(v * v, lambda s: _poly(s, ERF_SMALL) * v + v)
         return tirx.Select(_abs(v) > _f32(ERF_SPLIT), _with_sign(large, v), small)
 
-    return _let(x, parts)
+    return named(x, parts)
 
 
 def log(x: Expr) -> Expr:
@@ -104,14 +106,14 @@ def log(x: Expr) -> Expr:
         shifted = bits - _i32(_bits_of_sqrt_half())
         mantissa = tirx.reinterpret("float32", tirx.bitwise_and(shifted, _i32(0x007FFFFF)) + _i32(_bits_of_sqrt_half()))
         exponent = tirx.shift_right(shifted, _i32(23)).astype("float32") - tirx.Select(tiny, _f32(23.0), _f32(0.0))
-        return _let(mantissa - _f32(1.0), lambda f: _let(exponent, lambda e: _log_sum(f, e)))
+        return named(mantissa - _f32(1.0), lambda f: named(exponent, lambda e: _log_sum(f, e)))
 
     def guarded(v: Expr) -> Expr:
         infinite = tirx.Select(v < _f32(0.0), _f32(math.nan), v)
         finite = tirx.Select(v > _f32(0.0), reduced(v), tirx.Select(v.equal(_f32(0.0)), _f32(-math.inf), infinite))
         return tirx.Select(v < _f32(math.inf), finite, v)
 
-    return _let(x, guarded)
+    return named(x, guarded)
 
 
 def sin(x: Expr) -> Expr:
@@ -128,14 +130,14 @@ def _exp_reduced(x: Expr, finish: Callable[[Expr, Expr], Expr]) -> Expr:
     """`finish(n, r)` with x = n ln 2 + r, n an int32 and |r| <= ln(2)/2; for |x| < 180."""
 
     def with_sum(v: Expr) -> Expr:
-        return _let(v * _f32(1.4426950408889634) + _f32(ROUND), lambda t: with_integer(v, t))
+        return named(v * _f32(1.4426950408889634) + _f32(ROUND), lambda t: with_integer(v, t))
 
     def with_integer(v: Expr, t: Expr) -> Expr:
         n = tirx.reinterpret("int32", t) - _i32(0x4B400000)
         whole = t - _f32(ROUND)
-        return _let((v - whole * _f32(LN2_HI)) - whole * _f32(LN2_LO), lambda r: _let(n, lambda i: finish(i, r)))
+        return named((v - whole * _f32(LN2_HI)) - whole * _f32(LN2_LO), lambda r: named(n, lambda i: finish(i, r)))
 
-    return _let(x, with_sum)
+    return named(x, with_sum)
 
 
 def _log_sum(f: Expr, e: Expr) -> Expr:
@@ -149,16 +151,16 @@ def _circular(x: Expr, quarter: int) -> Expr:
     """sin(x + quarter * pi/2)."""
 
     def with_sum(v: Expr) -> Expr:
-        return _let(v * _f64(2 / math.pi) + _f64(ROUND_F64), lambda t: with_integer(v, t))
+        return named(v * _f64(2 / math.pi) + _f64(ROUND_F64), lambda t: with_integer(v, t))
 
     def with_integer(v: Expr, t: Expr) -> Expr:
         whole = t - _f64(ROUND_F64)
         r = ((v - whole * _f64(math.pi / 2)) - whole * _f64(6.123233995736766e-17)).astype("float32")
         n = tirx.reinterpret("int64", t).astype("int32") + _i32(quarter)
-        return _let(r, lambda a: _let(n, lambda i: with_remainder(a, i)))
+        return named(r, lambda a: named(n, lambda i: with_remainder(a, i)))
 
     def with_remainder(r: Expr, n: Expr) -> Expr:
-        return _let(r * r, lambda s: signed(tirx.Select(tirx.bitwise_and(n, _i32(1)).equal(_i32(0)), odd(r, s), even(s)), n))
+        return named(r * r, lambda s: signed(tirx.Select(tirx.bitwise_and(n, _i32(1)).equal(_i32(0)), odd(r, s), even(s)), n))
 
     def signed(value: Expr, n: Expr) -> Expr:
         flip = tirx.shift_left(tirx.bitwise_and(n, _i32(2)), _i32(30))
@@ -170,15 +172,7 @@ def _circular(x: Expr, quarter: int) -> Expr:
     def even(s: Expr) -> Expr:
         return _poly(s, COS) * (s * s) + (_f32(1.0) - s * _f32(0.5))
 
-    return _let(x.astype("float64"), with_sum)
-
-
-def _let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
-    """`body` of a name for `value`: without it the expression tree doubles at each use."""
-    if isinstance(value, te.TensorSlice):
-        value = value.asobject()
-    name = tirx.Var("v", value.ty)
-    return tirx.Let(name, value, body(name))
+    return named(x.astype("float64"), with_sum)
 
 
 def _poly(x: Expr, coefficients: Sequence[float]) -> Expr:
@@ -191,7 +185,7 @@ def _poly(x: Expr, coefficients: Sequence[float]) -> Expr:
 
 def _clamp(x: Expr, low: float, high: float) -> Expr:
     """`x` within bounds; NaN stays, which min and max do not promise."""
-    return _let(x, lambda v: tirx.Select(v > _f32(high), _f32(high), tirx.Select(v < _f32(low), _f32(low), v)))
+    return named(x, lambda v: tirx.Select(v > _f32(high), _f32(high), tirx.Select(v < _f32(low), _f32(low), v)))
 
 
 def _abs(x: Expr) -> Expr:

@@ -104,7 +104,7 @@ def test_tflite_output_is_refused(call, tiny, tmp_path):
 def test_wrong_usage_is_status_2(call, tiny, tmp_path, args, message):
     done = call("leptonc", tiny, "-o", tmp_path / "out", *args)
     assert done.status == 2, done.err
-    assert message in done.err and done.err.startswith("leptonc: error: ") or args == ["--verbose", "--quiet"]
+    assert (message in done.err and done.err.startswith("leptonc: error: ")) or args == ["--verbose", "--quiet"]
     assert "Traceback" not in done.err or args == ["--verbose", "--quiet"]
     assert not (tmp_path / "out").exists()
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
+from lepton_compiler.backends.tvm.naming import in_sequence, named
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.types import DType, TensorType
@@ -82,7 +83,6 @@ class Arg:
 
 def expression(arg: Arg, index: Sequence[Expr]) -> Expr:
     """The element of an unstored value, with a name bound for each inner value that is read more than once."""
-    names: list[tuple[Any, Expr]] = []
     known: dict[tuple[int, tuple[int, ...]], Expr] = {}
 
     def read(a: Arg, at: Sequence[Expr]) -> Expr:
@@ -92,17 +92,10 @@ def expression(arg: Arg, index: Sequence[Expr]) -> Expr:
         key = (id(a), tuple(map(id, position)))
         if key not in known:
             value = a.body(position, read)
-            if a.uses > 1:
-                name = tirx.Var("v", str(value.ty))
-                names.append((name, value))
-                value = name
-            known[key] = value
+            known[key] = named(value, lambda name: name) if a.uses > 1 else value
         return known[key]
 
-    result = read(arg, index)
-    for name, value in reversed(names):
-        result = tirx.Let(name, value, result)
-    return result
+    return in_sequence(lambda: read(arg, index))
 
 
 @dataclass

@@ -10,13 +10,15 @@ from tvm import tirx
 
 from lepton_compiler.backends.tvm.lower import scalar as sc
 from lepton_compiler.backends.tvm.lower.context import Arg, Expr, Read, element, wide
-from lepton_compiler.backends.tvm.lower.scalar import clamp, const, is_float, library, maximum, minimum, once, type_of
+from lepton_compiler.backends.tvm.lower.scalar import clamp, const, is_float, library, maximum, minimum, type_of
+from lepton_compiler.backends.tvm.naming import named
+from lepton_compiler.backends.tvm.outline import outlined
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.types import TensorType
 
 
 def _relu(x: Expr) -> Expr:
-    return once(x, lambda v: tirx.Select(v < const(0, v), const(0, v), v))
+    return named(x, lambda v: tirx.Select(v < const(0, v), const(0, v), v))
 
 
 def _div(a: Expr, b: Expr) -> Expr:
@@ -29,11 +31,11 @@ def _pow(a: Expr, b: Expr) -> Expr:
             case 1.0:
                 return a
             case 2.0:
-                return once(a, lambda v: v * v)
+                return named(a, lambda v: v * v)
             case 3.0:
-                return once(a, lambda v: v * v * v)
+                return named(a, lambda v: v * v * v)
             case 4.0:
-                return once(a, lambda v: once(v * v, lambda s: s * s))
+                return named(a, lambda v: named(v * v, lambda s: s * s))
             case 0.5:
                 return tirx.sqrt(a)
             case -0.5:
@@ -55,7 +57,7 @@ def _mod(op: Any, a: Expr, b: Expr) -> Expr:
     def signed(r: Expr, d: Expr) -> Expr:
         return tirx.Select(tirx.And(r != const(0, r), tirx.Not(_as_number(r < const(0, r)) == _as_number(d < const(0, d)))), r + d, r)
 
-    return once(b, lambda d: once(library("fmod", a, d), lambda r: signed(r, d)))
+    return named(b, lambda d: named(library("fmod", a, d), lambda r: signed(r, d)))
 
 
 def _as_number(x: Expr) -> Expr:
@@ -116,7 +118,7 @@ UNARY: dict[str, Callable[[Any, Expr], Expr]] = {
     "HardSigmoid": lambda op, x: clamp(const(op.alpha, x) * x + const(op.beta, x), const(0, x), const(1, x)),
     "HardSwish": lambda op, x: x * clamp(x * const(1 / 6, x) + const(0.5, x), const(0, x), const(1, x)),
     "LeakyRelu": lambda op, x: tirx.Select(x < const(0, x), x * const(op.alpha, x), x),
-    "Mish": lambda op, x: x * sc.tanh(sc.softplus(x)),
+    "Mish": lambda op, x: sc.mish(x),
     "Selu": lambda op, x: const(op.gamma, x) * tirx.Select(x <= const(0, x), const(op.alpha, x) * (sc.exp(x) - const(1, x)), x),
     "Shrink": lambda op, x: tirx.Select(
         x < const(-op.lambd, x), x + const(op.bias, x), tirx.Select(x > const(op.lambd, x), x - const(op.bias, x), const(0, x))
@@ -146,18 +148,33 @@ BINARY: dict[str, Callable[[Any, Expr, Expr], Expr]] = {
     "BitwiseOr": lambda op, a, b: tirx.bitwise_or(a, b),
     "BitwiseXor": lambda op, a, b: tirx.bitwise_xor(a, b),
     "BitShift": lambda op, a, b: tirx.shift_left(a, b) if op.direction == "LEFT" else tirx.shift_right(a, b),
-    "Max": lambda op, a, b: maximum(a, b),
-    "Min": lambda op, a, b: minimum(a, b),
+    "Max": lambda op, a, b: once(maximum, a, b),
+    "Min": lambda op, a, b: once(minimum, a, b),
     "Sum": lambda op, a, b: a + b,
-    "PRelu": lambda op, a, b: once(a, lambda v: tirx.Select(v < const(0, v), v * b, v)),
+    "PRelu": lambda op, a, b: once(lambda v, slope: tirx.Select(v < const(0, v), v * slope, v), a, b),
 }
+
+
+LIBRARY = frozenset("Acos Acosh Asin Asinh Atan Atanh Cosh Sinh Tan Ceil".split())
+"""Operators that use their operand once, in a call."""
+
+
+def once(build: Callable[..., Expr], *arguments: Expr) -> Expr:
+    """`build(*arguments)` as a function of its own for float32; other types get names for their arguments."""
+    if all(type_of(a) == "float32" for a in arguments):
+        return outlined(build, *arguments)
+    if not arguments:
+        return build()
+    first, *rest = arguments
+    return named(first, lambda v: once(lambda *others: build(v, *others), *rest) if rest else build(v))
 
 
 @element(*UNARY)
 def unary(op: Op, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg) -> Expr:
     """Functions of one element; float16 is computed in float32."""
     value = read(x, index)
-    result = once(value if x.dtype == wide(x.dtype) else value.astype(wide(x.dtype)), lambda v: UNARY[op.name](op, v))
+    value = value if x.dtype == wide(x.dtype) else value.astype(wide(x.dtype))
+    result = once(lambda v: UNARY[op.name](op, v), value) if op.name not in LIBRARY else UNARY[op.name](op, value)
     return result if type_of(result) == kind.dtype.name else result.astype(kind.dtype.name)
 
 
@@ -175,13 +192,14 @@ def binary(op: Op, kind: TensorType, index: Sequence[Expr], read: Read, *args: A
 def clip(op: Op, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg, low: Arg | None = None, high: Arg | None = None) -> Expr:
     """Limits are scalars; NaN stays NaN."""
 
-    def above(v: Expr) -> Expr:
-        return v if low is None else tirx.Select(v < read(low, index), read(low, index), v)
+    def limited(v: Expr, *limits: Expr) -> Expr:
+        bounds = list(limits)
+        if low is not None:
+            least = bounds.pop(0)
+            v = tirx.Select(v < least, least, v)
+        return named(v, lambda raised: tirx.Select(raised > bounds[0], bounds[0], raised)) if high is not None else v
 
-    def below(v: Expr) -> Expr:
-        return v if high is None else tirx.Select(v > read(high, index), read(high, index), v)
-
-    return once(read(x, index), lambda v: once(above(v), below))
+    return once(limited, read(x, index), *(read(limit, index) for limit in (low, high) if limit is not None))
 
 
 @element("Where")

@@ -8,8 +8,8 @@ from typing import Any
 from tvm import te, tirx
 
 from lepton_compiler.backends.tvm.lower import scalar as sc
+from lepton_compiler.backends.tvm.lower.elementwise import once
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number, wide
-from lepton_compiler.ir.op import Op
 
 PRODUCT = te.comm_reducer(lambda a, b: a * b, lambda t: tirx.const(1, t), "prod")
 REDUCERS: dict[str, Any] = {"ReduceSum": te.sum, "ReduceMean": te.sum, "ReduceMax": te.max, "ReduceMin": te.min, "ReduceProd": PRODUCT}
@@ -104,11 +104,11 @@ def lower_softmax(ctx: Context, op: Any, x: Arg) -> list[Any]:
     def at(index: Sequence[Expr]) -> list[Expr]:
         return [tirx.const(0, "int32") if a == axis else k for a, k in enumerate(index)]
 
-    shifted = compute(x.shape, lambda *i: sc.exp(x[i].astype(kind) - top(*at(i))), "softmax_exp")
+    shifted = compute(x.shape, lambda *i: once(sc.exp, x[i].astype(kind) - top(*at(i))), "softmax_exp")
     total = reduce(lambda i: shifted(*i), x.shape, [axis], True, te.sum, "softmax_sum")
     ctx.workspace(top, total)
     if op.name == "LogSoftmax":
-        return [compute(x.shape, lambda *i: (x[i].astype(kind) - top(*at(i)) - sc.log(total(*at(i)))).astype(x.dtype), "log_softmax")]
+        return [compute(x.shape, lambda *i: (x[i].astype(kind) - top(*at(i)) - once(sc.log, total(*at(i)))).astype(x.dtype), "log_softmax")]
     ctx.workspace(shifted)
     return [compute(x.shape, lambda *i: (shifted(*i) / total(*at(i))).astype(x.dtype), "softmax")]
 

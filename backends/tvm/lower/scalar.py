@@ -8,6 +8,7 @@ from typing import Any
 from tvm import tirx
 
 from lepton_compiler.backends.tvm import vecmath
+from lepton_compiler.backends.tvm.naming import named
 
 Expr = Any
 """A `tvm.tirx` expression; TVM carries no types."""
@@ -28,31 +29,23 @@ def const(value: float, like: Expr) -> Expr:
     return tirx.const(value, type_of(like))
 
 
-def once(x: Expr, body: Callable[[Expr], Expr]) -> Expr:
-    """`body` of a name for `x`, so that an expression that is used twice is computed, and bound, once."""
-    if isinstance(x, tirx.Var | tirx.FloatImm | tirx.IntImm):
-        return body(x)
-    name = tirx.Var("t", type_of(x))
-    return tirx.Let(name, x, body(name))
-
-
 def maximum(a: Expr, b: Expr) -> Expr:
     """The larger one; NaN wins, as in numpy."""
     if not is_float(a):
         return tirx.max(a, b)
-    return once(a, lambda x: once(b, lambda y: tirx.Select(tirx.Or(x > y, x != x), x, y)))
+    return named(a, lambda x: named(b, lambda y: tirx.Select(tirx.Or(x > y, x != x), x, y)))
 
 
 def minimum(a: Expr, b: Expr) -> Expr:
     """The smaller one; NaN wins, as in numpy."""
     if not is_float(a):
         return tirx.min(a, b)
-    return once(a, lambda x: once(b, lambda y: tirx.Select(tirx.Or(x < y, x != x), x, y)))
+    return named(a, lambda x: named(b, lambda y: tirx.Select(tirx.Or(x < y, x != x), x, y)))
 
 
 def clamp(x: Expr, low: Expr, high: Expr) -> Expr:
     """`x` within bounds; NaN stays."""
-    return once(x, lambda v: tirx.Select(v < low, low, tirx.Select(v > high, high, v)))
+    return named(x, lambda v: tirx.Select(v < low, low, tirx.Select(v > high, high, v)))
 
 
 def _vector(name: str) -> Callable[[Expr], Expr]:
@@ -90,6 +83,16 @@ def expm1(x: Expr) -> Expr:
     return exp(x) - const(1, x)
 
 
+def mish(x: Expr) -> Expr:
+    """`x tanh(log(1 + e^x))` = `x p / (p + 2)` with `p = e^x (e^x + 2)`; x itself where e^x would overflow."""
+
+    def from_power(v: Expr) -> Expr:
+        bounded = tirx.Select(v < const(20, v), v, const(20, v))
+        return named(exp(bounded), lambda e: named(e * (e + const(2, v)), lambda p: v * (p / (p + const(2, v)))))
+
+    return named(x, lambda v: tirx.Select(v > const(20, v), v, from_power(v)))
+
+
 def softplus(x: Expr) -> Expr:
     """`log(1 + e^x)` without overflow."""
-    return once(x, lambda v: maximum(v, const(0, v)) + log(const(1, v) + exp(-tirx.abs(v))))
+    return named(x, lambda v: maximum(v, const(0, v)) + log(const(1, v) + exp(-tirx.abs(v))))

@@ -14,6 +14,7 @@ import tvm
 from tvm import tirx
 from tvm.sym.iter_affine_map import IterMapLevel, detect_iter_map
 
+from lepton_compiler.backends.tvm import outline
 from lepton_compiler.backends.tvm.schedules import kinds
 from lepton_compiler.backends.tvm.schedules.loops import extent_of, is_reduction, loops_inside, partition, writes_parameter
 
@@ -159,7 +160,7 @@ def operations(expression: Any, limit: int) -> int:
     while pending and count < limit:
         node = pending.pop()
         children = _children(node)
-        count += bool(children)
+        count += outline.weight(node) if isinstance(node, tvm.ir.Call) and outline.is_outlined(node) else bool(children)
         pending += children
     return count
 

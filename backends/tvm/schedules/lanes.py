@@ -1,11 +1,11 @@
 """The template of reductions that keep the innermost axis: pooling, depthwise convolution, sums over rows.
 
-    for outer, channel chunk:                parallel
-      for pixel tile:
-        acc[pixels, vectors] = identity      unrolled, in registers
-        for reduction axes:
-          acc[...] = combine(acc, x[...])    vectorised over the channels
-        y[...] = epilogue(acc[...])
+for outer, channel chunk:                parallel
+for pixel tile:
+acc[pixels, vectors] = identity      unrolled, in registers
+for reduction axes:
+acc[...] = combine(acc, x[...])    vectorised over the channels
+y[...] = epilogue(acc[...])
 """
 
 from __future__ import annotations

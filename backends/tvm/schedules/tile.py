@@ -1,11 +1,11 @@
 """The template of matrix-multiplication-like kernels: a register tile of pixels x vectors, epilogue included.
 
-    for outer, row block, channel block: parallel
-      for row, pixel tile:
-        acc[pixels, vectors] = 0             unrolled, in registers
-        for reduction axes:                  rolled: unrolling makes LLVM spill
-          acc[...] += broadcast(x) * w       unrolled
-        y[...] = epilogue(acc[...])          unrolled
+for outer, row block, channel block: parallel
+for row, pixel tile:
+acc[pixels, vectors] = 0             unrolled, in registers
+for reduction axes:                  rolled: unrolling makes LLVM spill
+acc[...] += broadcast(x) * w       unrolled
+y[...] = epilogue(acc[...])          unrolled
 """
 
 from __future__ import annotations

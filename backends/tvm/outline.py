@@ -1,0 +1,189 @@
+"""Functions of one element as operators of their own, which become LLVM functions that are inlined.
+
+TVM's analyses put the value of a name back into every place that uses it. An expression whose functions use their argument
+several times (a polynomial, `x < 0 ? 0 : x`) then costs a power of the length of the chain. Here a function's body is kept
+out of TVM's sight: the tree holds `f(x)`, the body is written as LLVM IR, once per number of lanes, and linked when
+code is generated. Nothing of it stays in the object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tvm import te, tirx
+from tvm.ir import Call, Op
+from tvm.ir.op import register_op_attr
+from tvm.ir.prim import expr as prim
+
+from lepton_compiler.backends.tvm.naming import in_sequence
+
+Expr = Any
+"""A `tvm.tirx` expression; TVM carries no types."""
+
+PREFIX = "tirx.lepton_fn_"
+PURE = 1
+_bodies: dict[str, tuple[tuple[Any, ...], Expr]] = {}
+_used: set[tuple[str, int]] = set()
+
+LLVM_TYPES = {"float32": "float", "float64": "double", "int32": "i32", "int64": "i64", "bool": "i1", "int8": "i8", "int16": "i16", "float16": "half"}
+FLOAT_OPS = {tirx.Add: "fadd contract", tirx.Sub: "fsub contract", tirx.Mul: "fmul contract", tirx.Div: "fdiv"}
+INT_OPS = {tirx.Add: "add", tirx.Sub: "sub", tirx.Mul: "mul"}
+COMPARE = {
+    tirx.LT: ("olt", "slt"), tirx.LE: ("ole", "sle"), tirx.GT: ("ogt", "sgt"), tirx.GE: ("oge", "sge"), tirx.EQ: ("oeq", "eq"), tirx.NE: ("une", "ne"),
+}  # fmt: skip
+LOGIC = {tirx.And: "and", tirx.Or: "or"}
+BITWISE = {prim.RShift: "ashr", prim.LShift: "shl", prim.BitwiseAnd: "and", prim.BitwiseOr: "or", prim.BitwiseXor: "xor"}
+INTRINSICS = {"tirx.fabs": "fabs", "tirx.sqrt": "sqrt", "tirx.nearbyint": "rint", "tirx.floor": "floor"}
+
+
+def outlined(build: Callable[..., Expr], *arguments: Expr) -> Expr:
+    """`build(*arguments)`, as one call; `build` gets a variable per argument and may use it as often as it likes.
+
+    Equal bodies are one function. Bodies consist of arithmetic, comparisons, `Select`, `Let`, casts and reinterpretation.
+    """
+    operands = [a.asobject() if isinstance(a, te.TensorSlice) else a for a in arguments]
+    parameters = tuple(tirx.Var(f"x{k}", str(a.ty)) for k, a in enumerate(operands))
+    body = in_sequence(lambda: build(*parameters))
+    text = _Writer(parameters, 1).function("f", body)
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    if key not in _bodies:
+        _bodies[key] = (parameters, body)
+        name = PREFIX + key
+        register_op_attr(name, "TCallEffectKind", PURE)
+        register_op_attr(name, "TVectorizable", True)
+        register_op_attr(name, "TScriptPrinterName", f"lepton_fn_{key}")
+        register_op_attr(name, "default.FLowerIntrinsic", lambda call: _lowered(call, key))
+    return Call(Op.get(PREFIX + key), operands, ret_ty=body.ty)
+
+
+def is_outlined(call: Any) -> bool:
+    """Whether a call is one of ours."""
+    return isinstance(call.op, Op) and str(call.op.name).startswith(PREFIX)
+
+
+def weight(call: Any) -> int:
+    """Number of instructions in the body of an outlined call."""
+    parameters, body = _bodies[str(call.op.name)[len(PREFIX) :]]
+    return _Writer(parameters, 1).function("f", body).count("\n")
+
+
+def take_definitions() -> str:
+    """LLVM IR of the functions that were lowered since the last call."""
+    chosen = sorted(_used)
+    _used.clear()
+    writers = [(_Writer(_bodies[key][0], lanes), key, lanes) for key, lanes in chosen]
+    functions = [w.function(_symbol(key, lanes), _bodies[key][1]) for w, key, lanes in writers]
+    return "\n".join([*functions, *sorted({d for w, _, _ in writers for d in w.declarations})])
+
+
+def _lowered(call: Any, key: str) -> Expr:
+    lanes = int(str(call.ty).partition("x")[2] or 1)
+    _used.add((key, lanes))
+    return tirx.call_pure_extern(str(call.ty), _symbol(key, lanes), *call.args)
+
+
+def _symbol(key: str, lanes: int) -> str:
+    return f"lepton_fn_{key}_{lanes}"
+
+
+class _Writer:
+    """Writes one expression as the body of an LLVM function over vectors of `lanes` elements."""
+
+    def __init__(self, parameters: Iterable[Any], lanes: int) -> None:
+        self.lanes, self.lines = lanes, list[str]()
+        self.parameters = tuple(parameters)
+        self.names: dict[int, str] = {hash(p): f"%x{k}" for k, p in enumerate(self.parameters)}
+        self.declarations: set[str] = set()
+
+    def function(self, symbol: str, body: Expr) -> str:
+        """The definition; `available_externally`, so that it is inlined and never emitted."""
+        result = self.value(body)
+        formals = ", ".join(f"{self.type(p)} %x{k}" for k, p in enumerate(self.parameters))
+        head = f"define available_externally {self.type(body)} @{symbol}({formals}) alwaysinline nounwind {{"
+        return "\n".join([head, *self.lines, f"  ret {self.type(body)} {result}", "}"])
+
+    def type(self, x: Expr) -> str:
+        return self.vector(LLVM_TYPES[str(x.ty)])
+
+    def vector(self, element: str) -> str:
+        return element if self.lanes == 1 else f"<{self.lanes} x {element}>"
+
+    def emit(self, text: str) -> str:
+        name = f"%t{len(self.lines)}"
+        self.lines.append(f"  {name} = {text}")
+        return name
+
+    def value(self, x: Expr) -> str:
+        """The operand that stands for `x`."""
+        if isinstance(x, tirx.Let):
+            self.names[hash(x.var)] = self.value(x.value)
+            return self.value(x.body)
+        if isinstance(x, tirx.Var):
+            return self.names[hash(x)]
+        if isinstance(x, tirx.FloatImm | tirx.IntImm):
+            return self.constant(x)
+        if isinstance(x, tirx.Select):
+            condition, yes, no = self.value(x.condition), self.value(x.true_value), self.value(x.false_value)
+            return self.emit(f"select {self.type(x.condition)} {condition}, {self.type(x)} {yes}, {self.type(x)} {no}")
+        if isinstance(x, tirx.Cast):
+            return self.cast(x)
+        if isinstance(x, tirx.Not):
+            return self.emit(f"xor {self.type(x)} {self.value(x.a)}, {self.splat('i1', 'true')}")
+        if isinstance(x, Call):
+            return self.call(x)
+        return self.binary(x)
+
+    def binary(self, x: Expr) -> str:
+        kind, a, b = type(x), self.value(x.a), self.value(x.b)
+        real = str(x.a.ty).startswith("float")
+        if kind in COMPARE:
+            return self.emit(f"{'fcmp' if real else 'icmp'} {COMPARE[kind][0 if real else 1]} {self.type(x.a)} {a}, {b}")
+        instruction = LOGIC.get(kind) or BITWISE.get(kind) or (FLOAT_OPS if real else INT_OPS)[kind]
+        return self.emit(f"{instruction} {self.type(x)} {a}, {b}")
+
+    def cast(self, x: Expr) -> str:
+        source, target = str(x.value.ty), str(x.ty)
+        value = self.value(x.value)
+        if source.startswith("float") and target.startswith("float"):
+            instruction = "fpext" if int(source[5:]) < int(target[5:]) else "fptrunc"
+        elif target.startswith("float"):
+            instruction = "uitofp" if source == "bool" else "sitofp"
+        elif source.startswith("float"):
+            instruction = "fptosi"
+        elif source == "bool":
+            instruction = "zext"
+        else:
+            instruction = "sext" if int(source[3:]) < int(target[3:]) else "trunc"
+        return self.emit(f"{instruction} {self.type(x.value)} {value} to {self.type(x)}")
+
+    def call(self, x: Any) -> str:
+        operator = str(x.op.name)
+        values = [self.value(a) for a in x.args]
+        if operator.startswith(PREFIX):
+            parameters, body = _bodies[operator[len(PREFIX) :]]
+            self.names.update({hash(p): v for p, v in zip(parameters, values, strict=True)})
+            return self.value(body)
+        if operator == "tirx.reinterpret":
+            return self.emit(f"bitcast {self.type(x.args[0])} {values[0]} to {self.type(x)}")
+        element = LLVM_TYPES[str(x.ty)]
+        suffix = {"float": "f32", "double": "f64", "half": "f16"}[element]
+        name = f"@llvm.{INTRINSICS[operator]}.{'' if self.lanes == 1 else f'v{self.lanes}'}{suffix}"
+        self.declarations.add(f"declare {self.type(x)} {name}({self.type(x)})")
+        return self.emit(f"call {self.type(x)} {name}({self.type(x)} {values[0]})")
+
+    def constant(self, x: Any) -> str:
+        kind = str(x.ty)
+        if kind == "bool":
+            text = "true" if int(x.value) else "false"
+        elif kind.startswith("float"):
+            value = struct.unpack("f", struct.pack("f", float(x.value)))[0] if kind == "float32" else float(x.value)
+            text = f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
+        else:
+            text = str(int(x.value))
+        return self.splat(LLVM_TYPES[kind], text)
+
+    def splat(self, element: str, text: str) -> str:
+        return text if self.lanes == 1 else "<" + ", ".join([f"{element} {text}"] * self.lanes) + ">"
