@@ -21,6 +21,7 @@ TABLE = {
     "fuse": "lepton_compiler.passes.fuse:Fuse",
     "layout": "lepton_compiler.passes.layout:Layout",
     "legalize-decompose": "lepton_compiler.passes.legalize_decompose:LegalizeDecompose",
+    "legalize-native": "lepton_compiler.backends.tvm.legalize:LegalizeNative",
     "simplify-arithmetic": "lepton_compiler.passes.simplify_arithmetic:SimplifyArithmetic",
     "simplify-casts": "lepton_compiler.passes.simplify_casts:SimplifyCasts",
     "simplify-pads": "lepton_compiler.passes.simplify_pads:SimplifyPads",

@@ -16,8 +16,9 @@ from functools import cache
 from importlib.util import find_spec
 
 from lepton_compiler.errors import InvalidIR
-from lepton_compiler.ir.graph import Node, Value
+from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
+from lepton_compiler.ir.traverse import bodies
 from lepton_compiler.ir.types import DType
 from lepton_compiler.ops.broadcasting import may_equal
 from lepton_compiler.ops.builder import Builder
@@ -103,6 +104,16 @@ def expand(node: Node) -> list[Node] | None:
         if new.producer in build.created:
             graph.rename(new, name)
     return build.created
+
+
+def expand_where(graph: Graph, unsupported: Callable[[Node], bool]) -> None:
+    """Replace the `unsupported` nodes of a graph and of those nested in it by their decompositions, until none is left that has one."""
+    for part in list(bodies(graph)):
+        pending = part.nodes[::-1]
+        while pending:
+            node = pending.pop()
+            if unsupported(node) and decomposition_of(node.op) is not None:
+                pending.extend(reversed(expand(node) or []))
 
 
 def _own(build: Builder, old: Value, new: Value) -> Value:

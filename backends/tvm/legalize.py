@@ -1,0 +1,18 @@
+"""Replacing operators that have no native kernel by what they are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lepton_compiler.backends.tvm.capabilities import refusal
+from lepton_compiler.ir.graph import Graph
+from lepton_compiler.ops.decompose import expand_where
+from lepton_compiler.pipeline import Pass, PassContext
+
+
+@dataclass(frozen=True)
+class LegalizeNative(Pass):
+    """GroupNormalization(x)  -->  Reshape, InstanceNormalization, ...  -->  ReduceMean, Sub, ...: down to what has a kernel."""
+
+    def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
+        expand_where(graph, lambda node: refusal(node) is not None)
