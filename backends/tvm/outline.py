@@ -168,6 +168,8 @@ class _Writer:
             return self.value(body)
         if operator == "tirx.reinterpret":
             return self.emit(f"bitcast {self.type(x.args[0])} {values[0]} to {self.type(x)}")
+        if operator == "tirx.isnan":
+            return self.emit(f"fcmp uno {self.type(x.args[0])} {values[0]}, {values[0]}")
         element = LLVM_TYPES[str(x.ty)]
         suffix = {"float": "f32", "double": "f64", "half": "f16"}[element]
         name = f"@llvm.{INTRINSICS[operator]}.{'' if self.lanes == 1 else f'v{self.lanes}'}{suffix}"

@@ -138,8 +138,8 @@ BINARY: dict[str, Callable[[Any, Expr, Expr], Expr]] = {
     "Mod": lambda op, a, b: _mod(op, a, b),
     "And": lambda op, a, b: tirx.And(a, b),
     "Or": lambda op, a, b: tirx.Or(a, b),
-    "Xor": lambda op, a, b: _as_number(a) != _as_number(b),
-    "Equal": lambda op, a, b: _as_number(a) == _as_number(b),
+    "Xor": lambda op, a, b: tirx.NE(_as_number(a), _as_number(b)),
+    "Equal": lambda op, a, b: tirx.EQ(_as_number(a), _as_number(b)),
     "Greater": lambda op, a, b: a > b,
     "GreaterOrEqual": lambda op, a, b: a >= b,
     "Less": lambda op, a, b: a < b,
@@ -235,7 +235,7 @@ def convert(x: Expr, to: str) -> Expr:
     if type_of(x) == to:
         return x
     if to == "bool":
-        return x != tirx.const(0, type_of(x))
+        return tirx.NE(x, tirx.const(0, type_of(x)))
     if is_float(x) and to in ("int8", "uint8", "int16", "uint16"):
         return x.astype("int32").astype(to)
     return x.astype(to)
