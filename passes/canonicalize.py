@@ -50,7 +50,9 @@ def dynamic_to_static(b: Builder, node: Node) -> Replacement:
     return b.node(op, node.inputs[: len(node.inputs) - len(node.op.params)]).outputs
 
 
-@simplifies("Cast", "Transpose", "Reshape", "Expand", "Pad", "Slice", "Squeeze", "Unsqueeze", "Tile", "Concat", "Split", "Sum", "Mean", "Max", "Min")
+@simplifies(
+    "Cast", "Transpose", "Reshape", "Expand", "Pad", "Slice", "Squeeze", "Unsqueeze", "Tile", "Concat", "Split", "Sum", "Mean", "Max", "Min"
+)
 def drop_noop(b: Builder, node: Node) -> Replacement:
     """What returns its only operand unchanged  -->  the operand"""
     x = node.inputs[0] if node.inputs else None

@@ -40,7 +40,11 @@ class FoldConstants(Pass):
     def _results(self, node: Node) -> list[np.ndarray] | None:
         contents = [out.content for out in node.outputs]
         if all(c is not None and all(isinstance(d, NUMBERS) for d in c.flat) for c in contents):
-            return [np.asarray(c.tolist(), o.type.dtype.numpy).reshape(c.shape) for c, o in zip(contents, node.outputs, strict=True) if c is not None]
+            return [
+                np.asarray(c.tolist(), o.type.dtype.numpy).reshape(c.shape)
+                for c, o in zip(contents, node.outputs, strict=True)
+                if c is not None
+            ]
         if node.regions or not all(v.is_constant for v in node.present_inputs) or not self._fits(node):
             return None
         try:

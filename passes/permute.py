@@ -67,7 +67,9 @@ def _same(node: Node, perm: Perm) -> Permuted | None:
 def _axis(node: Node, perm: Perm) -> Permuted | None:
     op: Any = node.op
     if not 0 <= op.axis < len(perm) or getattr(op, "block_size", 0):
-        return _first_only(node, perm, op) if len(node.inputs) > 1 and node.inputs[1] is not None and node.inputs[1].type.rank == 0 else None
+        return (
+            _first_only(node, perm, op) if len(node.inputs) > 1 and node.inputs[1] is not None and node.inputs[1].type.rank == 0 else None
+        )
     return _first_only(node, perm, replace(op, axis=perm.index(op.axis)))
 
 
@@ -135,6 +137,7 @@ RULES: dict[str, Callable[[Node, Perm], Permuted | None]] = {
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), _axis),
     **dict.fromkeys(("ArgMax", "ArgMin"), _arg),
     **dict.fromkeys(
-        "ReduceSum ReduceProd ReduceMean ReduceMax ReduceMin ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum ReduceLogSumExp".split(), _reduce
+        "ReduceSum ReduceProd ReduceMean ReduceMax ReduceMin ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum ReduceLogSumExp".split(),
+        _reduce,
     ),
 }

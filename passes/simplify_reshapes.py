@@ -43,7 +43,11 @@ def reshape_around_unary(b: Builder, node: Node) -> Replacement:
 
 
 def _plain_unary(node: Node) -> bool:
-    return type(node.op).__module__.rpartition(".")[2] in ("unary", "activation", "cast") and len(node.inputs) == 1 and node.op.name != "BitCast"
+    return (
+        type(node.op).__module__.rpartition(".")[2] in ("unary", "activation", "cast")
+        and len(node.inputs) == 1
+        and node.op.name != "BitCast"
+    )
 
 
 @simplifies(*BROADCASTING)

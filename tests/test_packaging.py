@@ -12,12 +12,28 @@ import lepton_compiler
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-ROOMS = {"lepton_compiler", "passes", "backends", "tests", "bench", "docs", "examples", "pyproject.toml", "README.md", "Makefile", "LICENSE"}
+ROOMS = {
+    "lepton_compiler",
+    "passes",
+    "backends",
+    "tests",
+    "bench",
+    "docs",
+    "examples",
+    "pyproject.toml",
+    "README.md",
+    "Makefile",
+    "LICENSE",
+}
 
 
 def test_every_folder_of_code_is_packaged():
     listed = PROJECT["tool"]["setuptools"]["packages"]
-    homes = {"lepton_compiler": ROOT / "lepton_compiler", "lepton_compiler.passes": ROOT / "passes", "lepton_compiler.backends": ROOT / "backends"}
+    homes = {
+        "lepton_compiler": ROOT / "lepton_compiler",
+        "lepton_compiler.passes": ROOT / "passes",
+        "lepton_compiler.backends": ROOT / "backends",
+    }
     found = [
         ".".join([name, *path.parent.relative_to(home).parts])
         for name, home in homes.items()
@@ -61,7 +77,10 @@ def test_door_is_light():
         "import sys, time; t = time.perf_counter(); import lepton_compiler; t = time.perf_counter() - t; "
         "print(t); print([m for m in ('numpy', 'tvm', 'torch', 'onnx', 'onnxruntime', 'rich') if m in sys.modules])"
     )
-    runs = [subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines() for _ in range(3)]
+    runs = [
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        for _ in range(3)
+    ]
     assert runs[0][1] == "[]"
     assert min(float(seconds) for seconds, _ in runs) < 0.15
 

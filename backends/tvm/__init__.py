@@ -65,13 +65,23 @@ def check_static(graph: Graph) -> None:
     """
     if graph.free_symbols:
         names = ", ".join(sorted(graph.free_symbols))
-        raise UnsupportedError(f"dimensions without a size: {names}", where=f"graph '{graph.name}'", hint="bind them: --dim NAME=N, --input NAME=1x3x224x224, or inputs={...}")
+        raise UnsupportedError(
+            f"dimensions without a size: {names}",
+            where=f"graph '{graph.name}'",
+            hint="bind them: --dim NAME=N, --input NAME=1x3x224x224, or inputs={...}",
+        )
     problems = []
     for inner in graph.graphs():
         for node in inner:
             loose: list[Value] = [o for o in node.outputs if not o.type.is_static]
             if loose:
-                problems.append(Diagnostic(f"the size of its result depends on the data: {loose[0].type}", node.describe(), "native code needs sizes that are known at compile time"))
+                problems.append(
+                    Diagnostic(
+                        f"the size of its result depends on the data: {loose[0].type}",
+                        node.describe(),
+                        "native code needs sizes that are known at compile time",
+                    )
+                )
     if problems:
         raise UnsupportedError(problems)
 

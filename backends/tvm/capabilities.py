@@ -12,21 +12,19 @@ VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
 
 KERNELS = frozenset(
     (
-    "Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitCast BitShift BitwiseAnd "
-    "BitwiseNot BitwiseOr BitwiseXor Cast Ceil Celu Clip Concat ConstantOfShape Conv ConvTranspose Cos Cosh CumProd "
-    "CumSum DepthToSpace DequantizeLinear Div Elu Equal Erf Exp Expand EyeLike Floor Gather GatherElements GatherND Gelu Gemm "
-    "Greater GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul "
-    "Max MaxPool Mean Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceMax ReduceMean "
-    "ReduceMin ReduceProd ReduceSum Relu Reshape Resize ReverseSequence Round ScatterElements ScatterND Selu Shrink Sigmoid Sign "
-    "Sin Sinh Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK "
-    "Transpose Trilu Unsqueeze Where Xor "
+        "Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitCast BitShift BitwiseAnd "
+        "BitwiseNot BitwiseOr BitwiseXor Cast Ceil Celu Clip Concat ConstantOfShape Conv ConvTranspose Cos Cosh CumProd "
+        "CumSum DepthToSpace DequantizeLinear Div Elu Equal Erf Exp Expand EyeLike Floor Gather GatherElements GatherND Gelu Gemm "
+        "Greater GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul "
+        "Max MaxPool Mean Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceMax ReduceMean "
+        "ReduceMin ReduceProd ReduceSum Relu Reshape Resize ReverseSequence Round ScatterElements ScatterND Selu Shrink Sigmoid Sign "
+        "Sin Sinh Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK "
+        "Transpose Trilu Unsqueeze Where Xor "
     ).split()
 )
 """Operators with a lowering rule."""
 
-ELEMENT_TYPES = frozenset(
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()
-)
+ELEMENT_TYPES = frozenset("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split())
 """Element types with native arithmetic."""
 
 

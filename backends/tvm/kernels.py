@@ -99,7 +99,9 @@ def _replace(path: Path, data: bytes) -> None:
 Progress = Callable[[int, int, str], None]
 
 
-def build_kernels(specs: Iterable[KernelSpec], target: Target, *, jobs: int, cache: KernelCache, progress: Progress | None = None) -> dict[str, Kernel]:
+def build_kernels(
+    specs: Iterable[KernelSpec], target: Target, *, jobs: int, cache: KernelCache, progress: Progress | None = None
+) -> dict[str, Kernel]:
     """Compile all specs for `target`; returns kernels by `spec.key(target)`.
 
     Args:
@@ -153,7 +155,9 @@ def _compile_all(items: list[tuple[str, KernelSpec]], target: Target, jobs: int,
                         if progress is not None:
                             progress(len(done), len(items), spec.label)
                     else:
-                        problems.append(answer or Diagnostic("the compiler process died", where=f"kernel {spec.label}", hint="run with --threads 1 -v"))
+                        problems.append(
+                            answer or Diagnostic("the compiler process died", where=f"kernel {spec.label}", hint="run with --threads 1 -v")
+                        )
                         if answer is None:
                             return
 

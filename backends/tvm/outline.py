@@ -28,7 +28,16 @@ PURE = 1
 _bodies: dict[str, tuple[tuple[Any, ...], Expr]] = {}
 _used: set[tuple[str, int]] = set()
 
-LLVM_TYPES = {"float32": "float", "float64": "double", "int32": "i32", "int64": "i64", "bool": "i1", "int8": "i8", "int16": "i16", "float16": "half"}
+LLVM_TYPES = {
+    "float32": "float",
+    "float64": "double",
+    "int32": "i32",
+    "int64": "i64",
+    "bool": "i1",
+    "int8": "i8",
+    "int16": "i16",
+    "float16": "half",
+}
 FLOAT_OPS = {tirx.Add: "fadd contract", tirx.Sub: "fsub contract", tirx.Mul: "fmul contract", tirx.Div: "fdiv"}
 INT_OPS = {tirx.Add: "add", tirx.Sub: "sub", tirx.Mul: "mul"}
 COMPARE = {

@@ -167,7 +167,9 @@ class _Builder:
         arguments = [self.argument(p, operands, places, results, node) for p in kernel.parameters]
         return Call(kernel, tuple(arguments), node)
 
-    def argument(self, parameter: KernelParameter, operands: Sequence[Value], places: dict[int, Ref], results: Sequence[Ref], node: Node) -> Ref:
+    def argument(
+        self, parameter: KernelParameter, operands: Sequence[Value], places: dict[int, Ref], results: Sequence[Ref], node: Node
+    ) -> Ref:
         match parameter.kind:
             case "output":
                 return results[parameter.index]
@@ -220,7 +222,11 @@ class _Builder:
         opening = self.time
         self.time += 1
         begin, places = self.states(states, node.outputs[:carried])
-        slices = [self.element(self.operand(s), s, variable, bool(d)) for s, d in zip(sequences, _directions(op, "input_directions", scans), strict=True) if s]
+        slices = [
+            self.element(self.operand(s), s, variable, bool(d))
+            for s, d in zip(sequences, _directions(op, "input_directions", scans), strict=True)
+            if s
+        ]
         outputs = node.outputs[carried:]
         directions = _directions(op, "output_directions", len(outputs))
         targets = [self.wanted.get(v) or self.new(v.type.nbytes, v.name) for v in outputs]
@@ -352,7 +358,9 @@ class _Builder:
         key = (tensor.digest, function, arguments)
         if key not in self.packed:
             array = PACKINGS[function](tensor.numpy(), *arguments) if function else tensor.numpy()
-            offset = sum(-(-b.size // ALIGNMENT) * ALIGNMENT for b, _ in self.program.weights[-1:]) + (self.program.weights[-1][0].start if self.program.weights else 0)
+            offset = sum(-(-b.size // ALIGNMENT) * ALIGNMENT for b, _ in self.program.weights[-1:]) + (
+                self.program.weights[-1][0].start if self.program.weights else 0
+            )
             buffer = Buffer("weight", len(self.program.weights), array.nbytes, name, offset, offset)
             self.program.weights.append((buffer, np.ascontiguousarray(array)))
             self.packed[key] = Ref(buffer)

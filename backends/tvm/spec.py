@@ -94,7 +94,9 @@ def _is_scalar(value: Value) -> bool:
     return value.is_constant and value.type.size == 1 and value.type.dtype.kind != "complex"
 
 
-def _number(operands: Sequence[tuple[Value, Value | None]], constants: Sequence[Value], nodes: Sequence[Node], outputs: Sequence[Value]) -> KernelSpec:
+def _number(
+    operands: Sequence[tuple[Value, Value | None]], constants: Sequence[Value], nodes: Sequence[Node], outputs: Sequence[Value]
+) -> KernelSpec:
     """Number the values of a body: `operands` pairs its inputs with what feeds them."""
     numbers: dict[Value, int] = {inner: k for k, (inner, _) in enumerate(operands)}
     known = {k for k, (_, outer) in enumerate(operands) if outer is not None and outer.is_constant}
@@ -131,4 +133,3 @@ def _may_share(spec: KernelSpec) -> bool:
     shape = spec.types[spec.outputs[0]].shape
     produced = [spec.types[o].shape for s in spec.steps for o in s.outputs]
     return len(spec.outputs) == 1 and all(is_elementwise(s.op) for s in spec.steps) and all(s == shape for s in produced)
-

@@ -25,7 +25,8 @@ def compile_spec(key: str, spec: KernelSpec, target: Target) -> Kernel:
     lowered = lower(spec, target)
     compiled = compile_kernel(schedule(lowered.function, target), f"lepton_{spec.label}_{key[:12]}", target)
     parameters = tuple(
-        KernelParameter(p.kind, p.index, p.type, PackedWeight(p.packed.function, p.packed.arguments) if p.packed else None) for p in lowered.parameters
+        KernelParameter(p.kind, p.index, p.type, PackedWeight(p.packed.function, p.packed.arguments) if p.packed else None)
+        for p in lowered.parameters
     )
     return Kernel(compiled.symbol, compiled.object, parameters, compiled.parallel_extent)
 
@@ -47,7 +48,9 @@ def main() -> None:
             shapes = ", ".join(str(t) for t in spec.types[: spec.inputs])
             reason = str(error).strip().splitlines()
             detail = f"{type(error).__name__}: {reason[-1] if reason else ''} ({last.name})"
-            answer = Diagnostic(f"TVM cannot compile it: {detail}", where=f"kernel {spec.label} ({shapes})", hint="set LEPTON_DEBUG=1 for the trace")
+            answer = Diagnostic(
+                f"TVM cannot compile it: {detail}", where=f"kernel {spec.label} ({shapes})", hint="set LEPTON_DEBUG=1 for the trace"
+            )
         write_message(answers, answer)
 
 

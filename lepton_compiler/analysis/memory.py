@@ -122,7 +122,9 @@ def _extent(offsets: Sequence[int], sizes: Sequence[int]) -> int:
     return max((o + s for o, s in zip(offsets, sizes, strict=True)), default=0)
 
 
-def _search(sizes: Sequence[int], neighbours: Sequence[Sequence[int]], best: list[int], best_size: int, bound: int) -> tuple[list[int], int]:
+def _search(
+    sizes: Sequence[int], neighbours: Sequence[Sequence[int]], best: list[int], best_size: int, bound: int
+) -> tuple[list[int], int]:
     """Branch and bound over placement orders, lowest offset first; an order that grows past the best is cut."""
     offsets = [-1] * len(sizes)
     budget = EXACT_BUDGET

@@ -26,7 +26,9 @@ class Verify(Instrument):
             found = error.diagnostics[0]
             raise InvalidIR(f"after pass '{step.name}': {found.message}", where=found.where) from error
         if _interface(graph) != self._interface:
-            raise InvalidIR(f"pass '{step.name}' changed the interface from {self._interface} to {_interface(graph)}", where=f"graph '{graph.name}'")
+            raise InvalidIR(
+                f"pass '{step.name}' changed the interface from {self._interface} to {_interface(graph)}", where=f"graph '{graph.name}'"
+            )
 
 
 def _interface(graph: Graph) -> list[str]:

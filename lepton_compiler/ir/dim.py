@@ -24,7 +24,9 @@ class SymDim:
     __slots__ = ("_hash", "terms")
 
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
-        self.terms: tuple[tuple[Monomial, int], ...] = tuple(sorted(((m, c) for m, c in terms.items() if c), key=lambda t: (-len(t[0]), repr(t))))
+        self.terms: tuple[tuple[Monomial, int], ...] = tuple(
+            sorted(((m, c) for m, c in terms.items() if c), key=lambda t: (-len(t[0]), repr(t)))
+        )
         self._hash = hash(self.terms)
 
     def __hash__(self) -> int:
@@ -131,7 +133,9 @@ def bind(dim: Dim, sizes: Mapping[str, Dim]) -> Dim:
     for monomial, factor in dim.terms:
         product: Dim = factor
         for atom in monomial:
-            product = product * (sizes.get(atom, symbol(atom)) if isinstance(atom, str) else _OPS[atom[0]](bind(atom[1], sizes), bind(atom[2], sizes)))
+            product = product * (
+                sizes.get(atom, symbol(atom)) if isinstance(atom, str) else _OPS[atom[0]](bind(atom[1], sizes), bind(atom[2], sizes))
+            )
         total = total + product
     return total
 
@@ -234,7 +238,10 @@ def _extreme(name: str, a: Dim, b: Dim) -> Dim:
 
 
 def _term_text(monomial: Monomial, factor: int) -> str:
-    parts = [atom if isinstance(atom, str) else f"({atom[1]})//({atom[2]})" if atom[0] == "//" else f"{atom[0]}({atom[1]},{atom[2]})" for atom in monomial]
+    parts = [
+        atom if isinstance(atom, str) else f"({atom[1]})//({atom[2]})" if atom[0] == "//" else f"{atom[0]}({atom[1]},{atom[2]})"
+        for atom in monomial
+    ]
     parts = [f"({p})" if "//" in p and len(parts) > 1 else p for p in parts]
     if factor == -1 and parts:
         return "-" + (f"({parts[0]})" if "//" in parts[0] else parts[0]) + "".join("*" + p for p in parts[1:])

@@ -126,7 +126,9 @@ class Node:
         return f"node '{name}' ({self.op.name}: {', '.join(repr(v.type) if v else '-' for v in self.inputs)})"
 
     def __repr__(self) -> str:
-        return f"{', '.join('%' + o.name for o in self.outputs)} = {self.op!r}({', '.join('%' + v.name if v else '-' for v in self.inputs)})"
+        return (
+            f"{', '.join('%' + o.name for o in self.outputs)} = {self.op!r}({', '.join('%' + v.name if v else '-' for v in self.inputs)})"
+        )
 
 
 class Graph:
@@ -242,7 +244,9 @@ class Graph:
         """
         node = Node(self, op, (), tuple(regions), loc or Loc())
         types = infer_types(op, inputs, node.regions)
-        node.outputs = tuple(Value(self, self.fresh_name(names[i] if i < len(names) and names[i] else op.name.lower()), t, node) for i, t in enumerate(types))
+        node.outputs = tuple(
+            Value(self, self.fresh_name(names[i] if i < len(names) and names[i] else op.name.lower()), t, node) for i, t in enumerate(types)
+        )
         for value in node.outputs:
             value.type = _name_fresh_dims(value)
         for region in node.regions:
@@ -389,7 +393,9 @@ class Graph:
         return f"<Graph '{self.name}': {len(self.inputs)} inputs, {len(self)} nodes, {len(self.outputs)} outputs>"
 
 
-def copy_node(node: Node, graph: Graph, mapped: dict[Value, Value], sizes: Mapping[str, Dim] | None = None, before: Node | None = None) -> Node:
+def copy_node(
+    node: Node, graph: Graph, mapped: dict[Value, Value], sizes: Mapping[str, Dim] | None = None, before: Node | None = None
+) -> Node:
     """Copy `node` (regions too) into `graph`, reading operands through `mapped` and entering its outputs there."""
     inputs = [v if v is None else _mapped(v, graph, mapped) for v in node.inputs]
     regions = [r.copy(sizes) for r in node.regions]
@@ -445,13 +451,19 @@ def _follow_content(node: Node) -> None:
             return  # arithmetic that symbols do not have, such as a comparison: contents stay unknown
     for value, content in zip(node.outputs, results, strict=True):
         content = np.asarray(content, dtype=object)
-        value._content = content.reshape(value.type.static_shape) if all(isinstance(d, (int, np.integer, bool, np.bool_, SymDim)) for d in content.flat) else None
+        value._content = (
+            content.reshape(value.type.static_shape)
+            if all(isinstance(d, (int, np.integer, bool, np.bool_, SymDim)) for d in content.flat)
+            else None
+        )
 
 
 def _renamed_dims(before: TensorType, after: TensorType) -> dict[str, Dim]:
     """What the data-dependent dimensions of a value are called, or turned out to be, in a copy of it."""
     pairs = zip(before.shape, after.shape, strict=False)
-    return {repr(old): new for old, new in pairs if isinstance(old, SymDim) and old != new and symbols(old) == {repr(old)} and "?" in repr(old)}
+    return {
+        repr(old): new for old, new in pairs if isinstance(old, SymDim) and old != new and symbols(old) == {repr(old)} and "?" in repr(old)
+    }
 
 
 def _name_fresh_dims(value: Value) -> TensorType:

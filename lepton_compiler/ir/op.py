@@ -92,7 +92,8 @@ class Op:
         `inputs` are the operand types followed by the types of the tensors that will supply `params`.
         """
         raise UnsupportedError(
-            f"{self.name} needs its {', '.join(params)} at compile time", hint="make it a constant of the model, or bind the shapes that it is computed from"
+            f"{self.name} needs its {', '.join(params)} at compile time",
+            hint="make it a constant of the model, or bind the shapes that it is computed from",
         )
 
     def evaluate_symbolic(self, *inputs: Any) -> tuple[np.ndarray, ...]:

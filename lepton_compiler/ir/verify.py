@@ -45,12 +45,16 @@ def verify(graph: Graph, spec: str = "") -> None:
                     if complaint := check(node):
                         raise _Fault(complaint, node)
         except _Fault as fault:
-            raise InvalidIR(f"{fault}\n{_context(part, fault.node)}", where=fault.node.describe() if fault.node else f"graph '{part.name}'") from fault
+            raise InvalidIR(
+                f"{fault}\n{_context(part, fault.node)}", where=fault.node.describe() if fault.node else f"graph '{part.name}'"
+            ) from fault
 
 
 def compatible(a: TensorType, b: TensorType) -> bool:
     """Whether two types may describe one value: equal, but a dimension that only the data decides matches anything."""
-    return a.dtype == b.dtype and a.rank == b.rank and all(x == y or _unknown(x) or _unknown(y) for x, y in zip(a.shape, b.shape, strict=True))
+    return (
+        a.dtype == b.dtype and a.rank == b.rank and all(x == y or _unknown(x) or _unknown(y) for x, y in zip(a.shape, b.shape, strict=True))
+    )
 
 
 def _unknown(dim: Dim) -> bool:

@@ -32,7 +32,9 @@ FAMILIES: dict[str, str] = {
     "dynamic": "Dynamic",
 }
 
-registry = Registry("operator", {name: f"lepton_compiler.ops.{family}:{name}" for family, names in FAMILIES.items() for name in names.split()}, "lepton.ops")
+registry = Registry(
+    "operator", {name: f"lepton_compiler.ops.{family}:{name}" for family, names in FAMILIES.items() for name in names.split()}, "lepton.ops"
+)
 
 
 def get(name: str) -> type[Op]:

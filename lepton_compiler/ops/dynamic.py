@@ -40,7 +40,11 @@ class Dynamic(Op):
 
     def _filled(self, values: Sequence[np.ndarray | None]) -> Op:
         kinds = {f.name: str(f.type) for f in fields(self.template)}
-        given = {name: attribute_from_array(value, "tuple" in kinds[name]) for name, value in zip(self.params, values, strict=True) if value is not None}
+        given = {
+            name: attribute_from_array(value, "tuple" in kinds[name])
+            for name, value in zip(self.params, values, strict=True)
+            if value is not None
+        }
         return replace(self.template, **given)
 
 

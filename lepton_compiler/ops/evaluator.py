@@ -127,4 +127,7 @@ def evaluate_node(
         raise error if error.diagnostics[0].where else InferenceError(str(error), where=node.describe()) from error
     except (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError, MemoryError, np.linalg.LinAlgError) as error:
         raise LeptonError(f"evaluation failed: {error}", where=node.describe()) from error
-    return [np.asarray(r) if np.asarray(r).dtype == o.type.dtype.numpy else np.asarray(r).astype(o.type.dtype.numpy) for r, o in zip(results, node.outputs, strict=True)]
+    return [
+        np.asarray(r) if np.asarray(r).dtype == o.type.dtype.numpy else np.asarray(r).astype(o.type.dtype.numpy)
+        for r, o in zip(results, node.outputs, strict=True)
+    ]

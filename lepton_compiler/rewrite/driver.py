@@ -88,7 +88,9 @@ class _Driver:
 
     def accept(self, node: Node, result: Replacement, builder: Builder) -> Sequence[Value | None] | str | None:
         """The new outputs if they fit; else nothing is left of what was built."""
-        values: Sequence[Value | None] = [result] if isinstance(result, Value) else [] if result is None or isinstance(result, str) else result
+        values: Sequence[Value | None] = (
+            [result] if isinstance(result, Value) else [] if result is None or isinstance(result, str) else result
+        )
         reason = result if isinstance(result, str) else None
         if values and not reason:
             reason = next((r for old, new in zip(node.outputs, values, strict=True) if (r := replaceable(old, new))), None)

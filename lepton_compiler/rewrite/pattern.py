@@ -162,4 +162,6 @@ def is_constant_of(value: Value, number: float) -> bool:
 
 def same_constant(a: Value, b: Value) -> bool:
     """Whether two values are constants of equal type and contents."""
-    return a.tensor is not None and b.tensor is not None and a.type == b.type and (a.tensor is b.tensor or a.tensor.digest == b.tensor.digest)
+    return (
+        a.tensor is not None and b.tensor is not None and a.type == b.type and (a.tensor is b.tensor or a.tensor.digest == b.tensor.digest)
+    )

@@ -30,7 +30,9 @@ class CompiledModel:
         keyed_by_value: inputs whose values, not only shapes, decide sizes inside the model.
     """
 
-    def __init__(self, artifact: Artifact | None, specialise: Specialise | None = None, keyed_by_value: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, artifact: Artifact | None, specialise: Specialise | None = None, keyed_by_value: frozenset[str] = frozenset()
+    ) -> None:
         self.artifact = artifact
         self._specialise, self._keyed = specialise, keyed_by_value
         self._library: NativeLibrary | None = None
@@ -104,7 +106,9 @@ class CompiledModel:
 
     def _complete(self, what: str) -> Artifact:
         if self.artifact is None:
-            raise LeptonError(f"the model has open dimensions: no {what} for all sizes at once", hint="bind them: inputs={'x': (1, 3, 224, 224)}")
+            raise LeptonError(
+                f"the model has open dimensions: no {what} for all sizes at once", hint="bind them: inputs={'x': (1, 3, 224, 224)}"
+            )
         return self.artifact
 
 
@@ -133,7 +137,11 @@ def load(folder: Any) -> CompiledModel:
         raise UsageError(f"{path} holds {len(manifests)} compiled models, expected one libNAME.so with its NAME.json")
     try:
         manifest = json.loads(manifests[0].read_text())
-        files = {name: (path / name).read_bytes() for name in (f"lib{manifest['name']}.so", f"{manifest['name']}.h", f"{manifest['name']}.c") if (path / name).is_file()}
+        files = {
+            name: (path / name).read_bytes()
+            for name in (f"lib{manifest['name']}.so", f"{manifest['name']}.h", f"{manifest['name']}.c")
+            if (path / name).is_file()
+        }
     except (OSError, ValueError, KeyError) as error:
         raise LeptonError(f"cannot read {manifests[0]}: {error}", hint="compile the model again") from error
     return CompiledModel(Artifact(files, manifest))

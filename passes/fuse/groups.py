@@ -95,7 +95,13 @@ def _is_parameter(value: Value, user: Node) -> bool:
 def _chain_goes_on(view: Node) -> bool:
     """Whether a view stands in the middle of an element-wise chain that only it reads."""
     source = view.inputs[0]
-    return source is not None and source.producer is not None and kind(source.producer) == "elementwise" and len(source.uses) == 1 and not source.is_output
+    return (
+        source is not None
+        and source.producer is not None
+        and kind(source.producer) == "elementwise"
+        and len(source.uses) == 1
+        and not source.is_output
+    )
 
 
 def _without_outer_views(group: Group) -> Group | None:

@@ -33,5 +33,11 @@ def test_a_chain_needs_two_neighbours_only() -> None:
 
 
 def test_exact_search_beats_greedy_orders() -> None:
-    puzzle = [Interval("a", 64 * 3, 0, 2), Interval("b", 64 * 2, 1, 4), Interval("c", 64 * 4, 3, 6), Interval("d", 64 * 1, 2, 5), Interval("e", 64 * 2, 5, 8)]
+    puzzle = [
+        Interval("a", 64 * 3, 0, 2),
+        Interval("b", 64 * 2, 1, 4),
+        Interval("c", 64 * 4, 3, 6),
+        Interval("d", 64 * 1, 2, 5),
+        Interval("e", 64 * 2, 5, 8),
+    ]
     assert plan_memory(puzzle).arena_bytes == plan_memory(puzzle).lower_bound

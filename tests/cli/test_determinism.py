@@ -26,7 +26,9 @@ def _build(model: Path, folder: Path, seed: str, *options: str) -> dict[str, str
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-@pytest.mark.parametrize("options", [("--emit", "lib", "-O3"), ("--emit", "static"), ("--emit", "onnx"), ("--emit", "ir")], ids=lambda o: o[1])
+@pytest.mark.parametrize(
+    "options", [("--emit", "lib", "-O3"), ("--emit", "static"), ("--emit", "onnx"), ("--emit", "ir")], ids=lambda o: o[1]
+)
 def test_builds_are_byte_identical(tiny, tmp_path, options):
     first = _build(tiny, tmp_path / "a", "1", *options)
     second = _build(tiny, tmp_path / "another-folder", "2", *options)

@@ -61,7 +61,10 @@ def test_unbound_dimension_names_the_option(call, unbound, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("option", [("--quantize", "int8"), ("--prune", "50%"), ("--recover", "layers"), ("--max-drop", "1%"), ("--tune", "60"), ("--report", "r.html")])
+@pytest.mark.parametrize(
+    "option",
+    [("--quantize", "int8"), ("--prune", "50%"), ("--recover", "layers"), ("--max-drop", "1%"), ("--tune", "60"), ("--report", "r.html")],
+)
 def test_planned_options_are_refused_in_one_line(call, tiny, tmp_path, option):
     done = call("leptonc", tiny, "-o", tmp_path / "out", *option)
     assert done.status == 1
@@ -118,7 +121,13 @@ def test_verification_failure_is_status_3_and_writes_nothing(call, tiny, tmp_pat
     monkeypatch.setattr(driver, "reference_outputs", wrong)
     done = call("leptonc", tiny, "-o", tmp_path / "out", "--verify", "--json")
     assert done.status == 3
-    assert done.json["verify"] == {"reference": "liar", "max_abs": pytest.approx(7, abs=1), "max_rel": pytest.approx(1, abs=0.2), "ok": False, "worst": "y"}
+    assert done.json["verify"] == {
+        "reference": "liar",
+        "max_abs": pytest.approx(7, abs=1),
+        "max_rel": pytest.approx(1, abs=0.2),
+        "ok": False,
+        "worst": "y",
+    }
     assert "output 'y': differs from liar" in done.err
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 

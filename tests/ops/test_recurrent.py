@@ -113,7 +113,9 @@ def test_symbolic_time_and_batch() -> None:
 
 
 def test_parameters_of_activations_are_taken_in_order() -> None:
-    layer = GRU(hidden_size=1, direction="bidirectional", activations=("Sigmoid", "LeakyRelu", "HardSigmoid", "Tanh"), activation_alpha=(0.3, 0.4))
+    layer = GRU(
+        hidden_size=1, direction="bidirectional", activations=("Sigmoid", "LeakyRelu", "HardSigmoid", "Tanh"), activation_alpha=(0.3, 0.4)
+    )
     assert layer.activation_rows() == [
         [("Sigmoid", None, None), ("LeakyRelu", 0.3, None)],
         [("HardSigmoid", 0.4, 0.5), ("Tanh", None, None)],

@@ -76,7 +76,9 @@ def lower_gemm(ctx: Context, op: Any, a: Arg, b: Arg, c: Arg | None = None) -> l
         packed = ctx.pack(b, "matmul", n_block(n, ctx.target), int(op.trans_b))
         product, spaces = matmul_compute.matmul_packed(left, packed, n, acc_dtype=acc)
     else:
-        product, spaces = matmul_compute.matmul(left, ctx.tensor(b), n_block=n_block(n, ctx.target), trans_a=op.trans_a, trans_b=op.trans_b, acc_dtype=acc)
+        product, spaces = matmul_compute.matmul(
+            left, ctx.tensor(b), n_block=n_block(n, ctx.target), trans_a=op.trans_a, trans_b=op.trans_b, acc_dtype=acc
+        )
     ctx.workspace(*spaces)
     if c is None and op.alpha == 1.0:
         return [_cast(ctx, product, kind.dtype.name)]
@@ -175,7 +177,11 @@ def direct_conv(ctx: Context, op: Any, x: Arg, w: Arg, acc: str) -> Any:
     def body(*i: Expr) -> Expr:
         pixel, channel = (i[1:-1], i[-1]) if last else (i[2:], i[1])
         at = [p * s + t * d - b for p, s, t, d, b in zip(pixel, op.strides, taps, op.dilations, op.pads[:spatial], strict=True)]
-        inside = [c for a, n, low, high in zip(at, size, op.pads[:spatial], op.pads[spatial:], strict=True) for c in ((a >= 0, a < n) if low or high else ())]
+        inside = [
+            c
+            for a, n, low, high in zip(at, size, op.pads[:spatial], op.pads[spatial:], strict=True)
+            for c in ((a >= 0, a < n) if low or high else ())
+        ]
         source = rc if op.groups == 1 else tirx.floordiv(channel, per_group) * in_group + rc
         value = x[[i[0], *at, source] if last else [i[0], source, *at]].astype(acc)
         if inside:
@@ -203,7 +209,9 @@ def lower_conv_transpose(ctx: Context, op: Any, x: Arg, w: Arg, b: Arg | None = 
         inside = [c for o, s, a, n in zip(offset, op.strides, at, size, strict=True) for c in (tirx.floormod(o, s) == 0, a >= 0, a < n)]
         group = tirx.floordiv(channel, per_group) if op.groups > 1 else tirx.const(0, "int32")
         source = group * in_group + rc
-        value = tirx.if_then_else(tirx.all(*inside), x[[i[0], *at, source] if last else [i[0], source, *at]].astype(acc), tirx.const(0, acc))
+        value = tirx.if_then_else(
+            tirx.all(*inside), x[[i[0], *at, source] if last else [i[0], source, *at]].astype(acc), tirx.const(0, acc)
+        )
         return te.sum(value * w[[source, channel - group * per_group, *taps]].astype(acc), axis=[rc, *taps])
 
     y = compute(ctx.outputs[0].static_shape, body, "conv_transpose")
@@ -260,7 +268,11 @@ def lower_pool(ctx: Context, op: Any, x: Arg) -> list[Any]:
 def _taps_inside(origin: Expr, taps: int, dilation: int, low: int, high: int, reach: int) -> Expr:
     """How many of `origin + t * dilation`, 0 <= t < taps, lie in [low, high)."""
     first = tirx.max(tirx.const(0, "int32"), tirx.floordiv(low - origin + dilation - 1, dilation))
-    end = tirx.min(tirx.const(taps, "int32"), tirx.floordiv(high - origin + dilation - 1, dilation)) if reach >= high else tirx.const(taps, "int32")
+    end = (
+        tirx.min(tirx.const(taps, "int32"), tirx.floordiv(high - origin + dilation - 1, dilation))
+        if reach >= high
+        else tirx.const(taps, "int32")
+    )
     return tirx.max(tirx.const(1, "int32"), end - first)
 
 

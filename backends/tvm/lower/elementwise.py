@@ -112,7 +112,9 @@ UNARY: dict[str, Callable[[Any, Expr], Expr]] = {
         tirx.And(tirx.const(op.detect_negative, "bool"), x == const(-math.inf, x)),
     ),
     "Relu": lambda op, x: _relu(x),
-    "Celu": lambda op, x: maximum(x, const(0, x)) + minimum(const(0, x), const(op.alpha, x) * (sc.exp(x / const(op.alpha, x)) - const(1, x))),
+    "Celu": lambda op, x: (
+        maximum(x, const(0, x)) + minimum(const(0, x), const(op.alpha, x) * (sc.exp(x / const(op.alpha, x)) - const(1, x)))
+    ),
     "Elu": lambda op, x: tirx.Select(x < const(0, x), const(op.alpha, x) * (sc.exp(x) - const(1, x)), x),
     "Gelu": _gelu,
     "HardSigmoid": lambda op, x: clamp(const(op.alpha, x) * x + const(op.beta, x), const(0, x), const(1, x)),
@@ -239,5 +241,3 @@ def convert(x: Expr, to: str) -> Expr:
     if is_float(x) and to in ("int8", "uint8", "int16", "uint16"):
         return x.astype("int32").astype(to)
     return x.astype(to)
-
-

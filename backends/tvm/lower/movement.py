@@ -76,7 +76,11 @@ def lower_fill(ctx: Context, op: Any) -> list[Any]:
 def lower_range(ctx: Context, op: Any) -> list[Any]:
     """`start + k * delta`."""
     kind = ctx.outputs[0]
-    return [compute(kind.static_shape, lambda k: number(op.start, kind.dtype) + k.astype(kind.dtype.name) * number(op.delta, kind.dtype), "range")]
+    return [
+        compute(
+            kind.static_shape, lambda k: number(op.start, kind.dtype) + k.astype(kind.dtype.name) * number(op.delta, kind.dtype), "range"
+        )
+    ]
 
 
 @lowers("Slice")
@@ -182,7 +186,9 @@ def lower_gather(ctx: Context, op: Any, x: Arg, indices: Arg) -> list[Any]:
 def lower_gather_elements(ctx: Context, op: Any, x: Arg, indices: Arg) -> list[Any]:
     """One element of `x` per element of `indices`."""
     axis = op.axis % len(x.shape)
-    return [compute(indices.shape, lambda *i: x[[wrapped(indices[i], x.shape[axis]) if a == axis else k for a, k in enumerate(i)]], "gather")]
+    return [
+        compute(indices.shape, lambda *i: x[[wrapped(indices[i], x.shape[axis]) if a == axis else k for a, k in enumerate(i)]], "gather")
+    ]
 
 
 @lowers("GatherND")

@@ -8,8 +8,8 @@ from typing import Any
 from tvm import te, tirx
 
 from lepton_compiler.backends.tvm.lower import scalar as sc
-from lepton_compiler.backends.tvm.lower.elementwise import once
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number, wide
+from lepton_compiler.backends.tvm.lower.elementwise import once
 
 PRODUCT = te.comm_reducer(lambda a, b: a * b, lambda t: tirx.const(1, t), "prod")
 REDUCERS: dict[str, Any] = {"ReduceSum": te.sum, "ReduceMean": te.sum, "ReduceMax": te.max, "ReduceMin": te.min, "ReduceProd": PRODUCT}
@@ -132,7 +132,9 @@ def lower_layer_norm(ctx: Context, op: Any, x: Arg, scale: Arg, bias: Arg | None
         return x[i].astype(kind) - total(*at(i)) * share
 
     squares = reduce(lambda i: centred(i) * centred(i), x.shape, axes, True, te.sum, "norm_squares")
-    inverse = compute(squares.shape, lambda *i: tirx.const(1, kind) / tirx.sqrt(squares(*i) * share + tirx.const(op.epsilon, kind)), "norm_inverse")
+    inverse = compute(
+        squares.shape, lambda *i: tirx.const(1, kind) / tirx.sqrt(squares(*i) * share + tirx.const(op.epsilon, kind)), "norm_inverse"
+    )
     ctx.workspace(total, squares, inverse)
 
     def body(*i: Expr) -> Expr:
@@ -173,5 +175,3 @@ def lower_topk(ctx: Context, op: Any, x: Arg) -> list[Any]:
         return te.sum(tirx.Select(ranks(*at) == i[axis], t.astype("int64"), tirx.const(0, "int64")), axis=[t])
 
     return [compute(values.static_shape, value, "topk_values"), compute(indices.static_shape, index, "topk_indices")]
-
-

@@ -29,7 +29,8 @@ def lower_resize(ctx: Context, op: Any, x: Arg) -> list[Any]:
         if taps == 1:
             return gather(axis + 1, [*index, _lookup(positions[:, 0], i[axis], "int32")], i)
         terms = [
-            gather(axis + 1, [*index, _lookup(positions[:, t], i[axis], "int32")], i).astype(kind) * _lookup(weights[:, t], i[axis], kind) for t in range(taps)
+            gather(axis + 1, [*index, _lookup(positions[:, t], i[axis], "int32")], i).astype(kind) * _lookup(weights[:, t], i[axis], kind)
+            for t in range(taps)
         ]
         total = terms[0]
         for term in terms[1:]:
@@ -105,7 +106,9 @@ def _table(op: Any, axis: int, size_in: int, size_out: int) -> tuple[np.ndarray 
         return None, np.ones((size_out, 1))
     at = source_coordinates(op.coordinate_transformation_mode, size_in, size_out, scale)
     if op.mode == "nearest":
-        rounding = {"floor": np.floor, "ceil": np.ceil, "round_prefer_ceil": lambda v: np.floor(v + 0.5)}.get(op.nearest_mode, lambda v: np.ceil(v - 0.5))
+        rounding = {"floor": np.floor, "ceil": np.ceil, "round_prefer_ceil": lambda v: np.floor(v + 0.5)}.get(
+            op.nearest_mode, lambda v: np.ceil(v - 0.5)
+        )
         return np.clip(rounding(at), 0, size_in - 1).astype(np.int64)[:, None], np.ones((size_out, 1))
     base = np.floor(at)
     share = at - base
@@ -127,5 +130,3 @@ def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
     near = (a + 2) * d**3 - (a + 3) * d**2 + 1
     far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
     return np.where(d <= 1, near, np.where(d < 2, far, 0))
-
-

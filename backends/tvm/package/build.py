@@ -134,7 +134,10 @@ def _manifest(content: Package, plan: Plan, kernels: Sequence[Kernel], weights_b
 
 def _signature(values: Sequence[Value]) -> list[dict[str, Any]]:
     names = identifiers([v.name for v in values])
-    return [{"name": v.name, "field": f, "dtype": v.type.dtype.name, "shape": list(v.type.static_shape)} for v, f in zip(values, names, strict=True)]
+    return [
+        {"name": v.name, "field": f, "dtype": v.type.dtype.name, "shape": list(v.type.static_shape)}
+        for v, f in zip(values, names, strict=True)
+    ]
 
 
 def _call_row(call: Call, plan: Plan) -> dict[str, Any]:

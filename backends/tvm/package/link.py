@@ -35,7 +35,16 @@ class Toolchain:
         """Link a shared library that exports just the named symbols; reproducible, and complete (no undefined symbols)."""
         (folder / "exports.map").write_text("{ global: " + " ".join(f"{e};" for e in exports) + " local: *; };\n")
         (folder / "objects.rsp").write_text("\n".join(objects))
-        flags = ["-shared", "-o", result, "-Wl,--version-script=exports.map", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,--gc-sections", f"-Wl,-soname,{result}"]
+        flags = [
+            "-shared",
+            "-o",
+            result,
+            "-Wl,--version-script=exports.map",
+            "-Wl,--build-id=none",
+            "-Wl,-z,defs",
+            "-Wl,--gc-sections",
+            f"-Wl,-soname,{result}",
+        ]
         self.run(folder, [*self.compiler, *flags, "@objects.rsp", "-Wl,--as-needed", "-lm", *(["-lpthread"] if threads > 1 else [])])
 
     def archive(self, folder: Path, objects: Sequence[str], result: str) -> None:
@@ -52,7 +61,9 @@ class Toolchain:
         Raises:
             LeptonError: it failed; the message has what it printed.
         """
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "SOURCE_DATE_EPOCH": "0", "LC_ALL": "C"})
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, env={**os.environ, "SOURCE_DATE_EPOCH": "0", "LC_ALL": "C"}
+        )
         if done.returncode:
             raise LeptonError(f"'{shlex.join(command[:2])}' failed: {done.stderr.strip()[-2000:]}", hint="set CC to a working C compiler")
 
@@ -70,4 +81,6 @@ def find_toolchain() -> Toolchain:
         return Toolchain(tuple(shlex.split(compiler)), (archiver,) if archiver else (*zig, "ar"))  # type: ignore[misc]
     if zig:
         return Toolchain((*zig, "cc"), (*zig, "ar"))
-    raise MissingDependency("no C compiler found to link the library", hint="install gcc or clang, or: pip install 'lepton-compiler[cross]'")
+    raise MissingDependency(
+        "no C compiler found to link the library", hint="install gcc or clang, or: pip install 'lepton-compiler[cross]'"
+    )

@@ -35,7 +35,7 @@ class _Writer:
             f"extern const uint8_t {self.name}_weights[];",
             "",
             *(self.tasks(program.statements) if self.threads > 1 else []),
-            f"__attribute__((visibility(\"default\"))) int {self.name}_run(const {self.name}_inputs *inputs, {self.name}_outputs *outputs, void *memory) {{",
+            f'__attribute__((visibility("default"))) int {self.name}_run(const {self.name}_inputs *inputs, {self.name}_outputs *outputs, void *memory) {{',
             "  uint8_t *const arena = memory;",
             f"  const uint8_t *const weights = {self.name}_weights;",
             f"  if (inputs == NULL || outputs == NULL || memory == NULL) return {upper}_ERROR_NULL;",

@@ -73,16 +73,41 @@ def test_functions_of_limited_domain(cache: Path) -> None:
 
 def test_special_values(cache: Path) -> None:
     graph, b, (x, y) = graph_of(x="float32[6]", y="float32[6]")
-    graph.set_outputs([b.Relu(x), b.Max(x, y), b.Min(x, y), b.IsInf(x), b.IsNaN(x), b.Exp(x), b.Sigmoid(x), b.Tanh(x), b.Clip(x, b.constant(np.float32(-1)), b.constant(np.float32(1)))])
+    graph.set_outputs(
+        [
+            b.Relu(x),
+            b.Max(x, y),
+            b.Min(x, y),
+            b.IsInf(x),
+            b.IsNaN(x),
+            b.Exp(x),
+            b.Sigmoid(x),
+            b.Tanh(x),
+            b.Clip(x, b.constant(np.float32(-1)), b.constant(np.float32(1))),
+        ]
+    )
     values = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e30], np.float32)
     check(graph, {"x": values, "y": values[::-1].copy()}, cache)
 
 
 def test_functions_of_two_tensors_broadcast(cache: Path) -> None:
-    graph, b, (x, y, i, j, p, q) = graph_of(x="float32[2,3,1,5]", y="float32[3,4,1]", i="int32[4,6]", j="int32[6]", p="bool[4,6]", q="bool[4,1]")
-    outs = [getattr(b, n)(x, y) for n in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Greater", "Less", "Equal", "GreaterOrEqual", "LessOrEqual", "Sum", "Mean")]
-    outs += [getattr(b, n)(i, j) for n in ("Add", "Sub", "Mul", "Div", "Mod", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Max", "Min", "Greater")]
-    outs += [getattr(b, n)(p, q) for n in ("And", "Or", "Xor")] + [b.Not(p), b.Where(p, i, j), b.Mod(i, j, fmod=True), b.BitwiseNot(i), b.Pow(b.Abs(x), y)]
+    graph, b, (x, y, i, j, p, q) = graph_of(
+        x="float32[2,3,1,5]", y="float32[3,4,1]", i="int32[4,6]", j="int32[6]", p="bool[4,6]", q="bool[4,1]"
+    )
+    outs = [
+        getattr(b, n)(x, y)
+        for n in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Greater", "Less", "Equal", "GreaterOrEqual", "LessOrEqual", "Sum", "Mean")
+    ]
+    outs += [
+        getattr(b, n)(i, j) for n in ("Add", "Sub", "Mul", "Div", "Mod", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Max", "Min", "Greater")
+    ]
+    outs += [getattr(b, n)(p, q) for n in ("And", "Or", "Xor")] + [
+        b.Not(p),
+        b.Where(p, i, j),
+        b.Mod(i, j, fmod=True),
+        b.BitwiseNot(i),
+        b.Pow(b.Abs(x), y),
+    ]
     graph.set_outputs(outs)
     rng = np.random.default_rng(1)
     ints = rng.integers(-9, 9, (4, 6)).astype(np.int32)
@@ -121,19 +146,38 @@ def test_reductions(cache: Path) -> None:
     graph, b, (x, i) = graph_of(x="float32[3,4,5,6]", i="int32[4,6]")
     axes = [(0,), (1, 2), (3,), (0, 1, 2, 3), (2, 3)]
     outs = [getattr(b, f"Reduce{k}")(x, axes=a, keepdims=d) for k in ("Sum", "Mean", "Max", "Min") for a in axes for d in (True, False)]
-    outs += [b.ReduceProd(x, axes=(3,)), b.ReduceSum(i, axes=(1,)), b.ReduceMax(i, axes=(0,)), b.ArgMax(x, axis=2), b.ArgMin(x, axis=-1, keepdims=False)]
+    outs += [
+        b.ReduceProd(x, axes=(3,)),
+        b.ReduceSum(i, axes=(1,)),
+        b.ReduceMax(i, axes=(0,)),
+        b.ArgMax(x, axis=2),
+        b.ArgMin(x, axis=-1, keepdims=False),
+    ]
     outs += [b.Softmax(x, axis=a) for a in (-1, 1)] + [b.LogSoftmax(x, axis=-1)]
     outs += list(b.node(_op("TopK", k=3, axis=-1), [x]).outputs) + list(b.node(_op("TopK", k=2, axis=1, largest=False), [x]).outputs)
     graph.set_outputs(outs)
     rng = np.random.default_rng(3)
-    check(graph, {"x": rng.normal(size=(3, 4, 5, 6)).astype(np.float32), "i": rng.integers(-9, 9, (4, 6)).astype(np.int32)}, cache, rtol=1e-5, atol=1e-5)
+    check(
+        graph,
+        {"x": rng.normal(size=(3, 4, 5, 6)).astype(np.float32), "i": rng.integers(-9, 9, (4, 6)).astype(np.int32)},
+        cache,
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 def test_dense(cache: Path) -> None:
     graph, b, (x, m, v, q) = graph_of(x="float32[2,7,9]", m="float32[2,9,11]", v="float32[9]", q="float32[7,9]")
     rng = np.random.default_rng(4)
     w = rng.normal(size=(9, 13)).astype(np.float32)
-    outs = [b.MatMul(x, m), b.MatMul(x, w), b.MatMul(x, v), b.MatMul(v, m), b.MatMul(q, m), b.Gemm(q, w, np.ones(13, np.float32), alpha=0.5, beta=2.0)]
+    outs = [
+        b.MatMul(x, m),
+        b.MatMul(x, w),
+        b.MatMul(x, v),
+        b.MatMul(v, m),
+        b.MatMul(q, m),
+        b.Gemm(q, w, np.ones(13, np.float32), alpha=0.5, beta=2.0),
+    ]
     outs += [b.Gemm(q, np.ascontiguousarray(w.T), trans_b=True), b.Gemm(q, q, trans_a=True), b.Gemm(q, q, trans_b=True)]
     graph.set_outputs(outs)
     feeds = {n: rng.normal(size=s).astype(np.float32) for n, s in (("x", (2, 7, 9)), ("m", (2, 9, 11)), ("v", (9,)), ("q", (7, 9)))}
@@ -166,7 +210,9 @@ def test_convolutions(cache: Path, layout: str) -> None:
             array = np.ascontiguousarray(np.moveaxis(array, 1, -1))
         feeds[f"x{k}"] = array
         x = graph.add_input(f"x{k}", tensor_type(f"float32[{','.join(map(str, array.shape))}]"))
-        fields = {"strides": (1,) * spatial, "pads": (0,) * 2 * spatial, "dilations": (1,) * spatial, "groups": 1} | {n: v for n, v in case.items() if n not in ("shape", "weight")}
+        fields = {"strides": (1,) * spatial, "pads": (0,) * 2 * spatial, "dilations": (1,) * spatial, "groups": 1} | {
+            n: v for n, v in case.items() if n not in ("shape", "weight")
+        }
         w, bias = rng.normal(size=weight).astype(np.float32), rng.normal(size=weight[0]).astype(np.float32)
         outs.append(b.Relu(b.Conv(x, w, bias, layout=layout, **fields)))
         outs.append(b.Conv(x, w, layout=layout, **fields))
@@ -178,13 +224,24 @@ def test_pools_and_transposed_convolutions(cache: Path) -> None:
     graph, b, (x, y) = graph_of(x="float32[1,4,9,10]", y="float32[1,9,10,4]")
     rng = np.random.default_rng(6)
     pool = dict(kernel_shape=(3, 2), strides=(2, 2), pads=(1, 0, 1, 1), dilations=(1, 1))
-    outs = [b.MaxPool(x, **pool), b.MaxPool(x, **pool, ceil_mode=True), b.AveragePool(x, **pool), b.AveragePool(x, **pool, count_include_pad=True)]
+    outs = [
+        b.MaxPool(x, **pool),
+        b.MaxPool(x, **pool, ceil_mode=True),
+        b.AveragePool(x, **pool),
+        b.AveragePool(x, **pool, count_include_pad=True),
+    ]
     outs += [b.AveragePool(x, **pool, ceil_mode=True), b.MaxPool(y, **pool, layout="NHWC"), b.AveragePool(y, **pool, layout="NHWC")]
     w = rng.normal(size=(4, 3, 3, 2)).astype(np.float32)
     transposed = dict(strides=(2, 2), pads=(1, 0, 1, 1), dilations=(1, 1), output_padding=(1, 0))
     outs += [b.ConvTranspose(x, w, np.ones(3, np.float32), **transposed), b.ConvTranspose(y, w, **transposed, layout="NHWC")]
     graph.set_outputs(outs)
-    check(graph, {"x": rng.normal(size=(1, 4, 9, 10)).astype(np.float32), "y": rng.normal(size=(1, 9, 10, 4)).astype(np.float32)}, cache, rtol=1e-5, atol=1e-5)
+    check(
+        graph,
+        {"x": rng.normal(size=(1, 4, 9, 10)).astype(np.float32), "y": rng.normal(size=(1, 9, 10, 4)).astype(np.float32)},
+        cache,
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 def test_resize(cache: Path) -> None:
@@ -193,7 +250,9 @@ def test_resize(cache: Path) -> None:
     for mode in ("nearest", "linear", "cubic"):
         for transform in ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"):
             outs.append(b.Resize(x, sizes=(1, 2, 10, 12), scales=(1.0, 1.0, 2.0, 2.0), mode=mode, coordinate_transformation_mode=transform))
-            outs.append(b.Resize(x, sizes=(1, 2, 3, 7), scales=(1.0, 1.0, 3 / 5, 7 / 6), mode=mode, coordinate_transformation_mode=transform))
+            outs.append(
+                b.Resize(x, sizes=(1, 2, 3, 7), scales=(1.0, 1.0, 3 / 5, 7 / 6), mode=mode, coordinate_transformation_mode=transform)
+            )
     graph.set_outputs(outs)
     check(graph, {"x": np.random.default_rng(7).normal(size=(1, 2, 5, 6)).astype(np.float32)}, cache, rtol=1e-5, atol=1e-5)
 

@@ -33,7 +33,11 @@ def test_regions_are_isolated_and_share_constants() -> None:
 
 
 def test_known_condition_leaves_one_branch_and_never_looks_at_the_other() -> None:
-    body = "g (float[2] x) => (float[2] y) <float[2] w = {2.0, 3.0}, int64 two = {2}> { h = Exp(x) n = Size(x) c = Equal(n, two) " + BRANCHES % "c" + "}"
+    body = (
+        "g (float[2] x) => (float[2] y) <float[2] w = {2.0, 3.0}, int64 two = {2}> { h = Exp(x) n = Size(x) c = Equal(n, two) "
+        + BRANCHES % "c"
+        + "}"
+    )
     model = parse(body.replace("q = Neg(r)", "q = Frobnicate(r)"))
     graph = import_onnx(model)
     assert [n.op.name for n in graph] == ["Exp", "Mul"] and graph.outputs[0].name == "y"

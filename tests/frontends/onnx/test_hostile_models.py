@@ -76,7 +76,9 @@ def test_random_bytes_are_diagnosed(data: bytes) -> None:
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(node=st.integers(0, 8), attribute=st.integers(0, 3), number=st.sampled_from([-1, 0, 2**31, 2**62, -(2**63)]), kind=st.integers(0, 14))
+@given(
+    node=st.integers(0, 8), attribute=st.integers(0, 3), number=st.sampled_from([-1, 0, 2**31, 2**62, -(2**63)]), kind=st.integers(0, 14)
+)
 def test_attributes_of_wrong_kind_or_size_are_diagnosed(node: int, attribute: int, number: int, kind: int) -> None:
     model = onnx.load_from_string(SMALL)
     target = model.graph.node[node]
@@ -95,8 +97,16 @@ def nested(depth: int) -> onnx.ModelProto:
     node = onnx.helper.make_node("Constant", [], ["y"], value_float=1.0)
     for _ in range(depth):
         graph = onnx.helper.make_graph([node], "inner", [], [out])
-        node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=graph, else_branch=graph) if _ < 3 else onnx.helper.make_node(
-            "If", ["c"], ["y"], then_branch=graph, else_branch=onnx.helper.make_graph([onnx.helper.make_node("Constant", [], ["y"], value_float=2.0)], "e", [], [out])
+        node = (
+            onnx.helper.make_node("If", ["c"], ["y"], then_branch=graph, else_branch=graph)
+            if _ < 3
+            else onnx.helper.make_node(
+                "If",
+                ["c"],
+                ["y"],
+                then_branch=graph,
+                else_branch=onnx.helper.make_graph([onnx.helper.make_node("Constant", [], ["y"], value_float=2.0)], "e", [], [out]),
+            )
         )
     return onnx.helper.make_model(onnx.helper.make_graph([node], "g", [condition], [out]), opset_imports=[onnx.helper.make_opsetid("", 17)])
 

@@ -85,7 +85,7 @@ def test_old_softmax_flattens() -> None:
 
 
 def test_auto_pad_becomes_explicit_pads() -> None:
-    body = "g (float[1,1,7,7] x, float[1,1,3,3] w) => (float[1,1,4,4] y) { y = Conv<auto_pad = \"%s\", strides = [2, 2]>(x, w) }"
+    body = 'g (float[1,1,7,7] x, float[1,1,3,3] w) => (float[1,1,4,4] y) { y = Conv<auto_pad = "%s", strides = [2, 2]>(x, w) }'
     (upper,), (lower,) = import_onnx(parse(body % "SAME_UPPER")).nodes, import_onnx(parse(body % "SAME_LOWER")).nodes
     assert upper.op.pads == (1, 1, 1, 1) == lower.op.pads  # type: ignore[attr-defined]
     even = body.replace("[1,1,7,7]", "[1,1,8,8]")
@@ -99,7 +99,7 @@ def test_attribute_floats_are_the_shortest_decimals() -> None:
 
 
 def test_composite_of_the_standard_is_expanded_by_its_function_body() -> None:
-    body = "g (float[2,3] x, int64[2] t) => (float l) { l = SoftmaxCrossEntropyLoss<reduction = \"sum\">(x, t) }"
+    body = 'g (float[2,3] x, int64[2] t) => (float l) { l = SoftmaxCrossEntropyLoss<reduction = "sum">(x, t) }'
     graph = import_onnx(parse(body))
     x, t = np.array([[1, 2, 3], [3, 1, 0]], np.float32), np.array([2, 0])
     wanted = -sum(row[i] - np.log(np.exp(row).sum()) for row, i in zip(x, t, strict=True))
@@ -149,13 +149,20 @@ def test_shared_dimension_names_are_bound_together() -> None:
 
 
 def test_array_binds_an_input_to_a_constant() -> None:
-    graph = import_onnx(parse("g (float[2] x, int64 k) => (float[a] y) { u = Unsqueeze(x, k) y = Squeeze(u, k) }"), inputs={"k": np.array(0)})
+    graph = import_onnx(
+        parse("g (float[2] x, int64 k) => (float[a] y) { u = Unsqueeze(x, k) y = Squeeze(u, k) }"), inputs={"k": np.array(0)}
+    )
     assert [v.name for v in graph.inputs] == ["x"] and names(graph) == ["Unsqueeze", "Squeeze"]
 
 
 @pytest.mark.parametrize(
     ("inputs", "text"),
-    [({"q": (2, 3)}, "no input 'q'"), ({"x": (2, 4)}, "does not fit"), ({"x": (2,)}, "does not fit"), ({"x": np.zeros((2, 3))}, "wants float32")],
+    [
+        ({"q": (2, 3)}, "no input 'q'"),
+        ({"x": (2, 4)}, "does not fit"),
+        ({"x": (2,)}, "does not fit"),
+        ({"x": np.zeros((2, 3))}, "wants float32"),
+    ],
 )
 def test_bindings_that_do_not_fit_are_refused(inputs: dict[str, object], text: str) -> None:
     with pytest.raises(UsageError, match=text):
