@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pickle
-import struct
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import IO, Any
+from typing import Any
 
+from lepton_compiler.backends.tvm import workers
 from lepton_compiler.backends.tvm.spec import KernelSpec
 from lepton_compiler.errors import Diagnostic, LeptonError, UnsupportedError
 from lepton_compiler.ir.types import TensorType, tensor_type
@@ -141,66 +139,28 @@ def _compile_all(items: list[tuple[str, KernelSpec]], target: Target, jobs: int,
     lock = threading.Lock()
 
     def serve() -> None:
-        with _worker() as (send, receive):
-            while True:
+        with workers.lend() as worker:
+            while not pending.empty():
                 try:
                     key, spec = pending.get_nowait()
                 except Empty:
                     return
-                write_message(send, (key, spec, target))
-                answer = read_message(receive)
+                answer = worker.ask((key, spec, target))
                 with lock:
                     if isinstance(answer, Kernel):
                         done[key] = answer
                         if progress is not None:
                             progress(len(done), len(items), spec.label)
                     else:
-                        problems.append(
-                            answer or Diagnostic("the compiler process died", where=f"kernel {spec.label}", hint="run with --threads 1 -v")
-                        )
-                        if answer is None:
-                            return
+                        problems.append(replace(answer, where=answer.where or _where(spec)))
 
-    threads = [threading.Thread(target=serve, daemon=True) for _ in range(jobs)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(jobs) as pool:
+        for outcome in [pool.submit(serve) for _ in range(jobs)]:
+            outcome.result()
     if problems:
         raise UnsupportedError(sorted(problems, key=str))
     return {key: done[key] for key, _ in items}
 
 
-@contextlib.contextmanager
-def _worker() -> Any:
-    """A worker process; yields the pipe to it and the pipe from it."""
-    root = str(Path(__file__).parents[2]) if "lepton_compiler" not in Path(__file__).parts else str(Path(__file__).parents[3])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([p for p in (*sys.path, root) if p])}
-    command = [sys.executable, "-m", "lepton_compiler.backends.tvm.worker"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        yield process.stdin, process.stdout
-    finally:
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-        process.stdout.close()
-        process.wait()
-
-
-def write_message(pipe: IO[bytes], message: object) -> None:
-    """Send one pickled object, preceded by its length."""
-    data = pickle.dumps(message)
-    with contextlib.suppress(BrokenPipeError):
-        pipe.write(struct.pack("<Q", len(data)) + data)
-        pipe.flush()
-
-
-def read_message(pipe: IO[bytes]) -> Any:
-    """Receive one object, or None at the end of the stream."""
-    head = pipe.read(8)
-    if len(head) < 8:
-        return None
-    (size,) = struct.unpack("<Q", head)
-    data = pipe.read(size)
-    return pickle.loads(data) if len(data) == size else None
+def _where(spec: KernelSpec) -> str:
+    return f"kernel {spec.label} ({', '.join(str(t) for t in spec.types[: spec.inputs])})"

@@ -6,8 +6,9 @@ import os
 import sys
 import traceback
 
-from lepton_compiler.backends.tvm.kernels import Kernel, KernelParameter, PackedWeight, read_message, write_message
+from lepton_compiler.backends.tvm.kernels import Kernel, KernelParameter, PackedWeight
 from lepton_compiler.backends.tvm.spec import KernelSpec
+from lepton_compiler.backends.tvm.workers import read_message, write_message
 from lepton_compiler.errors import Diagnostic, LeptonError
 from lepton_compiler.target import Target
 

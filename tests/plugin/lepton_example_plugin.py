@@ -1,8 +1,9 @@
-"""A pass in a package of its own: smooth activations become their piecewise approximations."""
+"""A pass in a package of its own: second powers become products."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from lepton_compiler.ir.graph import Graph, Value
 from lepton_compiler.ops.builder import Builder
@@ -10,19 +11,19 @@ from lepton_compiler.pipeline import Pass, PassContext
 from lepton_compiler.rewrite import Rule, rewrite
 
 
-class HardenSwish(Rule):
-    """Swish(x)  -->  HardSwish(x)"""
+class PowerOfTwo(Rule):
+    """Pow(x, 2)  -->  Mul(x, x)"""
 
-    def pattern(self, p, x):
-        return p.Swish(x, alpha=1.0)
+    def pattern(self, p: Any, x: Any) -> Any:
+        return p.Pow(x, 2)
 
     def replace(self, b: Builder, x: Value) -> Value:
-        return b.HardSwish(x)
+        return b.Mul(x, x)
 
 
 @dataclass(frozen=True)
-class SwishToHardSwish(Pass):
-    """Swish(x)  -->  HardSwish(x): not the same function, so this belongs before training or calibration, not after."""
+class Square(Pass):
+    """Pow(x, 2)  -->  Mul(x, x)"""
 
     def run(self, graph: Graph, ctx: PassContext) -> None:
-        rewrite(graph, [HardenSwish()], ctx.tracer)
+        rewrite(graph, [PowerOfTwo()], ctx.tracer)
