@@ -108,7 +108,7 @@ def build(case: Case, target: Target) -> tuple[Callable[[], int], float]:
     channels = case.w[0] if case.is_conv else case.w[-1]
     x, bias = te.placeholder(case.x, "float32", "x"), te.placeholder((channels,), "float32", "bias")
     constant = case.is_conv or len(case.w) == 2
-    pad, arguments = case.w[-1] // 2, {"strides": (case.stride,) * 2}
+    pad, strides = case.w[-1] // 2, (case.stride,) * 2
     if case.groups > 1:
         packed = np.ascontiguousarray(w0[:, 0].transpose(1, 2, 0))
     elif case.is_conv:
@@ -117,9 +117,9 @@ def build(case: Case, target: Target) -> tuple[Callable[[], int], float]:
         packed = matmul.pack_matmul_weights(w0, n_block(channels, target)) if constant else w0
     w = te.placeholder(packed.shape, "float32", "w")
     if case.groups > 1:
-        y, spaces = conv.depthwise_conv2d_nhwc(x, w, pads=(pad,) * 4, **arguments)
+        y, spaces = conv.depthwise_conv2d_nhwc(x, w, pads=(pad,) * 4, strides=strides)
     elif case.is_conv:
-        y, spaces = conv.conv2d_nhwc(x, w, out_channels=channels, pads=(pad,) * 4, **arguments)
+        y, spaces = conv.conv2d_nhwc(x, w, out_channels=channels, pads=(pad,) * 4, strides=strides)
     elif constant:
         y, spaces = matmul.matmul_packed(x, w, channels)
     else:

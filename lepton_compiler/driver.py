@@ -28,7 +28,7 @@ from lepton_compiler.verification import Verification, compare, reference_output
 if TYPE_CHECKING:
     import numpy as np
 
-    from lepton_compiler.pipeline import Pass
+    from lepton_compiler.pipeline import Pass, Pipeline
     from lepton_compiler.runtime.model import CompiledModel
 
 LEVELS: tuple[Level, ...] = ("O0", "O1", "O2", "O3", "Os")
@@ -348,7 +348,7 @@ def require_bound(graph: Graph) -> None:
     raise UnsupportedError(problems)
 
 
-def level_pipeline(level: Level) -> Any:
+def level_pipeline(level: Level) -> Pipeline:
     """The `Pipeline` that a level stands for."""
     from lepton_compiler.passes.levels import passes_for_level
     from lepton_compiler.pipeline import Pipeline, parse_pipeline
@@ -369,7 +369,7 @@ def parse_level(level: int | str) -> Level:
     name = text if text.startswith("O") else f"O{text}"
     if name not in LEVELS:
         raise UsageError(f"no optimisation level '{level}'", hint=f"levels: {', '.join(LEVELS)}")
-    return cast(Level, name)
+    return name
 
 
 def refuse_planned(options: Mapping[str, Any]) -> None:

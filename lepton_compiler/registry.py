@@ -18,14 +18,18 @@ class Registry:
 
     Args:
         kind: what the names stand for, for messages: `pass`, `backend`, `operator`.
-        table: the built-in rows.
+        table: the built-in rows, or where they lie, as `module:attribute`: a registry below the code that fills it.
         group: entry-point group of installed plug-ins.
     """
 
-    def __init__(self, kind: str, table: Mapping[str, str], group: str) -> None:
+    def __init__(self, kind: str, table: Mapping[str, str] | str, group: str) -> None:
         self.kind, self.group = kind, group
-        self._table = dict(table)
+        self._rows = table
         self._loaded: dict[str, Any] = {}
+
+    @cached_property
+    def _table(self) -> dict[str, str]:
+        return dict(_at(self._rows) if isinstance(self._rows, str) else self._rows)
 
     @cached_property
     def _plugins(self) -> dict[str, str]:
@@ -47,9 +51,7 @@ class Registry:
                 close = difflib.get_close_matches(name, list(self), 1)
                 hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(self))}"
                 raise UsageError(f"no {self.kind} called '{name}'", hint=hint)
-            module, _, attribute = path.partition(":")
-            found = importlib.import_module(module)
-            self._loaded[name] = getattr(found, attribute) if attribute else found
+            self._loaded[name] = _at(path)
         return self._loaded[name]
 
     def __contains__(self, name: object) -> bool:
@@ -57,6 +59,13 @@ class Registry:
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys([*self._table, *self._plugins, *self._loaded]))
+
+
+def _at(path: str) -> Any:
+    """What `module:attribute`, or just `module`, names."""
+    module, _, attribute = path.partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found
 
 
 def kebab(name: str) -> str:

@@ -37,7 +37,7 @@ def axes_not_negative(b: Builder, node: Node) -> Replacement:
             changed[field] = given % max(rank, 1)
         elif isinstance(given, tuple) and any(a < 0 for a in given):
             changed[field] = tuple(a % max(rank, 1) for a in given)
-    return b.node(replace(node.op, **changed), node.inputs).outputs if changed else None  # type: ignore[type-var]
+    return b.node(replace(node.op, **changed), node.inputs).outputs if changed else None
 
 
 @simplifies("Dynamic")

@@ -66,7 +66,7 @@ def _same(node: Node, perm: Perm) -> Permuted | None:
 
 def _axis(node: Node, perm: Perm) -> Permuted | None:
     op: Any = node.op
-    if not 0 <= op.axis < len(perm) or getattr(op, "block_size", 0):
+    if not 0 <= op.axis < len(perm) or bool(getattr(op, "block_size", 0)):
         return (
             _first_only(node, perm, op) if len(node.inputs) > 1 and node.inputs[1] is not None and node.inputs[1].type.rank == 0 else None
         )

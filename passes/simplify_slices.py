@@ -93,7 +93,7 @@ def slice_ranges(node: Node) -> Ranges | None:
         size = x.shape[axis]
         if not all(isinstance(n, int) for n in (size, start, end)) or step <= 0:
             return None
-        begin, stop, _ = slice(start, end).indices(int(size))  # type: ignore[arg-type]
+        begin, stop, _ = slice(start, end).indices(int(size))
         ranges[axis % x.rank] = (begin, max(begin, stop), step)
     return ranges
 

@@ -47,7 +47,7 @@ def _sinkable() -> tuple[str, ...]:
 @simplifies(*dict.fromkeys(_sinkable()))
 def sink_transpose(b: Builder, node: Node) -> Replacement:
     """Relu(Transpose(x))  -->  Transpose(Relu(x)); Add(Transpose(x), Transpose(y))  -->  Transpose(Add(x, y)); so that they meet and cancel"""
-    perms = {_perm(v.producer) for v in node.present_inputs if _is_transposed(v)}
+    perms = {_perm(t) for v in node.present_inputs if (t := _transpose_of(v)) is not None}
     if len(perms) != 1:
         return None
     perm = perms.pop()
@@ -57,13 +57,13 @@ def sink_transpose(b: Builder, node: Node) -> Replacement:
     operands: list[Value | None] = []
     for value, wanted in zip(node.inputs, how.operands, strict=True):
         if value is None or wanted is None:
-            if value is not None and _is_transposed(value):
+            if value is not None and _transpose_of(value) is not None:
                 return "a parameter is transposed"
             operands.append(value)
-        elif _is_transposed(value) and value.producer is not None:
+        elif (transpose := _transpose_of(value)) is not None:
             if any(user is not node for user in value.users) or value.is_output:
                 return f"'{value.name}' is used elsewhere"
-            operands.append(value.producer.inputs[0])
+            operands.append(transpose.inputs[0])
         elif value.is_constant:
             operands.append(transposed(b, value, wanted))
         else:
@@ -73,8 +73,8 @@ def sink_transpose(b: Builder, node: Node) -> Replacement:
     return result if out is None else b.Transpose(result, perm=inverse(out))
 
 
-def _is_transposed(value: Value) -> bool:
-    return value.producer is not None and value.producer.op.name == "Transpose"
+def _transpose_of(value: Value) -> Node | None:
+    return value.producer if value.producer is not None and value.producer.op.name == "Transpose" else None
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def scale_before_conv(b: Builder, node: Node) -> Replacement:
     if c is None:
         return "the factor is not one constant per input channel"
     array = w.numpy().astype(np.float64)
-    per_input = np.broadcast_to(c, (x.type.shape[1],)).reshape(op.groups, 1, -1, *(1,) * (array.ndim - 2))
+    per_input = np.broadcast_to(c, (op.groups * array.shape[1],)).reshape(op.groups, 1, -1, *(1,) * (array.ndim - 2))
     scaled = array.reshape(op.groups, -1, *array.shape[1:]) * per_input
     b.loc = b.loc.merge(producer.loc)
     return b(op, source, _folded(b, w, scaled.reshape(array.shape)), *node.inputs[2:])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,8 +128,9 @@ def test_wrong_feeds_are_usage_errors(graph):
 
 @pytest.mark.parametrize("option", ["quantize", "prune", "recover", "max_drop", "tune"])
 def test_planned_options_are_refused(graph, option):
+    given: dict[str, Any] = {option: "1"}
     with pytest.raises(lc.UnsupportedError, match="not there yet"):
-        lc.compile(graph, inputs={"x": (2, 4)}, **{option: "1"})
+        lc.compile(graph, inputs={"x": (2, 4)}, **given)
 
 
 def test_c_names():

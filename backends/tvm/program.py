@@ -255,7 +255,7 @@ class _Builder:
         steps = [self.element(t, v, variable, False) for t, v in zip(targets, outputs, strict=True)]
         self.place_inputs(region, [counter, flag, *places], captures)
         body: list[Statement] = [SetCounter(counter, variable)]
-        body += self.body(region, [None] * (1 + carried) + steps)
+        body += self.body(region, [*([None] * (1 + carried)), *steps])
         body += self.advance(region.outputs[: 1 + carried], [flag, *places])
         return self.finish(begin, Repeat(variable, count, flag, tuple(body), node), opening, [*places, *targets, counter, flag], node)
 

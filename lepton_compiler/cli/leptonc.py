@@ -96,13 +96,14 @@ def _compile(args: argparse.Namespace) -> int:
 def _job(args: argparse.Namespace, progress: Progress) -> Job:
     from lepton_compiler import driver
     from lepton_compiler.feeds import read_feeds
+    from lepton_compiler.identity import check_name
     from lepton_compiler.target import parse_target
 
     return driver.Job(
         target=parse_target(args.target, args.cpu),
         level=driver.parse_level(args.level),
         emit=args.emit,
-        name=driver.check_name(args.name) if args.name else None,
+        name=check_name(args.name) if args.name else None,
         threads=args.threads,
         passes=args.passes,
         inputs=dict(args.input),
@@ -122,7 +123,7 @@ def _depfile(args: argparse.Namespace, out: Path | None) -> Path | None:
         return Path(args.depfile)
     if not args.depend:
         return None
-    from lepton_compiler.driver import default_out
+    from lepton_compiler.identity import default_out
 
     out = out or default_out(args.model, args.name, args.emit)
     return out.with_name(out.name + ".d")

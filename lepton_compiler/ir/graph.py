@@ -57,6 +57,7 @@ class Value:
         self.graph, self.name, self.type, self.producer, self.tensor = graph, name, type, producer, tensor
         self.uses: dict[tuple[Node, int], None] = {}
         self._content: np.ndarray | None = None
+        graph._names[name] = self
 
     @property
     def users(self) -> list[Node]:
@@ -143,7 +144,8 @@ class Graph:
         self._last: Node | None = None
         self._count = 0
         self._edits = 0
-        self._names: set[str] = set()
+        self._names: dict[str, Value | None] = {}
+        self._suffixes: dict[str, int] = {}
 
     # -- reading
 
@@ -206,7 +208,7 @@ class Graph:
         if value.uses or value.is_output:
             raise InvalidIR(f"input '{value.name}' is still in use")
         self.inputs.remove(value)
-        self._names.discard(value.name)
+        self._names.pop(value.name, None)
         self._touch()
 
     def constant(self, array: Tensor | Any, name: str = "c") -> Value:
@@ -294,13 +296,13 @@ class Graph:
     def rename(self, value: Value, name: str) -> None:
         """Give a value a name; whoever held it before gets another one."""
         if value.name != name:
-            self._names.discard(value.name)
-            if name in self._names:
-                for other in [*self.inputs, *self.constants, *(o for n in self for o in n.outputs)]:
-                    if other.name == name:
-                        other.name = self.fresh_name(name)
+            self._names.pop(value.name, None)
+            other = self._names.get(name)
+            if other is not None:
+                other.name = self.fresh_name(name)
+                self._names[other.name] = other
             value.name = name
-            self._names.add(name)
+            self._names[name] = value
             self._touch()
 
     def remove(self, node: Node) -> None:
@@ -322,7 +324,8 @@ class Graph:
             node.next.prev = node.prev
         else:
             self._last = node.prev
-        self._names.difference_update(o.name for o in node.outputs)
+        for out in node.outputs:
+            self._names.pop(out.name, None)
         self._count -= 1
         self._touch()
 
@@ -344,11 +347,11 @@ class Graph:
 
     def fresh_name(self, base: str) -> str:
         """`base`, or `base_1`, `base_2`, ... if that is taken; reserved from now on."""
-        name, n = base, 0
+        name = base
         while name in self._names:
-            n += 1
-            name = f"{base}_{n}"
-        self._names.add(name)
+            self._suffixes[base] = self._suffixes.get(base, 0) + 1
+            name = f"{base}_{self._suffixes[base]}"
+        self._names[name] = None
         return name
 
     def copy(self, sizes: Mapping[str, Dim] | None = None, name: str | None = None) -> Graph:
@@ -446,7 +449,7 @@ def _follow_content(node: Node) -> None:
         if any(c is None for c, v in zip(contents, node.inputs, strict=True) if v is not None):
             return
         try:
-            results = node.op.evaluate_symbolic(*contents)  # type: ignore[arg-type]
+            results = node.op.evaluate_symbolic(*contents)
         except (TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError):
             return  # arithmetic that symbols do not have, such as a comparison: contents stay unknown
     for value, content in zip(node.outputs, results, strict=True):

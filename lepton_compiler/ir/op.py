@@ -17,12 +17,16 @@ import numpy as np
 from lepton_compiler.errors import InferenceError, UnsupportedError
 from lepton_compiler.ir.dim import Dim, SymDim, bind
 from lepton_compiler.ir.types import TensorType
+from lepton_compiler.registry import Registry
 
 if TYPE_CHECKING:
     from lepton_compiler.ir.graph import Graph
 
 Types = Sequence[TensorType | None]
 RunRegion = Callable[["Graph", Sequence[np.ndarray]], list[np.ndarray]]
+
+registry = Registry("operator", "lepton_compiler.ops:TABLE", "lepton.ops")
+"""The operator classes by name."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Op:
     @classmethod
     def operands(cls) -> tuple[Operand, ...]:
         """The formal operands."""
-        return _operands(cls)
+        return _operands(cls.infer)
 
     def infer(self, *inputs: Any) -> tuple[TensorType, ...]:
         """Types of the outputs, from the types of the operands.
@@ -139,8 +143,8 @@ def require(condition: bool, message: str) -> None:
 
 
 @cache
-def _operands(cls: type[Op]) -> tuple[Operand, ...]:
-    found = list(inspect.signature(cls.infer).parameters.values())[1:]
+def _operands(infer: Callable[..., Any]) -> tuple[Operand, ...]:
+    found = list(inspect.signature(infer).parameters.values())[1:]
     return tuple(Operand(p.name, p.default is None, p.kind is p.VAR_POSITIONAL) for p in found)
 
 

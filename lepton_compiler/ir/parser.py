@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from lepton_compiler.errors import InferenceError, LeptonError, ParseError
 from lepton_compiler.ir.dim import parse_dim
 from lepton_compiler.ir.graph import Graph, Loc, Node, Value
-from lepton_compiler.ir.op import Op
+from lepton_compiler.ir.op import Op, registry
 from lepton_compiler.ir.tensor import Tensor
 from lepton_compiler.ir.types import DTYPES, TensorType, tensor_type
 from lepton_compiler.ir.verify import compatible
@@ -121,7 +121,7 @@ class _Parser:
         graph.set_outputs(outputs)
         return graph
 
-    def fresh(self, known: Mapping[str, Value]) -> str:
+    def fresh(self, known: Collection[str]) -> str:
         name = self.name("%")
         if name in known:
             self.at -= 1
@@ -147,7 +147,7 @@ class _Parser:
     def statement(self, graph: Graph, known: dict[str, Value]) -> None:
         line, names = self.tokens[self.at][2], list[str]()
         while not self.accept("="):
-            names.append(self.fresh({**dict.fromkeys(names), **known} if names else known))  # type: ignore[arg-type]
+            names.append(self.fresh({*names, *known} if names else known))
             if not self.peek("="):
                 self.expect(",")
         if self.accept("const"):
@@ -203,8 +203,6 @@ class _Parser:
     # -- attributes and constants
 
     def op(self) -> Op:
-        from lepton_compiler import ops
-
         name = self.expect("word")
         line = self.tokens[self.at - 1][2]
         attributes: dict[str, Any] = {}
@@ -216,9 +214,10 @@ class _Parser:
             if not self.peek(")"):
                 self.expect(",")
         try:
-            return ops.get(name)(**attributes)
+            op: Op = registry.get(name)(**attributes)
         except (LeptonError, TypeError) as error:
             self.fail(str(error), line)
+        return op
 
     def attribute(self) -> Any:
         kind, text, _ = self.tokens[self.at]
@@ -239,10 +238,10 @@ class _Parser:
             return json.loads(text)
         if kind == "dim":
             return parse_dim(text[1:-1])
-        if kind == "word" and text in _WORDS:
-            return _WORDS[text]
-        self.at -= 1
-        self.fail(f"'{text}' is not an attribute value")
+        if kind != "word" or text not in _WORDS:
+            self.at -= 1
+            self.fail(f"'{text}' is not an attribute value")
+        return _WORDS[text]
 
     def constant(self) -> Tensor:
         line, type = self.tokens[self.at][2], self.type()

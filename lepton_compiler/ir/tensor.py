@@ -18,12 +18,11 @@ class Tensor:
     __slots__ = ("_array", "_digest", "type")
 
     def __init__(self, array: Any) -> None:
-        array = np.asarray(array)
-        view = array.view()
+        view: np.ndarray = np.asarray(array).view()
         view.flags.writeable = False
         self._array = view
         self._digest: str | None = None
-        self.type = TensorType(dtype(array.dtype), tuple(array.shape))
+        self.type = TensorType(dtype(view.dtype), tuple(view.shape))
 
     def numpy(self) -> np.ndarray:
         """The values, read-only."""

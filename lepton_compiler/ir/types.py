@@ -48,7 +48,7 @@ class DType:
 
 def _table() -> dict[str, DType]:
     rows: list[DType] = [DType("bool", 8, "bool")]
-    rows += [DType(f"{k}{b}", b, k) for k in ("int", "uint") for b in (2, 4, 8, 16, 32, 64)]  # type: ignore[arg-type]
+    rows += [DType(f"{k}{b}", b, k) for k in ("int", "uint") for b in (2, 4, 8, 16, 32, 64)]
     rows += [DType(n, b, "float") for n, b in (("float16", 16), ("bfloat16", 16), ("float32", 32), ("float64", 64), ("float4_e2m1fn", 4))]
     rows += [DType(f"float8_{n}", 8, "float") for n in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz", "e8m0fnu")]
     rows += [DType("complex64", 64, "complex"), DType("complex128", 128, "complex")]

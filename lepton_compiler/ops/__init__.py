@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lepton_compiler.ir.op import Op
-from lepton_compiler.registry import Registry
+from lepton_compiler.ir.op import registry as registry
 
 FAMILIES: dict[str, str] = {
     "unary": "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Cos Cosh Erf Exp Floor IsInf IsNaN Log Neg Not Reciprocal "
@@ -32,9 +32,8 @@ FAMILIES: dict[str, str] = {
     "dynamic": "Dynamic",
 }
 
-registry = Registry(
-    "operator", {name: f"lepton_compiler.ops.{family}:{name}" for family, names in FAMILIES.items() for name in names.split()}, "lepton.ops"
-)
+TABLE = {name: f"lepton_compiler.ops.{family}:{name}" for family, names in FAMILIES.items() for name in names.split()}
+"""The rows of `registry`, which reads them when it is first asked."""
 
 
 def get(name: str) -> type[Op]:

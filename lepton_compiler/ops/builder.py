@@ -49,6 +49,7 @@ class Builder:
         return self.graph.constant(array, name)
 
     def __call__(self, op: Op, *inputs: Arg) -> Value:
+        """Add a node; gives its only output."""
         return self.node(op, inputs).output
 
     def __getattr__(self, name: str) -> Callable[..., Value]:

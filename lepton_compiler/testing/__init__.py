@@ -1,0 +1,1 @@
+"""Tools for tests: inputs, comparisons and ONNX's conformance cases."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -27,7 +28,7 @@ class SigmoidFromExp(Rule):
         below = p.Add(p.Exp(p.Neg(x)), 1.0)
         return p.Reciprocal(below), p.Div(1.0, below)
 
-    def replace(self, b: Any, x: Value) -> Replacement:
+    def replace(self, b: Builder, x: Value) -> Replacement:
         """See the class."""
         return b.Sigmoid(x)
 
@@ -39,7 +40,7 @@ class Silu(Rule):
         """See the class."""
         return p.Mul(x, p.Sigmoid(x))
 
-    def replace(self, b: Any, x: Value) -> Replacement:
+    def replace(self, b: Builder, x: Value) -> Replacement:
         """See the class."""
         return b.Swish(x)
 
@@ -51,7 +52,7 @@ class ScaledSwish(Rule):
         """See the class."""
         return p.Mul(x, p.Sigmoid(p.Mul(x, p.constant("c", is_number))))
 
-    def replace(self, b: Any, x: Value, c: Value) -> Replacement:
+    def replace(self, b: Builder, x: Value, c: Value) -> Replacement:
         """See the class."""
         return b.Swish(x, alpha=float(c.numpy().reshape(-1)[0]))
 
@@ -64,7 +65,7 @@ class GeluErf(Rule):
         inside = (p.Mul(x, math.sqrt(0.5)), p.Div(x, math.sqrt(2)))
         return tuple(form for i in inside for form in halves(p, x, p.Add(p.Erf(i), 1.0)))
 
-    def replace(self, b: Any, x: Value) -> Replacement:
+    def replace(self, b: Builder, x: Value) -> Replacement:
         """See the class."""
         return b.Gelu(x)
 
@@ -80,14 +81,14 @@ class GeluTanh(Rule):
         scaled = [p.Mul(s, math.sqrt(2 / math.pi)) for s in sums]
         return tuple(form for s in scaled for form in halves(p, x, p.Add(p.Tanh(s), 1.0)))
 
-    def replace(self, b: Any, x: Value) -> Replacement:
+    def replace(self, b: Builder, x: Value) -> Replacement:
         """See the class."""
         return b.Gelu(x, approximate="tanh")
 
 
 def halves(p: Any, x: Any, factor: Any) -> tuple[Any, ...]:
     """The ways to write x / 2 * factor."""
-    half = (lambda y: p.Mul(y, 0.5), lambda y: p.Div(y, 2.0))
+    half: tuple[Callable[[Any], Any], ...] = (lambda y: p.Mul(y, 0.5), lambda y: p.Div(y, 2.0))
     return tuple(f for h in half for f in (p.Mul(h(x), factor), p.Mul(x, h(factor)), h(p.Mul(x, factor))))
 
 
@@ -108,7 +109,7 @@ class HardSigmoidFromClip(Rule):
         """See the class."""
         return tuple(form for clipped in relu6(p, p.Add(x, 3.0)) for form in sixths(p, clipped))
 
-    def replace(self, b: Any, x: Value) -> Replacement:
+    def replace(self, b: Builder, x: Value) -> Replacement:
         """See the class."""
         return b.HardSigmoid(x, alpha=1 / 6, beta=0.5)
 
@@ -120,7 +121,7 @@ class HardSigmoidFromLine(Rule):
         """See the class."""
         return p.Clip(p.Add(p.Mul(x, p.constant("a", is_number)), p.constant("c", is_number)), 0.0, 1.0)
 
-    def replace(self, b: Any, x: Value, a: Value, c: Value) -> Replacement:
+    def replace(self, b: Builder, x: Value, a: Value, c: Value) -> Replacement:
         """See the class."""
         return b.HardSigmoid(x, alpha=float(a.numpy().reshape(-1)[0]), beta=float(c.numpy().reshape(-1)[0]))
 
@@ -138,7 +139,7 @@ class HardSwishFromHardSigmoid(Rule):
         fits = math.isclose(op.alpha, 1 / 6, rel_tol=1e-4) and math.isclose(op.beta, 0.5, rel_tol=1e-6)
         return None if fits else f"it is {op!r}"
 
-    def replace(self, b: Any, x: Value) -> Replacement:
+    def replace(self, b: Builder, x: Value) -> Replacement:
         """See the class."""
         return b.HardSwish(x)
 
@@ -152,7 +153,7 @@ class HardSwishFromClip(Rule):
         products = [p.Mul(x, c) for c in clipped] + [p.Mul(s, c) for c, s in product(clipped, sixths(p, x))]
         return tuple(form for m in products[: len(clipped)] for form in sixths(p, m)) + tuple(products[len(clipped) :])
 
-    def replace(self, b: Any, x: Value) -> Replacement:
+    def replace(self, b: Builder, x: Value) -> Replacement:
         """See the class."""
         return b.HardSwish(x)
 
@@ -164,7 +165,7 @@ class SoftplusFromLog(Rule):
         """See the class."""
         return p.Log(p.Add(p.Exp(x), 1.0))
 
-    def replace(self, b: Any, x: Value) -> Replacement:
+    def replace(self, b: Builder, x: Value) -> Replacement:
         """See the class."""
         return b.Softplus(x)
 
@@ -176,7 +177,7 @@ class MishFromSoftplus(Rule):
         """See the class."""
         return p.Mul(x, p.Tanh(p.Softplus(x)))
 
-    def replace(self, b: Any, x: Value) -> Replacement:
+    def replace(self, b: Builder, x: Value) -> Replacement:
         """See the class."""
         return b.Mish(x)
 

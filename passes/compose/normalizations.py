@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lepton_compiler.ir.graph import Node, Value
+from lepton_compiler.ops.builder import Builder
 from lepton_compiler.passes.compose.activations import is_number
 from lepton_compiler.rewrite import Rule
 from lepton_compiler.rewrite.rule import Replacement
@@ -26,16 +27,15 @@ def trailing_axis(reduction: Node) -> int | str:
     """The first of the axes that a reduction sums over, if they are the last ones and are kept; else why not."""
     op: Any = reduction.op
     rank = reduction.present_inputs[0].type.rank
-    axes = sorted(a % rank for a in op.axes)
+    axes: list[int] = sorted(a % rank for a in op.axes)
     if not op.keepdims or not axes or axes != list(range(axes[0], rank)):
         return f"it reduces over axes {op.axes} with keepdims={op.keepdims}"
     return axes[0]
 
 
-def ones(b: Any, x: Value) -> Value:
+def ones(b: Builder, x: Value) -> Value:
     """A scale of one."""
-    value: Value = b.constant(np.ones((1,), x.type.dtype.numpy), name="scale")
-    return value
+    return b.constant(np.ones((1,), x.type.dtype.numpy), name="scale")
 
 
 class LayerNormFromMoments(Rule):
@@ -52,7 +52,7 @@ class LayerNormFromMoments(Rule):
         axis = trailing_axis(mean)
         return axis if isinstance(axis, str) else None if trailing_axis(variance) == axis else "mean and variance are over different axes"
 
-    def replace(self, b: Any, x: Value, mean: Node, epsilon: Value) -> Replacement:
+    def replace(self, b: Builder, x: Value, mean: Node, epsilon: Value) -> Replacement:
         """See the class."""
         return b.LayerNormalization(x, ones(b, x), axis=trailing_axis(mean), epsilon=float(epsilon.numpy().reshape(-1)[0]))
 
@@ -70,7 +70,7 @@ class RMSNormFromMoments(Rule):
         axis = trailing_axis(mean)
         return axis if isinstance(axis, str) else None
 
-    def replace(self, b: Any, x: Value, mean: Node, epsilon: Value) -> Replacement:
+    def replace(self, b: Builder, x: Value, mean: Node, epsilon: Value) -> Replacement:
         """See the class."""
         return b.RMSNormalization(x, ones(b, x), axis=trailing_axis(mean), epsilon=float(epsilon.numpy().reshape(-1)[0]))
 
@@ -86,9 +86,9 @@ class NormScale(Rule):
         """See the class."""
         return parameter_problem(x, scale, norm)
 
-    def replace(self, b: Any, x: Value, scale: Value, norm: Node) -> Replacement:
+    def replace(self, b: Builder, x: Value, scale: Value, norm: Node) -> Replacement:
         """See the class."""
-        return b(norm.op, x, scale)  # type: ignore[no-any-return]
+        return b(norm.op, x, scale)
 
 
 class NormShift(Rule):
@@ -102,9 +102,9 @@ class NormShift(Rule):
         """See the class."""
         return parameter_problem(x, shift, norm)
 
-    def replace(self, b: Any, x: Value, scale: Value, shift: Value, norm: Node) -> Replacement:
+    def replace(self, b: Builder, x: Value, scale: Value, shift: Value, norm: Node) -> Replacement:
         """See the class."""
-        return b(norm.op, x, scale, shift)  # type: ignore[no-any-return]
+        return b(norm.op, x, scale, shift)
 
 
 def parameter_problem(x: Value, parameter: Value, norm: Node) -> str | None:
@@ -130,7 +130,7 @@ class SoftmaxFromExp(Rule):
         kept = all(getattr(n.op, "keepdims") for n in (most, total))  # noqa: B009
         return None if kept and len(axes[0]) == 1 and axes[0] == axes[1] else f"it reduces over axes {axes[0]} and {axes[1]}"
 
-    def replace(self, b: Any, x: Value, total: Node) -> Replacement:
+    def replace(self, b: Builder, x: Value, total: Node) -> Replacement:
         """See the class."""
         return b.Softmax(x, axis=getattr(total.op, "axes")[0])  # noqa: B009
 
@@ -142,7 +142,7 @@ class LogSoftmaxFromLog(Rule):
         """See the class."""
         return p.Log(p.Softmax(x, named="softmax"))
 
-    def replace(self, b: Any, x: Value, softmax: Node) -> Replacement:
+    def replace(self, b: Builder, x: Value, softmax: Node) -> Replacement:
         """See the class."""
         return b.LogSoftmax(x, axis=getattr(softmax.op, "axis"))  # noqa: B009
 
@@ -154,7 +154,7 @@ class ReduceL2FromSquares(Rule):
         """See the class."""
         return (*(p.Sqrt(p.ReduceSum(s, named="total")) for s in squares(p, x)), p.Sqrt(p.ReduceSumSquare(x, named="total")))
 
-    def replace(self, b: Any, x: Value, total: Node) -> Replacement:
+    def replace(self, b: Builder, x: Value, total: Node) -> Replacement:
         """See the class."""
         op: Any = total.op
         return b.ReduceL2(x, axes=op.axes, keepdims=op.keepdims)

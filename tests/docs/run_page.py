@@ -18,7 +18,16 @@ from pathlib import Path
 
 BLOCK = re.compile(r"^```(python|sh|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# file: (\S+)\n")
-NOT_RUN = ("make ", "pip ", "git ", "cd ", "python -m bench", "python -m lepton_compiler.testing.conformance", "lepton zoo fetch")
+NOT_RUN = (
+    "make ",
+    "pip ",
+    "git ",
+    "cd ",
+    "python -m bench",
+    "python -m lepton_compiler.testing.conformance",
+    "lepton zoo fetch",
+    ".venv/bin/python -m pytest",
+)
 COMMANDS = ("lepton ", "leptonc ")
 
 

@@ -59,7 +59,7 @@ def test_examples_run(page: Path, cache: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(Path(__file__).with_name("run_page.py")), str(page)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert page.name not in EXAMPLES or not done.stdout.endswith("\n0 examples\n") and done.stdout != "0 examples\n"
+    assert page.name not in EXAMPLES or int(done.stdout.splitlines()[-1].split()[0]) > 0
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -90,7 +90,7 @@ def test_narrow_floats_are_summed_in_float32() -> None:
 @pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64])
 def test_integers_wrap_in_their_own_type(kind: type) -> None:
     x = RNG.integers(np.iinfo(kind).min, np.iinfo(kind).max, (1, 2, 4, 4), kind)
-    w = RNG.integers(-3, 3, (2, 2, 3, 3)).astype(kind)
+    w: np.ndarray = RNG.integers(-3, 3, (2, 2, 3, 3)).astype(kind)
     (y,) = Conv().evaluate(x, w)
     want = sum((int(a) * int(b) for a, b in zip(x[0, :, 1:4, 0:3].ravel(), w[1].ravel(), strict=True)), 0)
     bits = np.iinfo(kind).bits
@@ -129,7 +129,7 @@ def test_conv_transpose_agrees_with_onnxruntime(onnxruntime_node: Any, x_shape: 
 
 def test_conv_transpose_is_the_adjoint_of_conv() -> None:
     x, w = floats(1, 3, 7, 6), floats(4, 3, 3, 2)
-    window = {"strides": (2, 1), "pads": (1, 0, 1, 1), "dilations": (1, 2)}
+    window: dict[str, Any] = {"strides": (2, 1), "pads": (1, 0, 1, 1), "dilations": (1, 2)}
     (y,) = Conv(**window).evaluate(x, w)
     cotangent = floats(*y.shape)
     (back,) = ConvTranspose(**window).evaluate(cotangent, w)
@@ -163,7 +163,7 @@ def test_col2im_of_shapes_known_at_run_time() -> None:
 
 def test_deform_conv_without_offsets_is_conv() -> None:
     x, w = floats(2, 4, 7, 6), floats(6, 2, 3, 3)
-    window = {"strides": (2, 1), "pads": (1, 1, 1, 1), "dilations": (1, 2), "groups": 2}
+    window: dict[str, Any] = {"strides": (2, 1), "pads": (1, 1, 1, 1), "dilations": (1, 2), "groups": 2}
     (want,) = Conv(**window).evaluate(x, w)
     offset = np.zeros((2, 36, *want.shape[2:]), np.float32)
     op = DeformConv(**window, offset_groups=2)

@@ -15,7 +15,8 @@ from lepton_compiler.ops.dynamic import Dynamic
 from lepton_compiler.ops.pool import AveragePool, LpPool, MaxPool, MaxUnpool
 
 X = np.random.default_rng(11).standard_normal((2, 3, 7, 8)).astype(np.float32)
-WINDOWS = [
+Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+WINDOWS: list[Window] = [
     ((3, 2), (2, 2), (1, 0, 1, 1), (1, 1)),
     ((2, 3), (3, 2), (0, 1, 0, 1), (2, 1)),
     ((3, 3), (1, 1), (1, 1, 1, 1), (1, 2)),
@@ -23,14 +24,14 @@ WINDOWS = [
 ]
 
 
-def onnx_window(window: Any, ceil: bool) -> dict[str, Any]:
+def onnx_window(window: Window, ceil: bool) -> dict[str, Any]:
     kernel, strides, pads, dilations = window
     return {"kernel_shape": kernel, "strides": strides, "pads": pads, "dilations": dilations, "ceil_mode": int(ceil)}
 
 
 @pytest.mark.parametrize("ceil", [False, True])
 @pytest.mark.parametrize("window", WINDOWS)
-def test_max_pool_agrees_with_onnxruntime(onnxruntime_node: Any, window: Any, ceil: bool) -> None:
+def test_max_pool_agrees_with_onnxruntime(onnxruntime_node: Any, window: Window, ceil: bool) -> None:
     for order in (0, 1):
         want = onnxruntime_node("MaxPool", [X], 2, **onnx_window(window, ceil), storage_order=order)
         got = MaxPool(*window, ceil, storage_order=order, indices=True).evaluate(X)
@@ -44,7 +45,7 @@ def test_max_pool_agrees_with_onnxruntime(onnxruntime_node: Any, window: Any, ce
 @pytest.mark.parametrize("include", [False, True])
 @pytest.mark.parametrize("ceil", [False, True])
 @pytest.mark.parametrize("window", WINDOWS)
-def test_average_pool_agrees_with_onnxruntime(onnxruntime_node: Any, window: Any, ceil: bool, include: bool) -> None:
+def test_average_pool_agrees_with_onnxruntime(onnxruntime_node: Any, window: Window, ceil: bool, include: bool) -> None:
     (want,) = onnxruntime_node("AveragePool", [X], **onnx_window(window, ceil), count_include_pad=int(include))
     op = AveragePool(*window, ceil, include)
     np.testing.assert_allclose(op.evaluate(X)[0], want, rtol=1e-5, atol=1e-6)
@@ -61,7 +62,7 @@ def test_lp_pool_agrees_with_onnxruntime(onnxruntime_node: Any, p: int) -> None:
 
 @pytest.mark.parametrize("ceil", [False, True])
 @pytest.mark.parametrize("window", WINDOWS)
-def test_symbolic_shapes_bind_to_the_real_ones(window: Any, ceil: bool) -> None:
+def test_symbolic_shapes_bind_to_the_real_ones(window: Window, ceil: bool) -> None:
     op = MaxPool(*window, ceil)
     (general,) = op.infer(tensor_type("float32[2,3,h,w]"))
     for height in range(5, 12):

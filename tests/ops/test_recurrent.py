@@ -31,7 +31,7 @@ def layer_and_operands(cls: type[Recurrent], direction: str, layout: int, extra:
         return (0.4 * rng.standard_normal(shape)).astype(np.float32)
 
     if extra.get("activations"):
-        extra = {"activations": OTHER[cls]}  # type: ignore[index]
+        extra = {"activations": OTHER[cls]}
     x = floats(TIME, BATCH, INPUT)
     states = (BATCH, n, HIDDEN) if layout else (n, BATCH, HIDDEN)
     operands: list[Any] = [x.swapaxes(0, 1).copy() if layout else x, floats(n, rows, INPUT), floats(n, rows, HIDDEN), floats(n, 2 * rows)]

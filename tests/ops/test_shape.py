@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lepton_compiler import ops
 from lepton_compiler.errors import InferenceError
 from lepton_compiler.ir.dim import symbol
 from lepton_compiler.ir.graph import Graph, Value
 from lepton_compiler.ir.types import BOOL, FLOAT16, FLOAT32, INT64, TensorType, tensor_type
+from lepton_compiler.ops.binary import Mul
 from lepton_compiler.ops.dynamic import Dynamic
 from lepton_compiler.ops.evaluator import evaluate
+from lepton_compiler.ops.indexing import Concat, Gather, Slice
 from lepton_compiler.ops.shape import ConstantOfShape, Expand, EyeLike, Range, Reshape, Shape, Size, Squeeze, Transpose, Unsqueeze
 
 N, S = symbol("n"), symbol("s")
@@ -97,11 +98,11 @@ def test_a_chain_of_shape_arithmetic_resolves() -> None:
         return graph.add(op, values).output
 
     shape = add(Shape(), x)
-    batch = add(ops.get("Gather")(axis=0), shape, graph.constant(np.array(0)))
-    height = add(ops.get("Gather")(axis=0), shape, graph.constant(np.array([-2])))
-    doubled = add(ops.get("Mul")(), height, graph.constant(np.array([2])))
-    target = add(ops.get("Concat")(axis=0), add(Unsqueeze(axes=(0,)), batch), doubled, graph.constant(np.array([-1])))
-    tail = add(ops.get("Slice")(starts=(1,), ends=(3,), axes=(0,), steps=(1,)), shape)
+    batch = add(Gather(axis=0), shape, graph.constant(np.array(0)))
+    height = add(Gather(axis=0), shape, graph.constant(np.array([-2])))
+    doubled = add(Mul(), height, graph.constant(np.array([2])))
+    target = add(Concat(axis=0), add(Unsqueeze(axes=(0,)), batch), doubled, graph.constant(np.array([-1])))
+    tail = add(Slice(starts=(1,), ends=(3,), axes=(0,), steps=(1,)), shape)
     h = symbol("h")
     assert target.content is not None and list(target.content) == [N, h * 2, -1]
     assert tail.content is not None and list(tail.content) == [3, h]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -106,9 +107,8 @@ def _table(op: Any, axis: int, size_in: int, size_out: int) -> tuple[np.ndarray 
         return None, np.ones((size_out, 1))
     at = source_coordinates(op.coordinate_transformation_mode, size_in, size_out, scale)
     if op.mode == "nearest":
-        rounding = {"floor": np.floor, "ceil": np.ceil, "round_prefer_ceil": lambda v: np.floor(v + 0.5)}.get(
-            op.nearest_mode, lambda v: np.ceil(v - 0.5)
-        )
+        roundings: dict[str, Callable[[Any], Any]] = {"floor": np.floor, "ceil": np.ceil, "round_prefer_ceil": lambda v: np.floor(v + 0.5)}
+        rounding = roundings.get(op.nearest_mode, lambda v: np.ceil(v - 0.5))
         return np.clip(rounding(at), 0, size_in - 1).astype(np.int64)[:, None], np.ones((size_out, 1))
     base = np.floor(at)
     share = at - base

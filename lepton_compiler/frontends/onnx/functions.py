@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import onnx
@@ -54,6 +54,26 @@ def _with_bindings(call: Call) -> onnx.NodeProto:
             node.attribute.add().CopyFrom(bound)
             node.attribute[-1].name = attribute.name
     return node
+
+
+def expanded_size(model: onnx.ModelProto, functions: Mapping[tuple[str, str, str], onnx.FunctionProto]) -> int:
+    """Number of nodes of the model once the functions that it defines are inlined; circles count once."""
+    sizes: dict[tuple[str, str, str], int] = {}
+
+    def of(nodes: Iterable[onnx.NodeProto], depth: int) -> int:
+        return sum(1 if key not in functions else body(key, depth) for key in map(_key, nodes))
+
+    def body(key: tuple[str, str, str], depth: int) -> int:
+        if key not in sizes:
+            sizes[key] = 1
+            sizes[key] = of(functions[key].node, depth + 1) if depth < CALL_DEPTH_LIMIT else 1
+        return sizes[key]
+
+    return of(model.graph.node, 0)
+
+
+def _key(node: onnx.NodeProto) -> tuple[str, str, str]:
+    return ("" if node.domain == "ai.onnx" else node.domain, node.op_type, node.overload)
 
 
 def inline(

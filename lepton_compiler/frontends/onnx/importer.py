@@ -12,7 +12,7 @@ import onnx
 from lepton_compiler.errors import Diagnostic, InferenceError, LeptonError, ModelError, UnsupportedError
 from lepton_compiler.frontends.onnx.binding import Binding
 from lepton_compiler.frontends.onnx.call import Call
-from lepton_compiler.frontends.onnx.functions import find_body, inline
+from lepton_compiler.frontends.onnx.functions import expanded_size, find_body, inline
 from lepton_compiler.frontends.onnx.load import load_model, opset_versions
 from lepton_compiler.frontends.onnx.rules import find_rule
 from lepton_compiler.frontends.onnx.scope import FAILED, Entry, Failed, Scope, execution_order, nested_graphs
@@ -81,6 +81,8 @@ class Importer:
     def run(self) -> Graph:
         """The whole model."""
         proto = self.model.graph
+        if expanded_size(self.model, self.functions) > NODE_LIMIT:
+            raise ModelError(f"the model has more than {NODE_LIMIT} nodes once its functions are inlined")
         graph = Graph(proto.name or "main")
         scope = Scope(graph, opset_versions(list(self.model.opset_import)))
         self._read_inputs(proto, scope)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lepton_compiler.backend import BuildOptions
 from lepton_compiler.backends.tvm import build, capabilities
-from lepton_compiler.ir.graph import Graph
+from lepton_compiler.ir.graph import Graph, Value
+from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.types import tensor_type
-from lepton_compiler.ops.builder import Builder
+from lepton_compiler.ops.builder import Builder, make_op
 from lepton_compiler.ops.evaluator import evaluate
 from lepton_compiler.runtime.library import NativeLibrary
 from lepton_compiler.target import parse_target
@@ -35,7 +37,7 @@ def check(graph: Graph, feeds: dict[str, np.ndarray], cache: Path, rtol: float =
             np.testing.assert_allclose(got[name], want, rtol=rtol, atol=atol, err_msg=name)
 
 
-def graph_of(**inputs: str) -> tuple[Graph, Builder, list]:  # type: ignore[type-arg]
+def graph_of(**inputs: str) -> tuple[Graph, Builder, list[Value]]:
     graph = Graph("test")
     values = [graph.add_input(name, tensor_type(spec)) for name, spec in inputs.items()]
     return graph, Builder(graph), values
@@ -184,17 +186,17 @@ def test_dense(cache: Path) -> None:
     check(graph, feeds, cache, rtol=1e-5, atol=1e-5)
 
 
-CONVOLUTIONS = [
-    dict(shape=(1, 3, 11, 13), weight=(8, 3, 3, 3), strides=(1, 1), pads=(1, 1, 1, 1)),
-    dict(shape=(2, 16, 9, 7), weight=(20, 16, 1, 1)),
-    dict(shape=(1, 16, 9, 8), weight=(16, 16, 3, 3), strides=(2, 2), pads=(0, 0, 1, 1)),
-    dict(shape=(1, 6, 9, 8), weight=(6, 1, 3, 3), groups=6, pads=(1, 1, 1, 1)),
-    dict(shape=(1, 6, 9, 8), weight=(12, 1, 5, 5), groups=6, strides=(2, 1), pads=(2, 2, 2, 2)),
-    dict(shape=(1, 8, 9, 8), weight=(12, 4, 3, 3), groups=2, pads=(1, 1, 1, 1)),
-    dict(shape=(1, 5, 12, 12), weight=(7, 5, 3, 3), dilations=(2, 2), pads=(2, 2, 2, 2)),
-    dict(shape=(1, 5, 40), weight=(7, 5, 4), strides=(2,), pads=(1, 2)),
-    dict(shape=(1, 5, 40), weight=(5, 1, 7), groups=5, pads=(3, 3)),
-    dict(shape=(1, 2, 5, 6, 7), weight=(3, 2, 2, 3, 2), pads=(0, 1, 0, 0, 1, 1)),
+CONVOLUTIONS: list[dict[str, Any]] = [
+    {"shape": (1, 3, 11, 13), "weight": (8, 3, 3, 3), "strides": (1, 1), "pads": (1, 1, 1, 1)},
+    {"shape": (2, 16, 9, 7), "weight": (20, 16, 1, 1)},
+    {"shape": (1, 16, 9, 8), "weight": (16, 16, 3, 3), "strides": (2, 2), "pads": (0, 0, 1, 1)},
+    {"shape": (1, 6, 9, 8), "weight": (6, 1, 3, 3), "groups": 6, "pads": (1, 1, 1, 1)},
+    {"shape": (1, 6, 9, 8), "weight": (12, 1, 5, 5), "groups": 6, "strides": (2, 1), "pads": (2, 2, 2, 2)},
+    {"shape": (1, 8, 9, 8), "weight": (12, 4, 3, 3), "groups": 2, "pads": (1, 1, 1, 1)},
+    {"shape": (1, 5, 12, 12), "weight": (7, 5, 3, 3), "dilations": (2, 2), "pads": (2, 2, 2, 2)},
+    {"shape": (1, 5, 40), "weight": (7, 5, 4), "strides": (2,), "pads": (1, 2)},
+    {"shape": (1, 5, 40), "weight": (5, 1, 7), "groups": 5, "pads": (3, 3)},
+    {"shape": (1, 2, 5, 6, 7), "weight": (3, 2, 2, 3, 2), "pads": (0, 1, 0, 0, 1, 1)},
 ]  # fmt: skip
 
 
@@ -223,7 +225,7 @@ def test_convolutions(cache: Path, layout: str) -> None:
 def test_pools_and_transposed_convolutions(cache: Path) -> None:
     graph, b, (x, y) = graph_of(x="float32[1,4,9,10]", y="float32[1,9,10,4]")
     rng = np.random.default_rng(6)
-    pool = dict(kernel_shape=(3, 2), strides=(2, 2), pads=(1, 0, 1, 1), dilations=(1, 1))
+    pool = {"kernel_shape": (3, 2), "strides": (2, 2), "pads": (1, 0, 1, 1), "dilations": (1, 1)}
     outs = [
         b.MaxPool(x, **pool),
         b.MaxPool(x, **pool, ceil_mode=True),
@@ -232,7 +234,7 @@ def test_pools_and_transposed_convolutions(cache: Path) -> None:
     ]
     outs += [b.AveragePool(x, **pool, ceil_mode=True), b.MaxPool(y, **pool, layout="NHWC"), b.AveragePool(y, **pool, layout="NHWC")]
     w = rng.normal(size=(4, 3, 3, 2)).astype(np.float32)
-    transposed = dict(strides=(2, 2), pads=(1, 0, 1, 1), dilations=(1, 1), output_padding=(1, 0))
+    transposed = {"strides": (2, 2), "pads": (1, 0, 1, 1), "dilations": (1, 1), "output_padding": (1, 0)}
     outs += [b.ConvTranspose(x, w, np.ones(3, np.float32), **transposed), b.ConvTranspose(y, w, **transposed, layout="NHWC")]
     graph.set_outputs(outs)
     check(
@@ -257,7 +259,5 @@ def test_resize(cache: Path) -> None:
     check(graph, {"x": np.random.default_rng(7).normal(size=(1, 2, 5, 6)).astype(np.float32)}, cache, rtol=1e-5, atol=1e-5)
 
 
-def _op(name: str, **fields: object) -> object:
-    from lepton_compiler.ops.builder import make_op
-
+def _op(name: str, **fields: object) -> Op:
     return make_op(name, fields)

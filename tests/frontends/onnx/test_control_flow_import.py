@@ -29,7 +29,7 @@ def test_regions_are_isolated_and_share_constants() -> None:
     assert len(weights) == 1 and all(len(region.inputs) == 2 for region in node.regions)
     x = np.array([1, 2], np.float32)
     np.testing.assert_allclose(evaluate(graph, {"x": x, "c": np.array(True)})["y"], x * [2, 3])
-    np.testing.assert_allclose(evaluate(graph, {"x": x, "c": np.array(False)})["y"], -(np.exp(x) + [2, 3]), rtol=1e-6)
+    np.testing.assert_allclose(evaluate(graph, {"x": x, "c": np.array(False)})["y"], -np.add(np.exp(x), [2, 3]), rtol=1e-6)
 
 
 def test_known_condition_leaves_one_branch_and_never_looks_at_the_other() -> None:

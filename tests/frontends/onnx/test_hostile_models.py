@@ -27,7 +27,7 @@ def small_model() -> bytes:
     model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {body}')
     for name, shape in (("w", (4, 3, 3, 3)), ("s", (4,))):
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(shape, np.float32), name))
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 SMALL = small_model()
@@ -44,7 +44,7 @@ def imports_or_says_why(data: bytes) -> None:
 
 
 def test_the_small_model_is_good() -> None:
-    assert len(import_onnx(SMALL)) == 9
+    assert len(import_onnx(SMALL)) == 8  # the Flatten changes nothing
 
 
 mutation = st.tuples(st.sampled_from(["flip", "cut", "splice", "set"]), st.integers(0, 2**20), st.integers(0, 2**20), st.integers(0, 255))
@@ -87,7 +87,7 @@ def test_attributes_of_wrong_kind_or_size_are_diagnosed(node: int, attribute: in
     chosen = target.attribute[attribute % len(target.attribute)]
     if chosen.ints:
         chosen.ints[0] = number
-    chosen.type = kind  # type: ignore[assignment]
+    chosen.type = kind
     imports_or_says_why(model.SerializeToString())
 
 
@@ -114,7 +114,7 @@ def nested(depth: int) -> onnx.ModelProto:
 def test_deep_nesting_is_refused_and_shallow_nesting_is_not() -> None:
     assert len(import_onnx(nested(8))) == 1
     with pytest.raises(ModelError, match="nested"):
-        import_onnx(nested(60))
+        import_onnx(nested(31))
 
 
 def functions(calls: list[str]) -> onnx.ModelProto:

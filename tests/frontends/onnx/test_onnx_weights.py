@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -37,7 +38,7 @@ def test_negative_int4_is_sign_extended() -> None:
 
 def test_wrong_number_of_bytes_is_refused() -> None:
     proto = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[2**40, 2**40], raw_data=b"\0" * 8)
-    with pytest.raises(ModelError, match="tensor 'w'.*takes"):
+    with pytest.raises(ModelError, match=r"tensor 'w'.*takes"):
         read_tensor(proto, None)
 
 
@@ -69,7 +70,7 @@ def test_locations_outside_the_folder_are_refused(tmp_path: Path, location: str)
 
 
 @pytest.mark.parametrize("more", [{"offset": 1}, {"offset": -1}, {"length": 12}, {"offset": 2**63}, {"length": "many"}])
-def test_ranges_outside_the_file_are_refused(tmp_path: Path, more: dict[str, object]) -> None:
+def test_ranges_outside_the_file_are_refused(tmp_path: Path, more: dict[str, Any]) -> None:
     (tmp_path / "w.bin").write_bytes(bytes(16))
     with pytest.raises(ModelError, match="external data"):
         import_onnx(model_with_external(tmp_path, **more))
