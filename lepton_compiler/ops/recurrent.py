@@ -47,7 +47,7 @@ class Recurrent(Op):
         activations: names, as many per direction as the layer has; given once, they serve both directions.
         activation_alpha: first parameters of those activations that have one, in order; missing ones take the default.
         activation_beta: likewise the second parameters.
-        clip: bound on the inputs of all activations.
+        clip: bound on the inputs of the gates' activations; as in ONNX Runtime, not on the cell state that LSTM's third one reads.
         layout: 0 or 1, see above.
     """
 
@@ -135,7 +135,7 @@ class Recurrent(Op):
         for d, rows in enumerate(self.activation_rows()):
             states = [self._initial(s, d, batch, x.dtype) for s in initial]
             bias = np.zeros(2 * w.shape[1], x.dtype) if b is None else b[d]
-            functions = [self._clipped(activation(*row)) for row in rows]
+            functions = [self._clipped(activation(*row)) if k < 2 else activation(*row) for k, row in enumerate(rows)]
             gates = x @ w[d].T + bias[: w.shape[1]]
             step = self._step(r[d], bias[w.shape[1] :], functions, None if peepholes is None else widen(peepholes)[d])
             y, states = self._sweep(gates, states, step, _order(lengths, time, self.is_backward(d)))

@@ -123,7 +123,7 @@ class Resize(Op):
                 length = scale * f32(old)  # may have a fraction, which ONNX keeps
                 return at * f32(old - 1) / (length - f32(1)) if new > 1 else np.zeros(new, f32)
             case "asymmetric":
-                return at / scale
+                return at / scale if self.scales else at * f32(old) / f32(new)  # halves stay halves
             case "tf_half_pixel_for_nn":
                 return (at + f32(0.5)) / scale
             case "tf_crop_and_resize":

@@ -256,9 +256,9 @@ KINDS: dict[str, Runner] = {"evaluator": run_evaluator, "onnx": run_onnx, "nativ
 # -- all of them
 
 
-def run_all(kind: str, pattern: str = "", jobs: int = 1) -> list[Outcome]:
-    """Run every case whose name contains `pattern`; outcomes in order of names."""
-    names = [name for name in cases() if pattern in name]
+def run_all(kind: str, pattern: str = "", jobs: int = 1, part: tuple[int, int] = (0, 1)) -> list[Outcome]:
+    """Run every case whose name contains `pattern`, or of those part k of n; outcomes in order of names."""
+    names = [name for name in cases() if pattern in name][part[0] :: part[1]]
     if jobs <= 1:
         return [_run_named((kind, name)) for name in names]
     with multiprocessing.get_context("fork").Pool(jobs) as pool:

@@ -8,6 +8,10 @@ import pytest
 from lepton_compiler.testing import conformance
 
 
+NATIVE_PARTS = 8
+"""Parts that test processes share."""
+
+
 def test_scope_is_all_numeric_inference_cases() -> None:
     names = conformance.cases()
     assert len(names) > 1700
@@ -25,6 +29,13 @@ def test_outcomes_are_as_recorded(kind: str) -> None:
     hint = f"record with: python -m lepton_compiler.testing.conformance --kind {kind} --update"
     assert not changes, "\n".join([*changes, hint])
     assert set(conformance.read_record(kind)) == set(conformance.cases())
+
+
+@pytest.mark.parametrize("part", range(NATIVE_PARTS))
+def test_native_outcomes_are_as_recorded(part: int) -> None:
+    outcomes = conformance.run_all("native", part=(part, NATIVE_PARTS))
+    changes = list(conformance.differences("native", outcomes))
+    assert not changes, "\n".join([*changes, "record with: python -m lepton_compiler.testing.conformance --kind native --update"])
 
 
 def test_comparison_is_exact_for_integers_and_tolerant_for_floats() -> None:

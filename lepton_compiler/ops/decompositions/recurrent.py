@@ -46,10 +46,10 @@ class Body:
                 self.captures.append(value)
         return self._inside[value]
 
-    def activate(self, row: tuple[str, float | None, float | None], x: Value) -> Value:
-        """The activation called `row[0]` with alpha and beta, its input clipped where the layer says so."""
+    def activate(self, row: tuple[str, float | None, float | None], x: Value, *, gate: bool = True) -> Value:
+        """The activation called `row[0]` with alpha and beta, that of a gate with its input clipped where the layer says so."""
         b, (name, alpha, beta) = self.build, row
-        if self.layer.clip is not None:
+        if gate and self.layer.clip is not None:
             bound = float(self.layer.clip)
             x = b(Clip(), x, b.constant(-bound, x), b.constant(bound, x))
         match name:
@@ -155,7 +155,7 @@ def lstm(build: Builder, node: Node) -> Sequence[Value]:
             forget = b(Sub(), b.constant(1.0, i), i) if layer.input_forget else body.activate(first, peep(body, f, 2, c))
             c = b(Add(), b(Mul(), forget, c), b(Mul(), i, body.activate(cell_in, cell)))
             o = body.activate(first, peep(body, o, 1, c))
-            return [b(Mul(), o, body.activate(cell_out, c)), c]
+            return [b(Mul(), o, body.activate(cell_out, c, gate=False)), c]
 
         return part.both_biases(), step
 
