@@ -23,6 +23,8 @@ ROOMS = {
     "pyproject.toml",
     "README.md",
     "Makefile",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "LICENSE",
 }
 
