@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lepton_compiler.backend import Artifact, BuildOptions
 from lepton_compiler.backends.tvm.capabilities import CONTROL, VIEWS, refusal
 from lepton_compiler.errors import Diagnostic, UnsupportedError
 from lepton_compiler.ir.graph import Graph, Node, Value
+
+if TYPE_CHECKING:
+    from lepton_compiler.backends.tvm.spec import KernelSpec
 
 REQUIRED_PASSES: tuple[str, ...] = ("legalize-native", "layout", "canonicalize", "dce", "fuse")
 """Pipeline items that run before `build`."""
@@ -28,15 +33,46 @@ def build(graph: Graph, options: BuildOptions, progress: Progress | None = None)
     from lepton_compiler.backends.tvm.program import build_program
     from lepton_compiler.backends.tvm.spec import spec_of
 
+    check_options(options)
     check_static(graph)
     nodes = kernel_nodes(graph)
     check_supported(nodes)
     specs = {n: spec_of(n) for n in nodes}
+    if options.emit in ("tir", "asm"):
+        return _texts(list(specs.values()), options)
     folder = options.cache_dir or default_cache()
     jobs = options.jobs or os.cpu_count() or 1
     ready = build_kernels(specs.values(), options.target, jobs=jobs, cache=KernelCache(folder), progress=progress)
     program = build_program(graph, {n: (s, ready[s.key(options.target)]) for n, s in specs.items()})
     return package(graph, program, options)
+
+
+def check_options(options: BuildOptions) -> None:
+    """Refuse what this backend does not make yet.
+
+    Raises:
+        UnsupportedError: a foreign target, or an output kind that is not there.
+    """
+    if options.emit == "c":
+        raise UnsupportedError(
+            "portable C output is not there yet", hint="--emit static gives a library; NAME.c beside it shows the program"
+        )
+    if options.target.arch != platform.machine():
+        raise UnsupportedError(
+            f"code for {options.target.name} cannot be linked here yet",
+            where=f"target {options.target.arch}",
+            hint="compile on such a machine",
+        )
+
+
+def _texts(specs: Sequence[KernelSpec], options: BuildOptions) -> Artifact:
+    """Every distinct kernel as text: lowered TensorIR, or assembly."""
+    from lepton_compiler.backends.tvm.worker import kernel_text
+
+    distinct = {spec.key(options.target): spec for spec in specs}
+    parts = [kernel_text(key, spec, options.target, options.emit) for key, spec in distinct.items()]
+    suffix = "s" if options.emit == "asm" else "tir"
+    return Artifact({f"{options.name}.{suffix}": "\n".join(parts).encode()}, {"kernels": len(specs), "distinct_kernels": len(distinct)})
 
 
 def default_cache() -> Path:

@@ -32,6 +32,16 @@ def compile_spec(key: str, spec: KernelSpec, target: Target) -> Kernel:
     return Kernel(compiled.symbol, compiled.object, parameters, compiled.parallel_extent)
 
 
+def kernel_text(key: str, spec: KernelSpec, target: Target, kind: str) -> str:
+    """One kernel as `tir` (after all passes) or `asm`."""
+    from lepton_compiler.backends.tvm.codegen import assembly, lowered_text
+    from lepton_compiler.backends.tvm.lower import lower
+    from lepton_compiler.backends.tvm.schedules import schedule
+
+    scheduled = schedule(lower(spec, target).function, target)
+    return (assembly if kind == "asm" else lowered_text)(scheduled, f"lepton_{spec.label}_{key[:12]}", target)
+
+
 def main() -> None:
     """Serve until standard input ends. Whatever TVM prints goes to standard error."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")

@@ -7,7 +7,6 @@ import pytest
 
 from lepton_compiler.testing import conformance
 
-
 NATIVE_PARTS = 8
 """Parts that test processes share."""
 

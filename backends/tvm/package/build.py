@@ -76,11 +76,11 @@ def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str], we
             (folder / file).write_text(text)
         (folder / f"{name}.weights.bin").write_bytes(weights)
         (folder / f"{name}_weights.S").write_text(_weights_assembly(name))
-        objects = [tools.compile(folder, f"{name}.c"), tools.compile(folder, f"{name}_weights.S")]
         if options.threads > 1:
             (folder / "lepton_threads.h").write_text(pool.HEADER)
             (folder / "lepton_threads.c").write_text(pool.source(options.threads))
-            objects.append(tools.compile(folder, "lepton_threads.c"))
+        sources = [f"{name}.c", f"{name}_weights.S", *(["lepton_threads.c"] if options.threads > 1 else [])]
+        objects = [tools.compile(folder, file) for file in sources]
         for kernel in kernels:
             (folder / f"{kernel.symbol}.o").write_bytes(kernel.object)
             objects.append(f"{kernel.symbol}.o")
@@ -89,8 +89,8 @@ def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str], we
                 result = f"lib{name}.a"
                 tools.archive(folder, objects, result)
             case "obj":
-                result = f"{name}.o"
-                tools.partial(folder, objects, result)
+                tools.partial(folder, objects, "joined.o")
+                return {f"{name}.o": (folder / "joined.o").read_bytes()}
             case _:
                 result = f"lib{name}.so"
                 tools.shared(folder, objects, result, [f"{name}_run"], options.threads)

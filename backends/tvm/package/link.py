@@ -45,7 +45,10 @@ class Toolchain:
             "-Wl,--gc-sections",
             f"-Wl,-soname,{result}",
         ]
-        self.run(folder, [*self.compiler, *flags, "@objects.rsp", "-Wl,--as-needed", "-lm", *(["-lpthread"] if threads > 1 else [])])
+        self.run(
+            folder,
+            [*self.compiler, *flags, "@objects.rsp", "-Wl,--as-needed", "-lm", *(["-lpthread", "-Wl,-z,nodelete"] if threads > 1 else [])],
+        )
 
     def archive(self, folder: Path, objects: Sequence[str], result: str) -> None:
         """Make a static library without times and owners."""
