@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench.rows import Row, markdown, measure, table
+from bench.rows import Row, markdown, measure, show
 from lepton_compiler import __version__, zoo
 from lepton_compiler.cli.options import Parser, add_common_options, add_level_option, positive
 from lepton_compiler.cli.outcome import guarded, print_json
@@ -46,8 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     chosen = [e.id for e in zoo.entries() if e.format == "onnx" and (not args.models or any(m in e.id for m in args.models))]
     rows = []
     with Progress("bench", args.verbose, args.quiet) as progress:
@@ -63,7 +61,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(results)
     elif not args.quiet:
-        Console(highlight=False).print(table(rows, f"-O{args.level}, {args.threads} thread(s)"))
+        show(rows, f"-O{args.level}, {args.threads} thread(s)")
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench.rows import measure, table
+from bench.rows import measure, show
 from lepton_compiler.cli.outcome import guarded, tell
 from lepton_compiler.cli.progress import Progress
 from lepton_compiler.errors import Diagnostic
@@ -19,15 +19,11 @@ def main() -> int:
 
 
 def _run() -> int:
-    from rich.console import Console
-
     rows = []
     with Progress("demo") as progress:
         for name in MODELS:
             rows.append(measure(name, level=3, seconds=2.0, stage=progress))
-    Console(highlight=False).print(
-        table(rows, "real models at -O3, one thread, verified against ONNX Runtime (ratio below 1: lepton is faster)")
-    )
+    show(rows, "real models at -O3, one thread, verified against ONNX Runtime (ratio below 1: lepton is faster)")
     tell("demo", [Diagnostic(row.error, row.model) for row in rows if row.error])
     if any(row.error for row in rows):
         return 1

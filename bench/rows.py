@@ -13,6 +13,9 @@ from lepton_compiler.feeds import feeds_from_recipes
 from lepton_compiler.measure import interleaved, native_call, onnxruntime_call, ratio
 from lepton_compiler.verification import TOLERANCE, compare
 
+TABLE_WIDTH = 140
+"""Columns that the table needs."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -98,7 +101,8 @@ def table(rows: Sequence[Row], title: str) -> Any:
     """The rows as a `rich` table."""
     from rich.table import Table
 
-    result = Table("model", title=title)
+    result = Table(title=title)
+    result.add_column("model", no_wrap=True)
     for heading in ("nodes", "kernels", "arena KiB", "weights KiB", "compile s", "max error", "lepton ms", "ORT ms", "ratio"):
         result.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
@@ -119,6 +123,14 @@ def table(rows: Sequence[Row], title: str) -> Any:
             f"{row.ratio:.2f}",
         )
     return result
+
+
+def show(rows: Sequence[Row], title: str) -> None:
+    """Print the table, whole even where the output is no terminal."""
+    from rich.console import Console
+
+    width = max(Console().width, TABLE_WIDTH)
+    Console(highlight=False, width=width).print(table(rows, title))
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -64,7 +64,7 @@ def drop_noop(b: Builder, node: Node) -> Replacement:
     elif node.op.name == "Pad":
         same = same and all(p == 0 for p in getattr(node.op, "pads"))  # noqa: B009
     elif node.op.name == "Slice":
-        same = same and all(s > 0 for s in getattr(node.op, "steps"))  # noqa: B009
+        same = same and all(isinstance(s, int) and s > 0 for s in getattr(node.op, "steps"))  # noqa: B009
     return x if same else None
 
 

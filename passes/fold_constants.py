@@ -33,19 +33,15 @@ class FoldConstants(Pass):
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         for part in list(bodies(graph)):
             for node in part:
+                _know_empty(part, node)
                 arrays = self._results(node)
                 if arrays is not None:
                     _replace(node, arrays)
 
     def _results(self, node: Node) -> list[np.ndarray] | None:
-        contents = [out.content for out in node.outputs]
-        if all(c is not None and all(isinstance(d, NUMBERS) for d in c.flat) for c in contents):
-            return [
-                np.asarray(c.tolist(), o.type.dtype.numpy).reshape(c.shape)
-                for c, o in zip(contents, node.outputs, strict=True)
-                if c is not None
-            ]
-        if node.regions or not all(v.is_constant for v in node.present_inputs) or not self._fits(node):
+        if not all(v.is_constant for v in node.present_inputs):
+            return _known_contents(node)
+        if node.regions or not self._fits(node):
             return None
         try:
             with np.errstate(all="ignore"):
@@ -66,6 +62,22 @@ class FoldConstants(Pass):
 
 
 NUMBERS = (int, bool, np.integer, np.bool_)
+
+
+def _known_contents(node: Node) -> list[np.ndarray] | None:
+    """The outputs of shape arithmetic whose dimensions are all numbers, and numbers that their types hold."""
+    arrays = []
+    for out in node.outputs:
+        content = out.content
+        if content is None or not all(isinstance(d, NUMBERS) for d in content.flat):
+            return None
+        try:
+            arrays.append(np.asarray(content.tolist(), out.type.dtype.numpy).reshape(content.shape))
+        except OverflowError:
+            return None
+    return arrays
+
+
 DATA_SIZED = frozenset({"NonZero", "Compress", "Unique", "NonMaxSuppression", "Dynamic"})
 """Operators whose results may be folded although inference does not know their size; none is larger than a few times the operands."""
 
@@ -74,6 +86,17 @@ SMALL_WEIGHTS = 16 << 10
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 """Operators whose weights must be constants to run fast, whatever their size."""
+
+
+def _know_empty(graph: Graph, node: Node) -> None:
+    """Make the operands without elements constants: there is nothing in them to wait for."""
+    empty = [v is not None and not v.is_constant and v.type.is_static and v.type.size == 0 for v in node.inputs]
+    if any(empty) and not node.regions:
+        operands = [
+            graph.constant(np.zeros(v.type.static_shape, v.type.dtype.numpy), v.name) if nothing and v else v
+            for v, nothing in zip(node.inputs, empty, strict=True)
+        ]
+        graph.set_inputs(node, operands)
 
 
 def _replace(node: Node, arrays: list[np.ndarray]) -> None:

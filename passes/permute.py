@@ -28,10 +28,11 @@ class Permuted:
 def permute_op(node: Node, perm: Perm) -> Permuted | None:
     """How to compute `node` from operands transposed by `perm` (axis i of the new operand is axis `perm[i]`), or None if it cannot be.
 
-    The node's attributes are canonical: axes are not negative.
+    Operators with negative axes are left alone: `canonicalize` renumbers them.
     """
     first = next((v for v in node.inputs if v is not None), None)
-    if first is None or node.regions:
+    axes = getattr(node.op, "axes", ()) or (getattr(node.op, "axis", 0),)
+    if first is None or node.regions or any(isinstance(a, int) and a < 0 for a in axes):
         return None
     family = type(node.op).__module__.rpartition(".")[2]
     if family in ELEMENTWISE_FAMILIES and node.op.name not in ("BitCast", "Clip"):

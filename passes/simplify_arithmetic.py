@@ -71,8 +71,18 @@ def merge_constants(b: Builder, node: Node) -> Replacement:
     merged = first * second if node.op.name == "Mul" else first + second
     if merged.size > max(first.size, second.size):
         return "the merged constant would be larger"
+    if not _representable(node.op.name, first, second, merged, c):
+        return "the merged constant is not an ordinary number"
     b.loc = b.loc.merge(producer.loc)
     return b(node.op, x, b.constant(merged.astype(c.type.dtype.numpy), name=c.name))
+
+
+def _representable(name: str, first: np.ndarray, second: np.ndarray, merged: np.ndarray, like: Value) -> bool:
+    """Whether merging ordinary numbers gives ordinary numbers; zeros of a product, infinities and NaNs stay what they are."""
+    bounds, sizes = np.finfo(like.type.dtype.numpy), np.abs(merged)
+    ordinary = np.isfinite(first) & np.isfinite(second)
+    small = (sizes < bounds.tiny) & (first != 0) & (second != 0) if name == "Mul" else np.zeros(merged.shape, bool)
+    return not (ordinary & (small | (sizes > bounds.max))).any()
 
 
 def _float_constant(value: Value) -> bool:

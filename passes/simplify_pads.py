@@ -64,12 +64,15 @@ def _spatial_pads(pad: Node, layout: str) -> tuple[int, ...] | str:
     return tuple(op.pads[a] for a in spatial) + tuple(op.pads[rank + a] for a in spatial)
 
 
-def _fill(pad: Node) -> float | None:
+def _fill(pad: Node) -> Any:
     """The number that a Pad fills with, where it is known."""
     value: Value | None = pad.inputs[1] if len(pad.inputs) > 1 else None
     if getattr(pad.op, "mode") != "constant" or (value is not None and value.tensor is None):  # noqa: B009
         return None
-    return 0.0 if value is None else float(value.numpy().reshape(-1)[0])
+    if value is None:
+        return 0.0
+    number = value.numpy().reshape(-1)[0]
+    return float(number) if value.type.dtype.is_float else number.item()  # an integer of 64 bits may not fit a float
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def slice_ranges(node: Node) -> Ranges | None:
     ranges: Ranges = {}
     for axis, start, end, step in zip(axes, op.starts, op.ends, op.steps or (1,) * len(axes), strict=True):
         size = x.shape[axis]
-        if not all(isinstance(n, int) for n in (size, start, end)) or step <= 0:
+        if not all(isinstance(n, int) for n in (size, start, end, step)) or step <= 0:
             return None
         begin, stop, _ = slice(start, end).indices(int(size))
         ranges[axis % x.rank] = (begin, max(begin, stop), step)

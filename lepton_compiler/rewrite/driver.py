@@ -94,6 +94,7 @@ class _Driver:
         reason = result if isinstance(result, str) else None
         if values and not reason:
             reason = next((r for old, new in zip(node.outputs, values, strict=True) if (r := replaceable(old, new))), None)
+            reason = reason or repeated(node, values)
         if values and not reason:
             return values
         for made in reversed(builder.created):
@@ -113,14 +114,14 @@ class _Driver:
             if new.producer in created:
                 new.type = sharper(new.type, old.type)
             if new.producer in created or (self.graph.owner is None and old.is_output):
-                names.append((new, old.name))
+                names.append((old.is_output, new, old.name))
             self.push(old.users)
             self.push(user for user in new.users if user not in created)
             if new.producer is not None:
                 self.push([new.producer])
             self.graph.replace_all_uses(old, new)
         self.erase(node)
-        for new, name in names:
+        for _, new, name in sorted(names, key=lambda row: row[0]):  # where one value stands for several, the output's name wins
             self.graph.rename(new, name)
 
     def erase(self, node: Node) -> None:
@@ -146,6 +147,17 @@ def replaceable(old: Value, new: Value | None) -> str:
         return f"the replacement is {new.type}, not {old.type}"
     if old.is_output and old.graph.owner is None and (new.is_input or new.is_output):
         return f"output '{old.name}' cannot be the same value as '{new.name}'"
+    return ""
+
+
+def repeated(node: Node, values: Sequence[Value | None]) -> str:
+    """Why one value cannot stand for two outputs of the whole model, which have a name each, or an empty string."""
+    if node.graph.owner is not None:
+        return ""
+    names: dict[Value, str] = {}
+    for old, new in zip(node.outputs, values, strict=True):
+        if new is not None and old.is_output and not new.is_constant and names.setdefault(new, old.name) != old.name:
+            return f"outputs '{names[new]}' and '{old.name}' cannot be the same value"
     return ""
 
 

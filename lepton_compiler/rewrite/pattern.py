@@ -13,7 +13,7 @@ COMMUTATIVE = frozenset({"Add", "Mul", "And", "Or", "Xor", "Equal", "BitwiseAnd"
 """Operators whose two operands may come in either order."""
 
 LITERAL_RTOL = 1e-4
-"""How far a constant may be from a literal of a pattern: models write 0.7071 for the square root of a half."""
+"""How far a constant may be from a literal of a pattern: models write 0.7071 for the square root of a half. Halves must be exact."""
 
 Predicate = Callable[[np.ndarray], bool]
 
@@ -152,12 +152,13 @@ class Matcher:
 
 
 def is_constant_of(value: Value, number: float) -> bool:
-    """Whether all elements of a constant are `number`, up to how models round literals."""
+    """Whether all elements of a constant are `number`; up to how models round literals, unless that is a multiple of a half."""
     if value.tensor is None or not value.type.size or value.type.dtype.kind not in ("float", "int", "uint"):
         return False
     array = value.numpy()
     first = float(array.reshape(-1)[0])
-    return abs(first - number) <= LITERAL_RTOL * abs(number) and (array.size == 1 or bool((array == array.reshape(-1)[0]).all()))
+    slack = 0.0 if float(2 * number).is_integer() else LITERAL_RTOL * abs(number)
+    return abs(first - number) <= slack and (array.size == 1 or bool((array == array.reshape(-1)[0]).all()))
 
 
 def same_constant(a: Value, b: Value) -> bool:

@@ -10,6 +10,7 @@ from tvm import te, tirx
 from lepton_compiler.backends.tvm.lower import scalar as sc
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number, wide
 from lepton_compiler.backends.tvm.lower.elementwise import once
+from lepton_compiler.backends.tvm.outline import outlined
 
 PRODUCT = te.comm_reducer(lambda a, b: a * b, lambda t: tirx.const(1, t), "prod")
 REDUCERS: dict[str, Any] = {"ReduceSum": te.sum, "ReduceMean": te.sum, "ReduceMax": te.max, "ReduceMin": te.min, "ReduceProd": PRODUCT}
@@ -45,6 +46,8 @@ def lower_reduce(ctx: Context, op: Any, x: Arg) -> list[Any]:
     for a in axes:
         count *= x.shape[a]
     kind = wide(x.dtype)
+    if op.name in ("ReduceMax", "ReduceMin") and kind in ORDERED:
+        return [_narrow(ctx, _float_extreme(ctx, op, x, axes, kind), x.dtype)]
     result = reduce(lambda i: x[i].astype(kind), x.shape, axes, op.keepdims, REDUCERS[op.name], op.name.lower())
     if op.name == "ReduceMean":
         total = result
@@ -54,6 +57,34 @@ def lower_reduce(ctx: Context, op: Any, x: Arg) -> list[Any]:
             result = compute(total.shape, lambda *i: tirx.truncdiv(total(*i), tirx.const(count, kind)), "mean")
         ctx.workspace(total)
     return [_narrow(ctx, result, x.dtype)]
+
+
+ORDERED = {"float32": ("int32", 31, 0x7FFFFFFF), "float64": ("int64", 63, 0x7FFFFFFFFFFFFFFF)}
+"""Per float type the integer type of its bits, the place of the sign, and the mask of the rest."""
+
+
+def _float_extreme(ctx: Context, op: Any, x: Arg, axes: Sequence[int], kind: str) -> Any:
+    """Maximum or minimum as that of integers in the same order: exact for infinities, and NaN wins, as in numpy.
+
+    TVM's own identity of `max` is the least finite number, and its comparison drops NaN.
+    """
+    integer, sign, rest = ORDERED[kind]
+    nan = tirx.const(rest if op.name == "ReduceMax" else -rest - 1, integer)
+
+    def flipped(bits: Expr) -> Expr:
+        return tirx.bitwise_xor(bits, tirx.bitwise_and(tirx.shift_right(bits, tirx.const(sign, integer)), tirx.const(rest, integer)))
+
+    def ordered(v: Expr) -> Expr:
+        return tirx.Select(tirx.isnan(v), nan, flipped(tirx.reinterpret(integer, v)))
+
+    reducer = te.max if op.name == "ReduceMax" else te.min
+    extreme = reduce(lambda i: outlined(ordered, x[i].astype(kind)), x.shape, axes, op.keepdims, reducer, op.name.lower())
+    ctx.workspace(extreme)
+
+    def restored(bits: Expr) -> Expr:
+        return tirx.Select(tirx.EQ(bits, nan), tirx.const(float("nan"), kind), tirx.reinterpret(kind, flipped(bits)))
+
+    return compute(extreme.shape, lambda *i: outlined(restored, extreme(*i)), "extreme")
 
 
 def _narrow(ctx: Context, tensor: Any, dtype: str) -> Any:
