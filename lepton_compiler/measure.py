@@ -93,6 +93,11 @@ def onnxruntime_call(source: Any, feeds: Mapping[str, np.ndarray], threads: int)
         binding.bind_cpu_input(name, array)
     for name in names:
         binding.bind_output(name)
+    try:
+        for _ in range(2):  # the first run makes the buffers, the second one reuses them
+            session.run_with_iobinding(binding)
+    except RuntimeError:  # models whose declared output ranks are wrong run without bound outputs only
+        return lambda: session.run(names, given), outputs
     return lambda: session.run_with_iobinding(binding), outputs
 
 

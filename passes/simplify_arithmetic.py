@@ -73,7 +73,7 @@ def merge_constants(b: Builder, node: Node) -> Replacement:
         return "the merged constant would be larger"
     if not _representable(node.op.name, first, second, merged, c):
         return "the merged constant is not an ordinary number"
-    b.loc = b.loc.merge(producer.loc)
+    b.loc = producer.loc.merge(b.loc)
     return b(node.op, x, b.constant(merged.astype(c.type.dtype.numpy), name=c.name))
 
 

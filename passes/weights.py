@@ -38,7 +38,7 @@ def scale_into_weights(b: Builder, node: Node) -> Replacement:
     scaled = [linear.inputs[0], _folded(b, w, w.numpy().astype(np.float64) * _per_output(linear, c))]
     if bias is not None:
         scaled.append(_folded(b, bias, bias.numpy().astype(np.float64) * c))
-    b.loc = b.loc.merge(linear.loc)
+    b.loc = linear.loc.merge(b.loc)
     return b(linear.op, *scaled)
 
 
@@ -56,7 +56,7 @@ def shift_into_bias(b: Builder, node: Node) -> Replacement:
     w = linear.inputs[1]
     assert w is not None
     value = b.constant(np.broadcast_to(total, (_channels(linear),)).astype(w.type.dtype.numpy), name="bias")
-    b.loc = b.loc.merge(linear.loc)
+    b.loc = linear.loc.merge(b.loc)
     return b(linear.op, linear.inputs[0], w, value)
 
 
@@ -75,7 +75,7 @@ def scale_before_conv(b: Builder, node: Node) -> Replacement:
     array = w.numpy().astype(np.float64)
     per_input = np.broadcast_to(c, (op.groups * array.shape[1],)).reshape(op.groups, 1, -1, *(1,) * (array.ndim - 2))
     scaled = array.reshape(op.groups, -1, *array.shape[1:]) * per_input
-    b.loc = b.loc.merge(producer.loc)
+    b.loc = producer.loc.merge(b.loc)
     return b(op, source, _folded(b, w, scaled.reshape(array.shape)), *node.inputs[2:])
 
 

@@ -35,11 +35,14 @@ def schedule(func: Any, target: Target) -> Any:
         epilogues[name] = separate_heavy(sch, name, canonical_epilogue(sch, name, lane))
     sch = _schedule_of(tvm.ir.transform.Sequential([s_tir.transform.ConvertSSA(), s_tir.transform.StmtSimplify()])(sch.mod))
     names = _blocks(sch)
+    taken = {follower for followers in epilogues.values() for follower in followers}
+    for name in names:
+        if name not in taken and not sch.get_loops(name):
+            sch.add_unit_loop(sch.get_sblock(name))  # `rfactor` wants every block of its scope inside a loop
     shared = shared_rows(sch, names) if not anchors and len(names) > 1 else 0
     if shared:
         schedule_rows(sch, names, shared, target)
         return sch.mod["main"]
-    taken = {follower for followers in epilogues.values() for follower in followers}
     for name in names:
         if name in epilogues:
             template = schedule_tile if anchors.get(name) == TILE else schedule_lanes

@@ -70,11 +70,11 @@ def schedule_rows(sch: Any, names: list[str], shared: int, target: Target) -> No
 
 def _one(sch: Any, name: str, shared: int, target: Target) -> list[Any]:
     """Schedule one block inside a loop over its rows; returns that loop, and before it those of blocks it was split into."""
+    loops = sch.get_loops(name)
+    if not sch.get(sch.get_sblock(name)).iter_vars:
+        return [loops[0]]
     nest = Nest.of(sch, name)
     spatial, inner = nest.spatial[:shared], nest.spatial[shared:]
-    loops = sch.get_loops(name)
-    if not loops:
-        return [sch.add_unit_loop(sch.get_sblock(name))]
     row = sch.fuse(*spatial) if spatial else sch.add_unit_loop(loops[0])
     lanes = target.lanes(element_bits(sch, name))
     if not is_reduction(sch, name):
