@@ -11,7 +11,7 @@ import lepton_compiler as lc
 from lepton_compiler import zoo
 from lepton_compiler.feeds import feeds_from_recipes
 from lepton_compiler.measure import interleaved, native_call, onnxruntime_call, ratio
-from lepton_compiler.verification import TOLERANCE, compare
+from lepton_compiler.verification import TOLERANCE, compare, reference_outputs
 
 TABLE_WIDTH = 140
 """Columns that the table needs."""
@@ -74,8 +74,9 @@ def measure(
         compile_seconds = time.perf_counter() - start
         stage(f"{entry.id}: measure")
         feeds = feeds_from_recipes(entry.inputs)
-        call, expected = onnxruntime_call(path, feeds, threads)
-        check = compare(expected, model.run({v.name: feeds[v.name] for v in graph.inputs}), "onnxruntime", TOLERANCE)
+        call, _ = onnxruntime_call(path, feeds, threads)
+        reference, expected = reference_outputs(path, graph, feeds)
+        check = compare(expected, model.run({v.name: feeds[v.name] for v in graph.inputs}), reference, TOLERANCE)
         times = interleaved({"lepton": native_call(model, feeds), "onnxruntime": call}, seconds)
     except lc.LeptonError as error:
         return Row(entry.id, threads, error=str(error.diagnostics[0]).split("\n")[0])
@@ -98,7 +99,7 @@ def measure(
 
 
 def table(rows: Sequence[Row], title: str) -> Any:
-    """The rows as a `rich` table."""
+    """The rows that were measured as a `rich` table."""
     from rich.table import Table
 
     result = Table(title=title)
@@ -107,7 +108,6 @@ def table(rows: Sequence[Row], title: str) -> Any:
         result.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         if row.error:
-            result.add_row(row.model, f"[red]{row.error[:60]}[/red]")
             continue
         error = "differs" if row.max_rel is None else f"{row.max_rel:.1e}"
         result.add_row(
@@ -117,7 +117,7 @@ def table(rows: Sequence[Row], title: str) -> Any:
             f"{row.arena_bytes / 1024:,.0f}",
             f"{row.weights_bytes / 1024:,.0f}",
             f"{row.compile_seconds:.1f}",
-            error if row.ok else f"[red]{error}[/red]",
+            error if row.ok else f"{error} (!)",
             f"{row.lepton_ms:.3f}",
             f"{row.onnxruntime_ms:.3f}",
             f"{row.ratio:.2f}",
@@ -130,7 +130,11 @@ def show(rows: Sequence[Row], title: str) -> None:
     from rich.console import Console
 
     width = max(Console().width, TABLE_WIDTH)
-    Console(highlight=False, width=width).print(table(rows, title))
+    console = Console(highlight=False, width=width, markup=False)
+    console.print(table(rows, title))
+    for row in rows:
+        if row.error:
+            console.print(f"{row.model}: {row.error}")
 
 
 def markdown(rows: Sequence[Row]) -> str:

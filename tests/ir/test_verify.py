@@ -54,7 +54,9 @@ def invent_use(graph: Graph) -> None:
 
 
 def read_foreign(graph: Graph) -> None:
-    graph.set_inputs(graph.nodes[2].regions[0].nodes[0], [graph.nodes[0].output])
+    reader = graph.nodes[2].regions[0].nodes[0]
+    graph.set_inputs(reader, [graph.nodes[0].output])
+    graph.nodes[0].output.uses.pop((reader, 0))
 
 
 def foreign_constant(graph: Graph) -> None:
@@ -128,7 +130,7 @@ def miscount(graph: Graph) -> None:
         (add_region, "Exp takes no regions"),
         (disown_region, "region 'then' belongs to another node"),
         (branches_differ, "the operands do not fit: If: the branches return 1 and 0 values"),
-        (swap_op, "the operands do not fit: Add needs operand 'b'|the operands do not fit: Add needs operand"),
+        (swap_op, "the operands do not fit: Add needs operand 'b'"),
         (drop_output, "0 outputs instead of 1"),
         (disown_output, "output 'a' does not know its producer"),
         (break_list, "the node list is broken"),

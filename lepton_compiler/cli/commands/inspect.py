@@ -87,7 +87,8 @@ def _print(facts: dict[str, Any]) -> None:
     if facts["unbound_dimensions"]:
         console.print(f"unbound dimensions: {', '.join(facts['unbound_dimensions'])} (bind them with --dim)", markup=False)
     table = Table("", "imported", f"-{facts['level']}")
-    for key in ("nodes", "kernels", "parameters", "weights_bytes", "macs", "bytes_moved"):
+    kernels = ["kernels"] if any(facts[column]["kernels"] for column in ("imported", "optimised")) else []
+    for key in ("nodes", *kernels, "parameters", "weights_bytes", "macs", "bytes_moved"):
         table.add_row(
             key.replace("_", " "), *(f"{v:,}" if (v := facts[column][key]) is not None else "?" for column in ("imported", "optimised"))
         )
