@@ -176,7 +176,7 @@ class _Rewriter:
 
     def outputs(self) -> None:
         builder = Builder(self.graph, None, Loc((), ("layout",)))
-        names = [(self.first(v, builder), v) for v in self.graph.outputs if v in self.last]
+        names = dict.fromkeys((self.first(v, builder), v) for v in self.graph.outputs if v in self.last)
         replaced = {old: new for new, old in names}
         self.graph.set_outputs([replaced.get(v, v) for v in self.graph.outputs])
         for new, old in names:

@@ -18,10 +18,10 @@ _sequences: list[list[tuple[Any, Expr]]] = []
 
 
 def named(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
-    """`body` of a name for `value`; a variable or a constant needs none."""
+    """`body` of a name for `value`; a variable or a constant needs none, and truth values get none: TVM cannot bind vectors of them."""
     if isinstance(value, te.TensorSlice):
         value = value.asobject()
-    if isinstance(value, tirx.Var | tirx.FloatImm | tirx.IntImm):
+    if isinstance(value, tirx.Var | tirx.FloatImm | tirx.IntImm) or str(value.ty) == "bool":
         return body(value)
     name = tirx.Var("v", value.ty)
     if _sequences:

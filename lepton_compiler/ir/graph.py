@@ -454,11 +454,17 @@ def _follow_content(node: Node) -> None:
             return  # arithmetic that symbols do not have, such as a comparison: contents stay unknown
     for value, content in zip(node.outputs, results, strict=True):
         content = np.asarray(content, dtype=object)
-        value._content = (
-            content.reshape(value.type.static_shape)
-            if all(isinstance(d, (int, np.integer, bool, np.bool_, SymDim)) for d in content.flat)
-            else None
-        )
+        value._content = content.reshape(value.type.static_shape) if all(_holds(value.type, d) for d in content.flat) else None
+
+
+def _holds(type: TensorType, element: Any) -> bool:
+    """Whether an element of a content is one of the value: an integer in range (arithmetic on contents does not wrap), or symbolic."""
+    if isinstance(element, SymDim):
+        return True
+    if not isinstance(element, (int, np.integer, bool, np.bool_)):
+        return False
+    kind = type.dtype.numpy
+    return kind.kind not in "iu" or int(np.iinfo(kind).min) <= int(element) <= int(np.iinfo(kind).max)
 
 
 def _renamed_dims(before: TensorType, after: TensorType) -> dict[str, Dim]:

@@ -15,6 +15,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -65,15 +67,17 @@ def read_lir(path: str | os.PathLike[str]) -> Graph:
         LeptonError: the file cannot be read.
     """
     path = Path(path)
+    side = weights_path(path)
     try:
         text = path.read_text(encoding="utf-8")
-        side = weights_path(path)
         if not side.exists():
             return parse_graph(text, source=path.name)
         with np.load(side, allow_pickle=False) as archive:
             return parse_graph(text, archive, source=path.name)
     except (OSError, UnicodeDecodeError) as error:
         raise LeptonError(f"cannot read '{path}': {error}") from error
+    except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise LeptonError(f"the weights in '{side}' are damaged: {error}", hint="write the pair of files again") from error
 
 
 def weights_path(path: Path) -> Path:

@@ -84,14 +84,16 @@ class Matcher:
 
     def __init__(self) -> None:
         self.matched, self.reason = 0, ""
+        self._progress = (-1, -1)
 
     def match(self, pattern: Apply, node: Node) -> Iterator[Match]:
         """All ways to match, lazily."""
         yield from self._node(pattern, node, Match({}, ()))
 
     def _miss(self, so_far: Match, reason: str) -> None:
-        if len(so_far.nodes) > self.matched or not self.reason:
-            self.matched, self.reason = len(so_far.nodes), reason
+        progress = (len(so_far.nodes), len(so_far.bindings))
+        if progress > self._progress:
+            self._progress, self.matched, self.reason = progress, len(so_far.nodes), reason
 
     def _node(self, pattern: Apply, node: Node, so_far: Match) -> Iterator[Match]:
         if node.op.name != pattern.op:

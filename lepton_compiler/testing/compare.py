@@ -37,7 +37,8 @@ def _difference(want: np.ndarray, got: np.ndarray, rtol: float, atol: float) -> 
     finite = np.isfinite(a)
     if (finite != np.isfinite(b)).any() or not np.array_equal(a[~finite], b[~finite], equal_nan=True):
         return "has infinities or NaNs in other places"
-    worst = float(np.max(np.abs(a - b), where=finite, initial=0.0))
+    with np.errstate(invalid="ignore"):
+        worst = float(np.max(np.abs(a - b), where=finite, initial=0.0))
     bound = atol + rtol * float(np.max(np.abs(a), where=finite, initial=0.0))
     return f"differs by {worst:.3g}, more than {bound:.3g}" if worst > bound else ""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lepton_compiler.ir.graph import Graph
@@ -50,7 +51,8 @@ def test_numbers_and_interface_stay(case: str) -> None:
     assert [v.name for v in graph.outputs] == [v.name for v in before.outputs]
     for seed in range(5):
         feeds = random_feeds(before, seed)
-        assert not compare(evaluate(before, feeds), evaluate(graph, feeds))
+        with np.errstate(invalid="ignore"):  # infinities minus infinities
+            assert not compare(evaluate(before, feeds), evaluate(graph, feeds))
 
 
 @pytest.mark.parametrize("case", CASES)
