@@ -13,7 +13,7 @@ from lepton_compiler.feeds import feeds_from_recipes
 from lepton_compiler.measure import interleaved, native_call, onnxruntime_call, ratio
 from lepton_compiler.verification import TOLERANCE, compare, reference_outputs
 
-TABLE_WIDTH = 140
+TABLE_WIDTH = 150
 """Columns that the table needs."""
 
 
