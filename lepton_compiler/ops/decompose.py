@@ -106,14 +106,18 @@ def expand(node: Node) -> list[Node] | None:
     return build.created
 
 
+DEPTH = 8
+"""Decompositions of decompositions that are followed; more than this is a circle."""
+
+
 def expand_where(graph: Graph, unsupported: Callable[[Node], bool]) -> None:
     """Replace the `unsupported` nodes of a graph and of those nested in it by their decompositions, until none is left that has one."""
     for part in list(bodies(graph)):
-        pending = part.nodes[::-1]
+        pending = [(node, 0) for node in reversed(part.nodes)]
         while pending:
-            node = pending.pop()
-            if unsupported(node) and decomposition_of(node.op) is not None:
-                pending.extend(reversed(expand(node) or []))
+            node, depth = pending.pop()
+            if depth < DEPTH and unsupported(node) and decomposition_of(node.op) is not None:
+                pending.extend((new, depth + 1) for new in reversed(expand(node) or []))
 
 
 def _own(build: Builder, old: Value, new: Value) -> Value:
