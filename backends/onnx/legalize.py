@@ -8,11 +8,8 @@ from lepton_compiler.backends.onnx.tensors import ONNX_NAMES
 from lepton_compiler.errors import Diagnostic, UnsupportedError
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
-from lepton_compiler.ops.decompose import decomposition_of, expand
+from lepton_compiler.ops.decompose import expand_where
 from lepton_compiler.ops.dynamic import Dynamic
-
-ROUNDS = 4
-"""A decomposition may use operators that must be decomposed again, at most this often."""
 
 ANY_TYPE = {"BitShift", "ConstantOfShape", "Range"}
 """Operators whose emission takes care of types, or whose first operand is not their data."""
@@ -27,16 +24,10 @@ def legalized(graph: Graph, opset: int) -> Graph:
         UnsupportedError: operators that neither exist nor have a decomposition, all at once.
     """
     copy = graph.copy()
-    for _ in range(ROUNDS):
-        foreign = [node for node in copy.walk() if not exists(node, opset)]
-        if not foreign:
-            return copy
-        stuck = [node for node in foreign if isinstance(node.op, Dynamic) or decomposition_of(node.op) is None]
-        if stuck:
-            raise UnsupportedError([_missing(node, opset) for node in stuck])
-        for node in foreign:
-            expand(node)
-    raise UnsupportedError([_missing(node, opset) for node in copy.walk() if not exists(node, opset)])
+    expand_where(copy, lambda node: not exists(node, opset))
+    if missing := [node for node in copy.walk() if not exists(node, opset)]:
+        raise UnsupportedError([_missing(node, opset) for node in missing])
+    return copy
 
 
 def exists(node: Node, opset: int) -> bool:
