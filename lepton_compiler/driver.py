@@ -6,6 +6,7 @@ thin layers over `Job`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lepton_compiler.backend import Artifact, BuildOptions, Emit, Level, registry
-from lepton_compiler.errors import Diagnostic, UnsupportedError, UsageError, VerificationError
+from lepton_compiler.errors import Diagnostic, InferenceError, OpenDimensionsError, UnsupportedError, UsageError, VerificationError
 from lepton_compiler.feeds import random_feeds
 from lepton_compiler.identity import FOLDER_KINDS, check_name, default_name, default_out, identify, manifest_bytes, weights_bytes
 from lepton_compiler.ir.graph import Graph
 from lepton_compiler.ops.evaluator import check_feeds
 from lepton_compiler.output import depfile_text, publish_files, publish_folder, staging, write_files
 from lepton_compiler.pipeline import Instrument
-from lepton_compiler.sources import bind, files_of, read_model
+from lepton_compiler.sources import bind, files_of, kind_of, read_model
 from lepton_compiler.target import Target, parse_target
 from lepton_compiler.verification import Verification, compare, reference_outputs
 
@@ -199,14 +200,16 @@ def compile(
         machine, parse_level(level), name=name, threads=threads, passes=passes, inputs=inputs or {}, dims=dims or {}, jobs=jobs,
         cache_dir=Path(cache_dir) if cache_dir is not None else None, verify=verify,
     )  # fmt: skip
-    graph = read_model(source, job.inputs, job.dims)
     name = check_name(job.name) if job.name else default_name(source)
+    graph: Graph | None = None
+    with contextlib.suppress(OpenDimensionsError):
+        graph = read_model(source, job.inputs, job.dims)
 
     def specialise(feeds: Mapping[str, np.ndarray]) -> Artifact:
-        bound = bind_to_feeds(graph, feeds)
+        bound = _bound_to_feeds(source, graph, feeds, job)
         return complete(build(_optimised(bound, job), name, job), identify(name, job_options(job), bound, None))
 
-    if graph.free_symbols:
+    if graph is None or graph.free_symbols:
         return CompiledModel(None, specialise)
     model = CompiledModel(complete(build(_optimised(graph, job), name, job), identify(name, job_options(job), graph, source)))
     if verify:
@@ -326,6 +329,17 @@ def bind_to_feeds(graph: Graph, feeds: Mapping[str, Any]) -> Graph:
     """
     arrays = check_feeds(graph, feeds)
     return bind(graph, {v.name: a.shape for v, a in zip(graph.inputs, arrays, strict=True)}, {})
+
+
+def _bound_to_feeds(source: Any, graph: Graph | None, feeds: Mapping[str, np.ndarray], job: Job) -> Graph:
+    """`graph` for the shapes of these feeds; imported again where it has branches that these shapes rule out."""
+    if graph is not None:
+        try:
+            return bind_to_feeds(graph, feeds)
+        except InferenceError:
+            if kind_of(source) != "onnx":
+                raise
+    return read_model(source, {**job.inputs, **{name: array.shape for name, array in feeds.items()}}, job.dims)
 
 
 def require_bound(graph: Graph) -> None:

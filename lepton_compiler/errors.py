@@ -49,6 +49,10 @@ class UnsupportedError(LeptonError):
     """The model is valid but uses something that lepton, or the chosen backend, cannot do."""
 
 
+class OpenDimensionsError(UnsupportedError):
+    """The model cannot be represented before its symbolic dimensions are bound, but can be afterwards."""
+
+
 class InferenceError(LeptonError):
     """An operator's input types or attributes contradict each other; raised by `Op.infer`."""
 

@@ -20,8 +20,9 @@ INTEGER_BOUND = 2
 def random_feeds(inputs: Sequence[Value], seed: int = 0, fixed: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
     """One array per input, the same ones on every run and every machine.
 
-    Floats are uniform in [-1, 1), integers 0 or 1, booleans mixed. An array depends on the seed and on the
-    name of its input only, so that two models with the same inputs get the same feeds.
+    Floats are uniform in [-1, 1), integers 0 or 1, booleans mixed; a scalar that the model compares with a constant, as in
+    `sample_rate == 16000`, is that constant. Otherwise an array depends on the seed and on the name of its input only, so that two
+    models with the same inputs get the same feeds.
 
     Args:
         inputs: graph inputs; the shape of each one not in `fixed` must be static.
@@ -37,9 +38,20 @@ def random_feeds(inputs: Sequence[Value], seed: int = 0, fixed: Mapping[str, Any
     if unknown := [name for name in fixed if name not in known]:
         raise UsageError(f"no input '{unknown[0]}'", hint=f"the model has {', '.join(known)}")
     return {
-        v.name: np.asarray(fixed[v.name]) if v.name in fixed else fill(v.type.dtype, v.type.static_shape, "random", seed, v.name)
+        v.name: np.asarray(fixed[v.name])
+        if v.name in fixed
+        else fill(v.type.dtype, v.type.static_shape, _compared_with(v) or "random", seed, v.name)
         for v in inputs
     }
+
+
+def _compared_with(value: Value) -> str | None:
+    """The recipe for a scalar integer that the model tests for being equal to a constant."""
+    if not (value.type.dtype.is_integer and value.type.size == 1):
+        return None
+    others = [other for user in value.users if user.op.name == "Equal" for other in user.present_inputs if other is not value]
+    known = [other for other in others if other.is_constant and other.type.size == 1]
+    return f"const:{known[0].numpy().item()}" if known else None
 
 
 def feeds_for_rows(rows: Sequence[Mapping[str, Any]], seed: int = 0, fixed: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from lepton_compiler.analysis.trip_count import known_number, trip_count
 from lepton_compiler.ir.graph import Node, Value
 from lepton_compiler.ir.traverse import inline_region
 from lepton_compiler.ops.builder import Builder
@@ -14,7 +17,7 @@ from lepton_compiler.rewrite.rule import Replacement, simplifies
 @simplifies("If")
 def known_branch(b: Builder, node: Node) -> Replacement:
     """If(true) { a } { b }  -->  a"""
-    chosen = known(node.inputs[0])
+    chosen = _known(node.inputs[0])
     if chosen is None:
         return "the condition is not known"
     return _inlined(b, node, 0 if chosen else 1, node.present_inputs[1:])
@@ -24,7 +27,7 @@ def known_branch(b: Builder, node: Node) -> Replacement:
 def short_loop(b: Builder, node: Node) -> Replacement:
     """Loop that runs never  -->  its first values; once  -->  its body"""
     carried = getattr(node.op, "carried")  # noqa: B009
-    trips, going = known(node.inputs[0]), True if node.inputs[1] is None else known(node.inputs[1])
+    trips, going = _known(node.inputs[0]), True if node.inputs[1] is None else _known(node.inputs[1])
     values = [v for v in node.inputs[2:] if v is not None]
     if going is None or (trips is None and going):
         return "the number of iterations is not known"
@@ -39,24 +42,19 @@ def short_loop(b: Builder, node: Node) -> Replacement:
 
 @simplifies("Loop")
 def counted_loop(b: Builder, node: Node) -> Replacement:
-    """A loop with a known trip count that never stops early  -->  the same with the count as an attribute"""
+    """Loop(while i < 80)  -->  Loop(80 times): the count as an attribute, where known numbers alone decide when it ends"""
     op: Any = node.op
-    trips, going = known(node.inputs[0]), True if node.inputs[1] is None else known(node.inputs[1])
-    region = node.regions[0]
-    endless = known(region.outputs[0]) or region.outputs[0] is region.inputs[1]
-    if op.trips is not None or trips is None or not going or not endless:
-        return None
-    return b.node(replace(op, trips=int(trips)), node.inputs, regions=[region.copy()]).outputs
+    trips = trip_count(node) if op.trips is None else None
+    if trips is None:
+        return "its count is an attribute already" if op.trips is not None else "the number of iterations depends on data"
+    region = node.regions[0].copy()
+    region.set_outputs([region.inputs[1], *region.outputs[1:]])
+    operands = [b.constant(np.array(trips, np.int64)), None, *node.inputs[2:]]
+    return b.node(replace(op, trips=trips), operands, regions=[region]).outputs
 
 
-def known(value: Value | None) -> Any:
-    """The number that a one-element value is at compile time, or None."""
-    if value is None:
-        return None
-    if value.tensor is not None and value.type.size == 1:
-        return value.numpy().reshape(-1)[0].item()
-    content = value.content
-    return int(content.flat[0]) if content is not None and content.size == 1 and isinstance(content.flat[0], (int, bool)) else None
+def _known(value: Value | None) -> Any:
+    return None if value is None else known_number(value)
 
 
 def _scalar(number: int, like: Value) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lepton_compiler.ir.graph import Node
 
-CONTROL = frozenset({"If", "Loop", "Scan"})
+CONTROL = frozenset({"Fail", "If", "Loop", "Scan"})
 """Operators that become C control flow."""
 
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze"})

@@ -89,7 +89,14 @@ class Repeat:
     node: Node
 
 
-Statement = Call | Copy | SetCounter | Branch | Repeat
+@dataclass(frozen=True)
+class Stop:
+    """Give up: the node cannot be computed."""
+
+    node: Node
+
+
+Statement = Call | Copy | SetCounter | Branch | Repeat | Stop
 
 
 @dataclass
@@ -149,6 +156,9 @@ class _Builder:
                 return self.scan(node)
             case "Loop":
                 return self.loop(node)
+            case "Fail":
+                self.places[node.output] = self.wanted.get(node.output) or self.new(0, node.output.name)
+                return [Stop(node)]
         return [self.call(node, position, last)]
 
     def call(self, node: Node, position: int, last: dict[Value, int]) -> Call:

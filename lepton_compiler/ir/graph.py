@@ -286,11 +286,16 @@ class Graph:
         return changed
 
     def replace_all_uses(self, old: Value, new: Value) -> None:
-        """Let every user of `old`, graph outputs included, read `new` instead."""
+        """Let every user of `old`, graph outputs included, read `new` instead.
+
+        Where a dimension of `old` was decided by data, it is what it is in `new` from now on, everywhere in the graph.
+        """
         for node, _ in list(old.uses):
             self.set_inputs(node, [new if v is old else v for v in node.inputs])
         if old.is_output:
             self.outputs = tuple(new if v is old else v for v in self.outputs)
+        if sizes := _renamed_dims(old.type, new.type):
+            self._bind(sizes)
         self._touch()
 
     def rename(self, value: Value, name: str) -> None:
@@ -372,6 +377,15 @@ class Graph:
         return result
 
     # -- inside
+
+    def _bind(self, sizes: Mapping[str, Dim]) -> None:
+        """Put in sizes of dimensions that only had names so far, here and in nested graphs."""
+        for graph in self.graphs():
+            for value in [*graph.inputs, *(out for node in graph for out in node.outputs)]:
+                if not value.type.is_static:
+                    value.type = TensorType(value.type.dtype, tuple(bind(d, sizes) for d in value.type.shape))
+            for node in graph:
+                node.op = node.op.bind(sizes)
 
     def _link(self, node: Node, before: Node | None) -> None:
         node.graph, node.next = self, before

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lepton_compiler.errors import InferenceError
+from lepton_compiler.errors import InferenceError, LeptonError
 from lepton_compiler.ir.dim import Dim, SymDim, bind, symbol, symbols
-from lepton_compiler.ir.op import Op, RunRegion, Types, require
-from lepton_compiler.ir.types import BOOL, INT64, TensorType
+from lepton_compiler.ir.op import Cost, Op, RunRegion, Types, require
+from lepton_compiler.ir.types import BOOL, FLOAT32, INT64, DType, TensorType
 
 if TYPE_CHECKING:
     from lepton_compiler.ir.graph import Graph
@@ -41,6 +41,28 @@ class If(Op):
         cond, *captures = inputs
         assert cond is not None
         return tuple(run(regions[0 if bool(cond.reshape(())) else 1], _arrays(captures)))
+
+
+@dataclass(frozen=True)
+class Fail(Op):
+    """A value that nothing can compute: whoever gets here stops with `message`.
+
+    It stands for the results of a branch whose operators contradict the shapes that the model was bound to, and that
+    would fail if it ran.
+    """
+
+    message: str
+    to: DType = FLOAT32
+    shape: tuple[Dim, ...] = ()
+
+    def infer(self) -> tuple[TensorType, ...]:  # noqa: D102
+        return (TensorType(self.to, self.shape),)
+
+    def evaluate(self) -> tuple[np.ndarray, ...]:  # noqa: D102
+        raise LeptonError(self.message)
+
+    def cost(self, inputs: Types, outputs: Types) -> Cost:  # noqa: D102
+        return Cost()
 
 
 @dataclass(frozen=True)

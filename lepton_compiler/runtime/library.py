@@ -16,6 +16,12 @@ from lepton_compiler.ir.types import dtype
 from lepton_compiler.ops.evaluator import as_array
 
 ARENA_ALIGNMENT = 64
+STATUS = {
+    1: "an argument or a tensor pointer is NULL",
+    2: "the arena is not aligned",
+    3: "the inputs led to a branch that cannot run on the shapes compiled for",
+}
+"""What the results of `NAME_run` mean."""
 
 
 class NativeLibrary:
@@ -75,7 +81,8 @@ class NativeLibrary:
         finally:
             self._arenas.append(arena)
         if status:
-            raise LeptonError(f"{self.manifest['name']}_run returned {status}")
+            reason = STATUS.get(status, "an unknown error")
+            raise LeptonError(f"{self.manifest['name']}_run returned {status}: {reason}")
 
     def _new_arena(self) -> np.ndarray:
         raw = np.empty(max(self.manifest["arena_bytes"], ARENA_ALIGNMENT) + ARENA_ALIGNMENT, np.uint8)

@@ -43,7 +43,7 @@ def form_groups(graph: Graph, depth: int) -> list[Group]:
         if target is not None and len(target.nodes) < depth and _joins(node, what, target, users):
             _add(target, node, what, users)
             member[node] = target
-        elif not node.regions:
+        elif what != "control":
             group = Group([node])
             _set_role(group, node, what)
             groups.append(group)
@@ -75,7 +75,7 @@ def _joins(node: Node, what: Kind, group: Group, users: list[Node]) -> bool:
             return not group.moved and all(_whole(node.output, u) for u in users)
         if what in ("anchor", "reduction") and group.moved:
             return False
-        return what != "opaque" and all(_whole(node.output, u) for u in users)
+        return what not in ("opaque", "control") and all(_whole(node.output, u) for u in users)
     feeds_anchor = kind(group.anchor) == "reduction" and all(u is group.anchor or u in group.before for u in users)
     return what == "elementwise" and feeds_anchor and all(u is group.anchor or _whole(node.output, u) for u in users)
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from lepton_compiler.ir.graph import Node
 
-Kind = Literal["elementwise", "view", "transpose", "reduction", "anchor", "opaque"]
+Kind = Literal["elementwise", "view", "transpose", "reduction", "anchor", "opaque", "control"]
 
 ELEMENTWISE_FAMILIES = frozenset({"unary", "activation", "binary", "cast"})
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
@@ -20,10 +20,12 @@ ANCHORS = frozenset(
 
 
 def kind(node: Node) -> Kind:
-    """How a node takes part in kernels: `opaque` ones stand alone."""
+    """How a node takes part in kernels: `opaque` ones stand alone, `control` ones are none."""
     op = node.op
     family = type(op).__module__.rpartition(".")[2]
-    if len(node.outputs) != 1 or node.regions:
+    if node.regions or op.name == "Fail":
+        return "control"
+    if len(node.outputs) != 1:
         return "opaque"
     if family in ELEMENTWISE_FAMILIES and op.name != "BitCast":
         return "elementwise"

@@ -40,6 +40,7 @@ def header(name: str, inputs: Sequence[Value], outputs: Sequence[Value], arena_b
         f"  {upper}_OK = 0,",
         f"  {upper}_ERROR_NULL = 1,  /* an argument or a tensor pointer is NULL */",
         f"  {upper}_ERROR_ALIGN = 2, /* the arena is not aligned to {upper}_ARENA_ALIGN bytes */",
+        f"  {upper}_ERROR_BRANCH = 3, /* the inputs led to a branch that cannot run on the shapes compiled for */",
         "};",
         "",
         "/* Runs the model once. Tensors are dense, row-major, and may have any alignment that suits their type;",

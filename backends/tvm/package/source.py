@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lepton_compiler.backends.tvm.package.header import _comment as comment
 from lepton_compiler.backends.tvm.package.names import identifiers
-from lepton_compiler.backends.tvm.program import Branch, Call, Copy, Program, Ref, Repeat, SetCounter, Statement
+from lepton_compiler.backends.tvm.program import Branch, Call, Copy, Program, Ref, Repeat, SetCounter, Statement, Stop
 from lepton_compiler.ir.graph import Value
 
 
@@ -97,6 +97,8 @@ class _Writer:
                 ]
             case Repeat():
                 return self.repeat(s, indent)
+            case Stop():
+                return [f"{indent}/* {comment(str(getattr(s.node.op, 'message')))} */", f"{indent}return {self.name.upper()}_ERROR_BRANCH;"]  # noqa: B009
 
     def call(self, s: Call, indent: str) -> list[str]:
         where = ", ".join(s.node.loc.sources[:4]) + (f" and {len(s.node.loc.sources) - 4} more" if len(s.node.loc.sources) > 4 else "")

@@ -194,11 +194,17 @@ class Importer:
         self.kinds = mark[1]
         del self.causes[mark[2] :]
 
+    def contradiction(self, mark: tuple[int, set[type[LeptonError]], int]) -> str:
+        """The first problem noted since `mark`, if all of them are operators whose operands do not fit each other; else nothing."""
+        causes = self.causes[mark[2] :]
+        return str(self.diagnostics[mark[0]]) if causes and all(isinstance(c, InferenceError) for c in causes) else ""
+
     # -- inside
 
     def _verdict(self) -> LeptonError:
         unique = tuple(dict.fromkeys(self.diagnostics))
-        kind = UnsupportedError if self.kinds == {UnsupportedError} else self.kinds.pop() if len(self.kinds) == 1 else ModelError
+        unsupported = all(issubclass(k, UnsupportedError) for k in self.kinds)
+        kind = self.kinds.pop() if len(self.kinds) == 1 else UnsupportedError if unsupported else ModelError
         error = kind(unique) if kind is not InferenceError else ModelError(unique)
         error.__cause__ = self.causes[0]
         return error

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import onnx
 
-from lepton_compiler.errors import InferenceError, ModelError, UnsupportedError
+from lepton_compiler.errors import InferenceError, ModelError, OpenDimensionsError, UnsupportedError
 from lepton_compiler.frontends.onnx.call import Call, Result
 from lepton_compiler.frontends.onnx.scope import Scope
 from lepton_compiler.ir.dim import Dim, symbol
 from lepton_compiler.ir.graph import Graph, Value
 from lepton_compiler.ir.types import BOOL, INT64, TensorType
-from lepton_compiler.ops.control import If, Loop, Scan
+from lepton_compiler.ops.control import Fail, If, Loop, Scan
 
 ATTEMPTS = 4
 """How often a loop body is imported until the types of what it carries are general enough."""
@@ -30,12 +30,10 @@ def if_(call: Call) -> Result | None:
         if results is not None:
             call.importer.named.difference_update(v for v in results if v.producer is not None)
         return results
-    imported = [
-        call.importer.import_region(g, call.scope, [], f"{_label(call)}_{n}") for g, n in zip(branches, ("then", "else"), strict=True)
-    ]
-    if imported[0] is None or imported[1] is None:
+    imported = _import_branches(call, branches)
+    if imported is None:
         return None
-    regions, scopes = [i[0] for i in imported if i], [i[1] for i in imported if i]
+    regions, scopes = [region for region, _ in imported], [scope for _, scope in imported]
     captures = list(dict.fromkeys(outer for scope in scopes for outer in scope.captures))
     for region, scope in zip(regions, scopes, strict=True):
         for outer in captures:
@@ -45,7 +43,33 @@ def if_(call: Call) -> Result | None:
         return call.add_all(If(), call.value(0), *captures, regions=regions)
     except InferenceError as error:
         hint = "if the condition is about shapes, bind the symbolic dimensions with inputs=, --input or --dim"
-        raise UnsupportedError(error.diagnostics[0].message, hint=hint) from error
+        raise OpenDimensionsError(error.diagnostics[0].message, hint=hint) from error
+
+
+def _import_branches(call: Call, branches: Sequence[onnx.GraphProto]) -> list[tuple[Graph, Scope]] | None:
+    """Both branches; one whose shapes contradict each other fails when it is taken, as long as the other one is sound."""
+    mark = call.importer.mark()
+    found: list[tuple[Graph, Scope] | None] = []
+    for branch, side in zip(branches, ("then", "else"), strict=True):
+        imported = call.importer.import_region(branch, call.scope, [], f"{_label(call)}_{side}")
+        found.append(imported and imported[:2])
+    sound = [branch for branch in found if branch is not None]
+    reason = call.importer.contradiction(mark)
+    if len(sound) == 1 and reason:
+        call.importer.rewind(mark)
+        region = sound[0][0]
+        found = [branch or _failing(call, region, f"{_label(call)}_fails", reason) for branch in found]
+    complete = [branch for branch in found if branch is not None]
+    return complete if len(complete) == 2 else None
+
+
+def _failing(call: Call, like: Graph, name: str, reason: str) -> tuple[Graph, Scope]:
+    """A branch with results of the types of `like` that fails with `reason`."""
+    region = Graph(name)
+    message = f"the model took a branch that cannot run on these shapes: {reason}"
+    nodes = [region.add(Fail(message, v.type.dtype, v.type.shape), names=[v.name], loc=call.loc) for v in like.outputs]
+    region.set_outputs([node.output for node in nodes])
+    return region, Scope(region, call.scope.opsets, call.scope)
 
 
 def loop(call: Call) -> Result | None:
