@@ -12,6 +12,7 @@ from lepton_compiler.pipeline import Pass
 from lepton_compiler.registry import Registry
 
 TABLE = {
+    "bound-sizes": "lepton_compiler.passes.bound_sizes:BoundSizes",
     "canonicalize": "lepton_compiler.passes.canonicalize:Canonicalize",
     "compose": "lepton_compiler.passes.compose:Compose",
     "cse": "lepton_compiler.passes.cse:CSE",

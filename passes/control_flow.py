@@ -49,7 +49,8 @@ def counted_loop(b: Builder, node: Node) -> Replacement:
         return "its count is an attribute already" if op.trips is not None else "the number of iterations depends on data"
     region = node.regions[0].copy()
     region.set_outputs([region.inputs[1], *region.outputs[1:]])
-    operands = [b.constant(np.array(trips, np.int64)), None, *node.inputs[2:]]
+    count = node.inputs[0] if _known(node.inputs[0]) == trips else b.constant(np.array(trips, np.int64))
+    operands = [count, None, *node.inputs[2:]]
     return b.node(replace(op, trips=trips), operands, regions=[region]).outputs
 
 

@@ -57,4 +57,7 @@ def _missing(node: Node, opset: int) -> Diagnostic:
     name, x = _operator(node).name, next((v for v in (*node.inputs, *node.outputs) if v is not None), None)
     if x is not None and onnx.defs.has(name, opset, ""):
         return Diagnostic(f"{name} of ONNX opset {opset} does not take {x.type.dtype}", node.describe(), "choose a newer opset")
+    if name == "Fail":
+        hint = "make the input that chooses the branch a constant: inputs={'NAME': array}"
+        return Diagnostic(str(getattr(node.op, "message")), node.describe(), hint)  # noqa: B009
     return Diagnostic(f"ONNX opset {opset} has no {name}", node.describe(), "choose a newer opset")

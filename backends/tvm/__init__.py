@@ -16,7 +16,7 @@ from lepton_compiler.ir.graph import Graph, Node, Value
 if TYPE_CHECKING:
     from lepton_compiler.backends.tvm.spec import KernelSpec
 
-REQUIRED_PASSES: tuple[str, ...] = ("legalize-native", "layout", "canonicalize", "dce", "fuse")
+REQUIRED_PASSES: tuple[str, ...] = ("bound-sizes", "legalize-native", "layout", "canonicalize", "dce", "fuse")
 """Pipeline items that run before `build`."""
 
 Progress = Callable[[int, int, str], None]
@@ -109,7 +109,7 @@ def check_static(graph: Graph) -> None:
     problems = []
     for inner in graph.graphs():
         for node in inner:
-            loose: list[Value] = [o for o in node.outputs if not o.type.is_static]
+            loose: list[Value] = [o for o in node.outputs if not o.type.is_static and node.op.name != "Sized"]
             if loose:
                 problems.append(
                     Diagnostic(

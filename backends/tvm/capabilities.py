@@ -7,8 +7,11 @@ from lepton_compiler.ir.graph import Node
 CONTROL = frozenset({"Fail", "If", "Loop", "Scan"})
 """Operators that become C control flow."""
 
-VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
-"""Operators whose result is the operand's bytes."""
+RESHAPES = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
+"""Operators whose result is the operand's bytes under another shape."""
+
+VIEWS = RESHAPES | {"Sized"}
+"""Operators that cost nothing at run time; `Sized` only stands at outputs of the model."""
 
 KERNELS = frozenset(
     (

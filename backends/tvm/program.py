@@ -15,6 +15,7 @@ from lepton_compiler.backends.tvm.lower.packing import PACKINGS
 from lepton_compiler.backends.tvm.spec import KernelSpec, kernel_operands
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.tensor import Tensor
+from lepton_compiler.ir.types import TensorType
 
 
 @dataclass(eq=False)
@@ -90,13 +91,30 @@ class Repeat:
 
 
 @dataclass(frozen=True)
+class Clear:
+    """Set `size` bytes to zero."""
+
+    target: Ref
+    size: int
+
+
+@dataclass(frozen=True)
+class SetSize:
+    """Report the size of an output along an axis: a number, or an int64 at an address."""
+
+    output: int
+    axis: int
+    size: int | Ref
+
+
+@dataclass(frozen=True)
 class Stop:
     """Give up: the node cannot be computed."""
 
     node: Node
 
 
-Statement = Call | Copy | SetCounter | Branch | Repeat | Stop
+Statement = Call | Copy | Clear | SetCounter | SetSize | Branch | Repeat | Stop
 
 
 @dataclass
@@ -125,9 +143,21 @@ class _Builder:
     def build(self, graph: Graph) -> Program:
         for k, value in enumerate(graph.inputs):
             self.places[value] = Ref(Buffer("input", k, value.type.nbytes, value.name))
-        targets = [Ref(Buffer("output", k, value.type.nbytes, value.name)) for k, value in enumerate(graph.outputs)]
-        self.program.statements = tuple(self.body(graph, targets))
+        targets = [Ref(Buffer("output", k, stored_type(value).nbytes, value.name)) for k, value in enumerate(graph.outputs)]
+        statements = self.body(graph, targets)
+        for k, value in enumerate(graph.outputs):
+            statements += self.sizes(k, value)
+        self.program.statements = tuple(statements)
         return self.program
+
+    def sizes(self, index: int, value: Value) -> list[SetSize]:
+        """Report the sizes of an output of which data decides some."""
+        node = value.producer
+        if node is None or node.op.name != "Sized":
+            return []
+        given = dict(zip(node.op.attributes()["axes"], node.inputs[1:], strict=True))
+        known = {axis: self.operand(size) for axis, size in given.items() if size is not None}
+        return [SetSize(index, axis, known.get(axis, size)) for axis, size in enumerate(stored_type(value).static_shape)]
 
     def body(self, graph: Graph, targets: Sequence[Ref | None]) -> list[Statement]:
         """Statements of a graph whose inputs have places; its outputs end up at `targets`, where given."""
@@ -141,7 +171,7 @@ class _Builder:
             statements += self.node(node, position, last)
         for value, target in zip(graph.outputs, targets, strict=True):
             if target is not None and (source := self.read(value)) != target:
-                statements.append(self.copy(target, source, value.type.nbytes))
+                statements.append(self.copy(target, source, stored_type(value).nbytes))
         return statements
 
     def node(self, node: Node, position: int, last: dict[Value, int]) -> list[Statement]:
@@ -256,12 +286,15 @@ class _Builder:
         begin, places = self.states(states, node.outputs[:carried])
         counter = self.new(8, f"{node.output.name}.iteration")
         flag = self.new(1, f"{node.output.name}.condition")
+        rows = node.op.attributes()["rows"]
         begin.append(self.copy(flag, self.operand(condition) if condition else self.weight_of(np.array(True)), 1))
         count: int | Ref | None = None
         if trip is not None:
             count = int(trip.numpy().reshape(-1)[0]) if trip.is_constant else self.operand(trip)
         outputs = node.outputs[carried:]
         targets = [self.wanted.get(v) or self.new(v.type.nbytes, v.name) for v in outputs]
+        if rows is not None:
+            begin += [self.clear(t, v.type.nbytes) for t, v in zip(targets, outputs, strict=True)]
         steps = [self.element(t, v, variable, False) for t, v in zip(targets, outputs, strict=True)]
         self.place_inputs(region, [counter, flag, *places], captures)
         body: list[Statement] = [SetCounter(counter, variable)]
@@ -347,6 +380,11 @@ class _Builder:
         self.touch(source)
         return Copy(target, source, size)
 
+    def clear(self, target: Ref, size: int) -> Clear:
+        self.time += 1
+        self.touch(target)
+        return Clear(target, size)
+
     def new(self, size: int, name: str) -> Ref:
         buffer = Buffer("arena", len(self.program.buffers), size, name, self.time, self.time)
         self.program.buffers.append(buffer)
@@ -382,6 +420,15 @@ def _directions(op: object, name: str, count: int) -> tuple[int, ...]:
     return tuple(given) if given else (0,) * count
 
 
+def stored_type(value: Value) -> TensorType:
+    """The type of the buffer that holds an output of the model: of the largest size, where data decides it."""
+    if value.producer is not None and value.producer.op.name == "Sized":
+        source = value.producer.inputs[0]
+        assert source is not None
+        return source.type
+    return value.type
+
+
 def _root(value: Value) -> Value:
     """The value whose bytes a chain of views shows."""
     while value.producer is not None and value.producer.op.name in VIEWS:
@@ -401,5 +448,6 @@ def _last_uses(graph: Graph) -> dict[Value, int]:
             for value in node.present_inputs:
                 last[_root(value)] = position
     for value in graph.outputs:
-        last[_root(value)] = count
+        for read in [value, *(value.producer.present_inputs if value.producer and value.producer.op.name == "Sized" else [])]:
+            last[_root(read)] = count
     return last

@@ -29,7 +29,7 @@ FAMILIES: dict[str, str] = {
     "recurrent": "GRU LSTM RNN",
     "signal": "BlackmanWindow DFT HammingWindow HannWindow MelWeightMatrix STFT",
     "control": "Fail Fused If Loop Scan",
-    "dynamic": "Dynamic",
+    "dynamic": "Dynamic Sized",
 }
 
 TABLE = {name: f"lepton_compiler.ops.{family}:{name}" for family, names in FAMILIES.items() for name in names.split()}

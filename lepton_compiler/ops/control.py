@@ -76,11 +76,14 @@ class Loop(Op):
     Attributes:
         carried: how many operands after `cond` are carried.
         trips: the number of iterations where it is known at compile time, which gives the scanned results their size.
+        rows: the size of the scanned results where it is to be independent of the number of iterations, which may not exceed it:
+            the rows of iterations that did not happen are zero.
     """
 
     has_regions: ClassVar[bool] = True
     carried: int = 0
     trips: int | None = None
+    rows: int | None = None
 
     def infer(self, trip_count: TensorType | None = None, cond: TensorType | None = None, *values: TensorType) -> tuple[TensorType, ...]:  # noqa: D102
         raise InferenceError("Loop needs its region to infer types")
@@ -101,7 +104,8 @@ class Loop(Op):
         _check_condition("Loop", region.outputs[0].type)
         entry = (TensorType(INT64, ()), TensorType(BOOL, ()), *values)
         outputs = region_types("Loop", region, entry)
-        first: Dim = symbol("?0") if self.trips is None else self.trips
+        known = self.trips if self.rows is None else self.rows
+        first: Dim = symbol("?0") if known is None else known
         scanned = [TensorType(t.dtype, (first, *_numbered(t.shape, 1))) for t in outputs[1 + self.carried :]]
         return (*carried_types("Loop", region, 2, values[: self.carried], 1), *scanned)
 
@@ -117,7 +121,8 @@ class Loop(Op):
             rows.append(results[1 + self.carried :])
         scanned = regions[0].outputs[1 + self.carried :]
         env = _sizes(regions[0].inputs[2:], [*carried, *captures])
-        return (*carried, *(_stacked([r[i] for r in rows], v.type, 0, env) for i, v in enumerate(scanned)))
+        stacked = [_stacked([r[i] for r in rows], v.type, 0, env) for i, v in enumerate(scanned)]
+        return (*carried, *(x if self.rows is None else _extended(x, self.rows) for x in stacked))
 
 
 @dataclass(frozen=True)
@@ -319,6 +324,12 @@ def _sizes(formals: Sequence[Any], arrays: Sequence[np.ndarray]) -> dict[str, Di
     """What the symbols of region inputs stand for, read off actual arrays."""
     pairs = ((d, n) for v, a in zip(formals, arrays, strict=True) for d, n in zip(v.type.shape, a.shape, strict=True))
     return {name: n for d, n in pairs if (name := _name(d)) is not None}
+
+
+def _extended(x: np.ndarray, rows: int) -> np.ndarray:
+    """`x` with rows of zeros up to `rows`."""
+    require(len(x) <= rows, f"Loop ran {len(x)} times, more often than its {rows} rows")
+    return np.concatenate([x, np.zeros((rows - len(x), *x.shape[1:]), x.dtype)])
 
 
 def _stacked(rows: Sequence[np.ndarray], declared: TensorType, axis: int, env: Mapping[str, Dim]) -> np.ndarray:

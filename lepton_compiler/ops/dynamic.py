@@ -1,7 +1,8 @@
-"""Operators whose attributes come from a tensor that is computed at run time."""
+"""Operators whose attributes or sizes come from tensors that are computed at run time."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from lepton_compiler.errors import InferenceError
-from lepton_compiler.ir.dim import SymDim
+from lepton_compiler.ir.dim import SymDim, symbol
 from lepton_compiler.ir.graph import Value
-from lepton_compiler.ir.op import Op
-from lepton_compiler.ir.types import TensorType
+from lepton_compiler.ir.op import Op, require
+from lepton_compiler.ir.types import INT64, TensorType
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,28 @@ class Dynamic(Op):
             if value is not None
         }
         return replace(self.template, **given)
+
+
+@dataclass(frozen=True)
+class Sized(Op):
+    """The first elements of the buffer `x`, in row-major order, as a tensor whose sizes along `axes` are the operands `sizes`.
+
+    The other sizes are those of the buffer. A product of sizes larger than the buffer is an error.
+    """
+
+    axes: tuple[int, ...]
+
+    def infer(self, x: TensorType, *sizes: TensorType) -> tuple[TensorType, ...]:  # noqa: D102
+        require(len(sizes) == len(self.axes), f"Sized has {len(sizes)} sizes for {len(self.axes)} axes")
+        require(all(0 <= a < x.rank for a in self.axes), f"Sized: axes {self.axes} are outside {x}")
+        require(all(t.dtype == INT64 and t.rank == 0 for t in sizes), "Sized: sizes must be int64 scalars")
+        return (TensorType(x.dtype, tuple(symbol(f"?{a}") if a in self.axes else d for a, d in enumerate(x.shape))),)
+
+    def evaluate(self, x: Any, *sizes: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
+        shape = list(x.shape)
+        for axis, size in zip(self.axes, sizes, strict=True):
+            shape[axis] = int(size)
+        return (x.reshape(-1)[: math.prod(shape)].reshape(shape),)
 
 
 def attribute_from_array(array: np.ndarray, many: bool) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
@@ -70,19 +71,29 @@ class NativeLibrary:
         """
         arrays = self._checked(feeds)
         outputs = [np.empty(row["shape"], dtype(row["dtype"]).numpy) for row in self.manifest["outputs"]]
-        self.call(arrays, outputs)
-        return {row["name"]: array for row, array in zip(self.manifest["outputs"], outputs, strict=True)}
+        shapes = iter(self.call(arrays, outputs))
+        return {
+            row["name"]: _cut(array, next(shapes)) if "dynamic" in row else array
+            for row, array in zip(self.manifest["outputs"], outputs, strict=True)
+        }
 
-    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
-        """Run on dense arrays in the order of the manifest, without any check: the bare call, for benchmarks too."""
+    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> list[tuple[int, ...]]:
+        """Run on dense arrays in the order of the manifest, without any check: the bare call, for benchmarks too.
+
+        Gives the actual shapes of those outputs whose size data decides; they lie at the front of their arrays.
+        """
         arena = self._arenas.pop() if self._arenas else self._new_arena()
+        ranks = [len(row["shape"]) for row in self.manifest["outputs"] if "dynamic" in row]
+        results = _struct(outputs, sum(ranks))
         try:
-            status = self._run(_pointers(inputs), _pointers(outputs), arena.ctypes.data)
+            status = self._run(_struct(inputs), results, arena.ctypes.data)
         finally:
             self._arenas.append(arena)
         if status:
             reason = STATUS.get(status, "an unknown error")
             raise LeptonError(f"{self.manifest['name']}_run returned {status}: {reason}")
+        dims = iter(results[max(1, len(outputs)) :])
+        return [tuple(next(dims) for _ in range(rank)) for rank in ranks]
 
     def _new_arena(self) -> np.ndarray:
         raw = np.empty(max(self.manifest["arena_bytes"], ARENA_ALIGNMENT) + ARENA_ALIGNMENT, np.uint8)
@@ -105,5 +116,10 @@ class NativeLibrary:
         return arrays
 
 
-def _pointers(arrays: Sequence[np.ndarray]) -> Any:
-    return (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays))
+def _struct(arrays: Sequence[np.ndarray], dims: int = 0) -> Any:
+    """The struct of inputs or outputs: a pointer each, then `dims` sizes, all of 64 bits."""
+    return (ctypes.c_int64 * (max(1, len(arrays)) + dims))(*(a.ctypes.data for a in arrays))
+
+
+def _cut(buffer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return buffer.reshape(-1)[: math.prod(shape)].reshape(shape)

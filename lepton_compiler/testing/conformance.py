@@ -175,19 +175,23 @@ def run_native(model: Any, feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.n
 def with_parameters(model: Any, feeds: Mapping[str, np.ndarray], run: Runner) -> Mapping[str, np.ndarray]:
     """Import a model for the shapes of these feeds and run it.
 
-    The cases pass everything at run time, axes and sizes too. Where that is not supported, small operands of integers
-    are bound to their values, as they are in any exported model.
+    The cases pass everything at run time, axes, sizes and scales too. Where that is not supported, small operands of integers
+    are bound to their values, then small ones of floats as well, as they are in any exported model.
     """
     from lepton_compiler.frontends.onnx import import_onnx
 
     shapes = {name: tuple(array.shape) for name, array in feeds.items()}
-    try:
-        return run(import_onnx(model, shapes), feeds)
-    except UnsupportedError:
-        bound = {name: array for name, array in feeds.items() if array.dtype.kind in "iub" and array.size <= 64}
-        if not bound:
-            raise
-        return run(import_onnx(model, shapes | bound), {name: array for name, array in feeds.items() if name not in bound})
+    bound: dict[str, np.ndarray] = {}
+    for kinds, limit in (("", 0), ("iub", 64), ("iubfV", 8)):
+        more = {name: array for name, array in feeds.items() if array.dtype.kind in kinds and array.size <= limit} | bound
+        if kinds and len(more) == len(bound):
+            continue
+        bound = more
+        try:
+            return run(import_onnx(model, shapes | bound), {name: array for name, array in feeds.items() if name not in bound})
+        except UnsupportedError as error:
+            problem = error
+    raise problem
 
 
 def _through_onnx_runtime(graph: Any, feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

@@ -23,7 +23,7 @@ def kind(node: Node) -> Kind:
     """How a node takes part in kernels: `opaque` ones stand alone, `control` ones are none."""
     op = node.op
     family = type(op).__module__.rpartition(".")[2]
-    if node.regions or op.name == "Fail":
+    if node.regions or op.name in ("Fail", "Sized"):
         return "control"
     if len(node.outputs) != 1:
         return "opaque"

@@ -16,7 +16,7 @@ from lepton_compiler.backends.tvm.package.header import header
 from lepton_compiler.backends.tvm.package.link import find_toolchain
 from lepton_compiler.backends.tvm.package.names import identifiers
 from lepton_compiler.backends.tvm.package.source import calls, source
-from lepton_compiler.backends.tvm.program import Buffer, Call, Program
+from lepton_compiler.backends.tvm.program import Buffer, Call, Program, stored_type
 from lepton_compiler.ir.graph import Graph, Value
 
 
@@ -134,10 +134,15 @@ def _manifest(content: Package, plan: Plan, kernels: Sequence[Kernel], weights_b
 
 def _signature(values: Sequence[Value]) -> list[dict[str, Any]]:
     names = identifiers([v.name for v in values])
-    return [
-        {"name": v.name, "field": f, "dtype": v.type.dtype.name, "shape": list(v.type.static_shape)}
-        for v, f in zip(values, names, strict=True)
-    ]
+    return [_row(v, field) for v, field in zip(values, names, strict=True)]
+
+
+def _row(value: Value, field: str) -> dict[str, Any]:
+    """One input or output; `dynamic` lists the axes whose size each run reports, `shape` has the largest one."""
+    stored = stored_type(value)
+    row = {"name": value.name, "field": field, "dtype": stored.dtype.name, "shape": list(stored.static_shape)}
+    loose = [axis for axis, d in enumerate(value.type.shape) if not isinstance(d, int)]
+    return row | ({"dynamic": loose} if loose else {})
 
 
 def _call_row(call: Call, plan: Plan) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lepton_compiler.analysis.memory import ALIGNMENT
 from lepton_compiler.backends.tvm.package.names import c_type, identifiers
+from lepton_compiler.backends.tvm.program import stored_type
 from lepton_compiler.ir.graph import Value
 
 
@@ -34,7 +35,7 @@ def header(name: str, inputs: Sequence[Value], outputs: Sequence[Value], arena_b
     for kind, values in (("INPUT", inputs), ("OUTPUT", outputs)):
         for value, label in zip(values, identifiers([v.name for v in values]), strict=True):
             lines += _macros(f"{upper}_{kind}_{label.upper()}", value)
-    lines += ["", *_struct(f"{name}_inputs", inputs, "const "), "", *_struct(f"{name}_outputs", outputs, ""), ""]
+    lines += ["", *_struct(f"{name}_inputs", inputs, "const "), "", *_struct(f"{name}_outputs", outputs, "", dims=True), ""]
     lines += [
         "enum {",
         f"  {upper}_OK = 0,",
@@ -59,19 +60,27 @@ def header(name: str, inputs: Sequence[Value], outputs: Sequence[Value], arena_b
 
 
 def _macros(prefix: str, value: Value) -> list[str]:
-    shape = value.type.static_shape
+    stored = stored_type(value)
+    shape = stored.static_shape
+    note = "" if value.type.is_static else " /* at most */"
     return [
         f"#define {prefix}_RANK {len(shape)}",
-        f"#define {prefix}_SHAPE {{{', '.join(map(str, shape)) or '1'}}}",
-        f"#define {prefix}_SIZE {value.type.size}",
+        f"#define {prefix}_SHAPE {{{', '.join(map(str, shape)) or '1'}}}{note}",
+        f"#define {prefix}_SIZE {stored.size}{note}",
         f'#define {prefix}_DTYPE "{value.type.dtype}"',
     ]
 
 
-def _struct(name: str, values: Sequence[Value], qualifier: str) -> list[str]:
+def _struct(name: str, values: Sequence[Value], qualifier: str, dims: bool = False) -> list[str]:
+    labels = identifiers([v.name for v in values])
     fields = [
-        f"  {qualifier}{c_type(v.type.dtype)} *{label}; /* {v.type}, '{_comment(v.name)}' */"
-        for v, label in zip(values, identifiers([v.name for v in values]), strict=True)
+        f"  {qualifier}{c_type(v.type.dtype)} *{label}; /* {stored_type(v)}{'' if v.type.is_static else ' at most'}, '{_comment(v.name)}' */"
+        for v, label in zip(values, labels, strict=True)
+    ]
+    fields += [
+        f"  int64_t {label}_dims[{max(1, v.type.rank)}]; /* the actual shape of {label}, which is dense; set by each run */"
+        for v, label in zip(values, labels, strict=True)
+        if dims and not v.type.is_static
     ]
     return ["typedef struct {", *(fields or ["  void *unused;"]), f"}} {name};"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lepton_compiler.backends.tvm.package.header import _comment as comment
 from lepton_compiler.backends.tvm.package.names import identifiers
-from lepton_compiler.backends.tvm.program import Branch, Call, Copy, Program, Ref, Repeat, SetCounter, Statement, Stop
+from lepton_compiler.backends.tvm.program import Branch, Call, Clear, Copy, Program, Ref, Repeat, SetCounter, SetSize, Statement, Stop
 from lepton_compiler.ir.graph import Value
 
 
@@ -84,6 +84,13 @@ class _Writer:
                 return self.call(s, indent)
             case Copy():
                 return [f"{indent}memcpy({self.address(s.target)}, {self.address(s.source)}, {s.size});"] if s.size else []
+            case Clear():
+                return [f"{indent}memset({self.address(s.target)}, 0, {s.size});"] if s.size else []
+            case SetSize():
+                field = f"outputs->{self.outputs[s.output]}_dims[{s.axis}]"
+                if isinstance(s.size, int):
+                    return [f"{indent}{field} = {s.size};"]
+                return [f"{indent}memcpy(&{field}, {self.address(s.size)}, 8);"]
             case SetCounter():
                 return [f"{indent}memcpy({self.address(s.target)}, &{s.variable}, 8);"]
             case Branch():
