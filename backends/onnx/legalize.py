@@ -10,9 +10,13 @@ from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ops.decompose import expand_where
 from lepton_compiler.ops.dynamic import Dynamic
+from lepton_compiler.ops.signal import DFT, STFT
 
 ANY_TYPE = {"BitShift", "ConstantOfShape", "Range"}
 """Operators whose emission takes care of types, or whose first operand is not their data."""
+
+SHORT_TRANSFORM = 64
+"""Up to this length a Fourier transform is spelled out as products, which takes no more time and which every runtime has."""
 
 OWN_NAMES = {"Dynamic", "Fused", "If", "Loop", "Scan"}
 
@@ -24,7 +28,7 @@ def legalized(graph: Graph, opset: int) -> Graph:
         UnsupportedError: operators that neither exist nor have a decomposition, all at once.
     """
     copy = graph.copy()
-    expand_where(copy, lambda node: not exists(node, opset))
+    expand_where(copy, lambda node: not exists(node, opset) or is_short_transform(node.op, node.inputs[0]))
     if missing := [node for node in copy.walk() if not exists(node, opset)]:
         raise UnsupportedError([_missing(node, opset) for node in missing])
     return copy
@@ -42,6 +46,14 @@ def exists(node: Node, opset: int) -> bool:
     schema = onnx.defs.get_schema(op.name, opset, "")
     pairs = [*zip(schema.inputs[:1], node.inputs[:1], strict=False), *zip(schema.outputs[:1], node.outputs[:1], strict=False)]
     return all(value is None or _type_name(value) in formal.types for formal, value in pairs)
+
+
+def is_short_transform(op: Op, signal: Value | None) -> bool:
+    """Whether this is a Fourier transform of a short length that is known."""
+    if signal is None or not isinstance(op, (DFT, STFT)):
+        return False
+    length = op.transform_length(signal.type) if isinstance(op, DFT) else op.frame_length
+    return isinstance(length, int) and length <= SHORT_TRANSFORM
 
 
 def _operator(node: Node) -> Op:

@@ -1,4 +1,5 @@
-"""Fourier transforms of signals, and the constants that go with them. Transforms are computed in float64 and rounded once.
+"""Fourier transforms of signals, and the constants that go with them. Transforms are computed in the precision of
+the signal, in float32 if that is narrower, as numpy and the reference implementation of ONNX do.
 
 A complex number is a pair of reals in a last axis of size 2; a last axis of size 1 is a real signal.
 """
@@ -17,6 +18,7 @@ from lepton_compiler.ir.op import Cost, Op, Types, require, traffic
 from lepton_compiler.ir.types import FLOAT32, DType, TensorType
 from lepton_compiler.ops.axes import normal_axis
 from lepton_compiler.ops.broadcasting import may_equal
+from lepton_compiler.ops.precision import widen
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class STFT(Op):
         values = complex_from_pairs(signal if signal.ndim == 3 else signal[..., None])
         length: Any = self.frame_length if self.frame_length is not None else len(window) if window is not None else values.shape[1]
         frames = np.lib.stride_tricks.sliding_window_view(values, length, axis=1)[:, :: self.frame_step]
-        weighted = frames if window is None else frames * window.astype(np.float64)
+        weighted = frames if window is None else frames * widen(window)
         spectrum = np.fft.fft(weighted, axis=-1)[..., : self.bins(length)]
         return (pairs_from_complex(spectrum, signal.dtype),)
 
@@ -250,9 +252,11 @@ class MelWeightMatrix(Op):
 
 
 def complex_from_pairs(x: Any) -> np.ndarray:
-    """[..., 1] as float64, or [..., 2] as complex128, without the last axis."""
-    wide = np.asarray(x, np.float64)
-    return wide[..., 0] if x.shape[-1] == 1 else wide[..., 0] + 1j * wide[..., 1]
+    """[..., 1] as reals, or [..., 2] as complex numbers, without the last axis; narrow floats as float32."""
+    wide: np.ndarray = widen(x)
+    if x.shape[-1] == 1:
+        return wide[..., 0]
+    return np.asarray(wide[..., 0] + np.asarray(1j, np.result_type(wide, np.complex64)) * wide[..., 1])
 
 
 def pairs_from_complex(values: np.ndarray, element: np.dtype) -> np.ndarray:

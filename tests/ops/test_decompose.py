@@ -73,6 +73,8 @@ FLOATS: list[Case] = [
     (Attention(q_num_heads=4, kv_num_heads=2, left_window_size=1, right_window_size=2), [draw(2, 3, 32), draw(2, 5, 16), draw(2, 5, 16), draw(2, 1, 3, 5)]),
     (Attention(is_causal=True, scale=0.2), [HEADS, KEYS, KEYS, None, None, None, np.array([5, 2])]),
     *((signal.DFT(1, onesided, inverse, length), [draw(2, 8, parts)]) for parts in (1, 2) for onesided, inverse, length in ((False, False, None), (True, False, 5), (False, True, 11))),
+    *((signal.DFT(1, False, inverse, length), [draw(2, 20, 2)]) for inverse in (True, False) for length in (12, 16, 20, 96)),
+    *((signal.DFT(1, onesided), [draw(2, size, 1)]) for onesided in (True, False) for size in (144, 256)),
     *((signal.DFT(-2, True, True, length), [draw(2, 5, 3, 2)[:, :, :size]]) for size, length in ((3, None), (3, 5), (2, 9))),
     (signal.STFT(3, 8), [draw(2, 20, 1), draw(8)]),
     (signal.STFT(4, 8, False), [draw(2, 20, 2)]),

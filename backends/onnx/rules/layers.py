@@ -11,7 +11,7 @@ from lepton_compiler.backends.onnx.body import Emission
 from lepton_compiler.backends.onnx.rules import attributes, reflected
 from lepton_compiler.backends.onnx.tensors import type_number
 from lepton_compiler.errors import UnsupportedError
-from lepton_compiler.ir.types import DTYPES, FLOAT32, INT64, UINT8
+from lepton_compiler.ir.types import DTYPES, FLOAT32, FLOAT64, INT64, UINT8
 from lepton_compiler.ops.attention import Attention
 from lepton_compiler.ops.cast import Cast
 from lepton_compiler.ops.normalize import BatchNormalization, LayerNormalization
@@ -191,19 +191,34 @@ def dft(emission: Emission) -> None:
     """The axis is an attribute before opset 20 and an operand since."""
     op = emission.op.attributes()
     length = emission.scalar("length") if "length" in emission.late or op["length"] is not None else ""
+    given = {"inverse": op["inverse"], "onesided": op["onesided"]}
     if emission.opset < 20:
         emission.static("axis")
-        emission.emit("DFT", [emission.inputs[0], length], axis=op["axis"], inverse=op["inverse"], onesided=op["onesided"])
+        _in_float64(emission, [emission.inputs[0], length], 0, axis=op["axis"], **given)
     else:
-        emission.emit("DFT", [emission.inputs[0], length, emission.scalar("axis")], inverse=op["inverse"], onesided=op["onesided"])
+        _in_float64(emission, [emission.inputs[0], length, emission.scalar("axis")], 0, **given)
 
 
 def stft(emission: Emission) -> None:
     """Frame step and length are operands."""
     op = emission.op.attributes()
     length = emission.scalar("frame_length") if "frame_length" in emission.late or op["frame_length"] is not None else ""
-    inputs = [*emission.inputs, ""][:2]
-    emission.emit("STFT", [inputs[0], emission.scalar("frame_step"), inputs[1], length], onesided=op["onesided"])
+    signal, window = [*emission.inputs, ""][:2]
+    _in_float64(emission, [signal, emission.scalar("frame_step"), window, length], 0, 2, onesided=op["onesided"])
+
+
+def _in_float64(emission: Emission, inputs: list[str], *signals: int, **given: Any) -> None:
+    """Emit a transform, the operands `signals` cast to float64.
+
+    In float32 ONNX Runtime rounds the angles too: for a length of 1000 it is off by 3e-4 of the largest value, and no faster.
+    """
+    body, element = emission.body, emission.x.dtype
+    if element != FLOAT64:
+        for i in signals:
+            inputs[i] = body.emit("Cast", [inputs[i]], to=type_number(FLOAT64)) if inputs[i] else ""
+        emission.emit("Cast", [body.emit(emission.op.name, inputs, name=emission.label, **given)], to=type_number(element))
+    else:
+        emission.emit(emission.op.name, inputs, **given)
 
 
 def window_function(emission: Emission) -> None:

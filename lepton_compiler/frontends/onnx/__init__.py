@@ -1,4 +1,4 @@
-"""The ONNX frontend: `import_onnx` turns a model of opset 7 or newer into a graph."""
+"""The ONNX frontend: `import_onnx` turns a model of any opset into a graph."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from lepton_compiler.frontends.onnx.functions import expanded_size, find_body, i
 from lepton_compiler.frontends.onnx.load import load_model, opset_versions
 from lepton_compiler.frontends.onnx.rules import find_rule
 from lepton_compiler.frontends.onnx.scope import FAILED, Entry, Failed, Scope, execution_order, nested_graphs
+from lepton_compiler.frontends.onnx.unsupported import PRINCIPLES, unsupported
 from lepton_compiler.frontends.onnx.weights import read_sparse, read_tensor
 from lepton_compiler.ir.graph import Graph, Loc, Value
 from lepton_compiler.ir.tensor import Tensor
@@ -36,7 +37,7 @@ def import_onnx(
     inputs: Mapping[str, Any] | None = None,
     dims: Mapping[str, int] | None = None,
 ) -> Graph:
-    """Import an ONNX model of opset 7 or newer into lepton's own operator set.
+    """Import an ONNX model of any opset into lepton's own operator set.
 
     Args:
         source: a path, the bytes of a file, or a loaded model.
@@ -293,13 +294,13 @@ class Importer:
         if domain not in scope.opsets:
             raise ModelError(f"the model does not say which version of the operators '{domain or 'ai.onnx'}' it uses")
         call = Call(self, scope, proto, scope.opsets[domain], operands, Loc((label,)))
-        rule = find_rule(domain, proto.op_type)
+        rule = find_rule(domain, proto.op_type, call.version)
         if rule is not None:
             result = rule(call)
             return None if result is None else [result] if isinstance(result, Value) else list(result)
-        body = find_body(call)
+        body = None if proto.op_type in PRINCIPLES else find_body(call)
         if body is None:
-            raise _unsupported(domain, proto.op_type, call.version)
+            raise unsupported(domain, proto.op_type, call.version)
         return inline(self, body, body.opset_import, proto, scope, operands, label)
 
     def _define_outputs(self, proto: onnx.NodeProto, scope: Scope, results: Sequence[Value | None]) -> None:
@@ -318,21 +319,13 @@ class Importer:
     def _report_unsupported(self, proto: onnx.NodeProto, scope: Scope) -> None:
         """List unsupported operators behind a failed one too, so that the user sees all of them at once."""
         domain = _domain(proto.domain)
-        known = (domain, proto.op_type, proto.overload) in self.functions or find_rule(domain, proto.op_type) is not None
-        if not known and not _has_body(domain, proto.op_type, scope.opsets.get(domain, 1)):
-            self.report(
-                _unsupported(domain, proto.op_type, scope.opsets.get(domain, 0)), f"node '{proto.name or next(iter(proto.output), '?')}'"
-            )
+        version = scope.opsets.get(domain, 0)
+        known = (domain, proto.op_type, proto.overload) in self.functions or find_rule(domain, proto.op_type, version) is not None
+        if not known and not _has_body(domain, proto.op_type, version):
+            self.report(unsupported(domain, proto.op_type, version), f"node '{proto.name or next(iter(proto.output), '?')}'")
         for graph in nested_graphs(proto):
             for node in graph.node:
                 self._report_unsupported(node, scope)
-
-
-def _unsupported(domain: str, op_type: str, version: int) -> UnsupportedError:
-    return UnsupportedError(
-        f"operator {domain + '.' if domain else ''}{op_type} (opset {version}) is not supported",
-        hint="replace it by supported operators, or add a rule for it: see docs/add-an-operator.md",
-    )
 
 
 def _has_body(domain: str, op_type: str, version: int) -> bool:

@@ -11,7 +11,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from lepton_compiler.errors import ModelError
 
-OLDEST_OPSET = 7
+OLDEST_OPSET = 1
+FIRST_IR_WITH_OPSETS = 3
+"""Models of older IR versions do not say which opset they use: it is opset 1."""
+
 NESTING_LIMIT = 30
 """Deepest nesting of graphs in graphs; the protobuf parser gives up at about the same depth."""
 
@@ -34,7 +37,7 @@ def load_model(source: os.PathLike[str] | str | bytes | onnx.ModelProto) -> tupl
     else:
         raise ModelError(f"cannot import an ONNX model from {type(source).__name__}", hint="give a path, bytes or a ModelProto")
     _check_outline(model)
-    return model, folder
+    return _with_opset(model), folder
 
 
 def opset_versions(imports: Iterator[onnx.OperatorSetIdProto] | list[onnx.OperatorSetIdProto]) -> dict[str, int]:
@@ -71,15 +74,25 @@ def _check_outline(model: onnx.ModelProto) -> None:
         raise ModelError("not an ONNX model: it has no graph")
     if not model.graph.output:
         raise ModelError("the model has no outputs")
-    if not model.opset_import:
+    if not model.opset_import and model.ir_version >= FIRST_IR_WITH_OPSETS:
         raise ModelError("the model does not say which opset it uses", hint="set opset_import")
     version = opset_versions(list(model.opset_import)).get("")
     newest = onnx.defs.onnx_opset_version()
     if version is not None and not OLDEST_OPSET <= version <= newest:
-        hint = "convert it with onnx.version_converter" if version < OLDEST_OPSET else "install a newer onnx package"
+        hint = "the file is damaged" if version < OLDEST_OPSET else "install a newer onnx package"
         raise ModelError(f"the model uses opset {version}; known are {OLDEST_OPSET} to {newest}", hint=hint)
     _check_depth(model.graph)
     _check_text(model)
+
+
+def _with_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, with the opset that its IR version implies where it names none."""
+    if model.opset_import:
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.opset_import.append(onnx.helper.make_opsetid("", 1))
+    return copy
 
 
 def _check_depth(graph: onnx.GraphProto) -> None:

@@ -1,4 +1,7 @@
-"""Fourier transforms as products with a constant matrix, which is how a compiler without an FFT computes short ones."""
+"""Fourier transforms: halved as long as their length is even, the rest as products with a constant matrix.
+
+Halving is the decimation in frequency of Gentleman and Sande (Fast Fourier transforms for fun and profit, 1966).
+"""
 
 from __future__ import annotations
 
@@ -47,21 +50,102 @@ def _(build: Builder, node: Node) -> Sequence[Value]:
     size, parts = x.type.shape[axis], x.type.shape[-1]
     if not (isinstance(length, int) and isinstance(size, int) and isinstance(parts, int)):
         raise UnsupportedError("the length of a DFT must be known to lower it", where=node.describe(), hint="bind the dimension")
-    if op.inverse and op.onesided:
-        matrix = real_inverse_matrix(size, parts, length)
-    else:
-        matrix = transform_matrix(size, parts, length, length // 2 + 1 if op.onesided else length, inverse=op.inverse)
     data = wide(build, x)
     perm = (*(i for i in range(x.type.rank) if i not in (axis, x.type.rank - 1)), axis, x.type.rank - 1)
-    last = [build.Transpose(data, perm=perm) if perm != tuple(range(x.type.rank)) else data]
-    leading = last[0].type.shape[:-2]
-    flat = build.Reshape(last[0], shape=(*leading, size * parts))
-    product = build.MatMul(flat, build.constant(matrix.astype(data.type.dtype.numpy)))
-    pairs = node.output.type.shape[-1]
-    spectrum = build.Reshape(product, shape=(*leading, node.output.type.shape[axis], pairs))
+    last = build.Transpose(data, perm=perm) if perm != tuple(range(x.type.rank)) else data
+    bins = length // 2 + 1 if op.onesided else length
+    if op.inverse and op.onesided:
+        spectrum = _product(build, last, real_inverse_matrix(size, parts, length), length, 1)
+    elif halves_pay(length, parts, bins):
+        spectrum = _halved(build, _complex_of_length(build, last, length), op.inverse)
+        spectrum = spectrum if bins == length else _first(build, spectrum, bins)
+    else:
+        spectrum = _product(build, last, transform_matrix(size, parts, length, bins, inverse=op.inverse), bins, 2)
     back = tuple(perm.index(i) for i in range(x.type.rank))
     result = build.Transpose(spectrum, perm=back) if back != tuple(range(x.type.rank)) else spectrum
     return [as_type(build, result, x.type.dtype)]
+
+
+def _product(build: Builder, signal: Value, matrix: np.ndarray, bins: int, pairs: int) -> Value:
+    """`signal` [..., size, parts] times a matrix, as [..., bins, pairs]."""
+    leading = signal.type.shape[:-2]
+    flat = build.Reshape(signal, shape=(*leading, matrix.shape[0]))
+    product = build.MatMul(flat, build.constant(matrix.astype(signal.type.dtype.numpy)))
+    return build.Reshape(product, shape=(*leading, bins, pairs))
+
+
+SHORT = 8
+"""Transforms of at most this length are not halved: a small matrix is quicker than the steps around it."""
+
+
+def blocks_of(length: int) -> int:
+    """How many transforms of a `blocks`-th of the length are left after halving."""
+    blocks = 1
+    while length // blocks > SHORT and (length // blocks) % 2 == 0:
+        blocks *= 2
+    return blocks
+
+
+def halves_pay(length: int, parts: int, bins: int) -> bool:
+    """Whether halving takes less work than one matrix; a real signal, or half a spectrum, has to be completed first."""
+    blocks = blocks_of(length)
+    return blocks > 1 if parts == 2 and bins == length else blocks > SHORT
+
+
+def _complex_of_length(build: Builder, signal: Value, length: int) -> Value:
+    """[..., size, 1 or 2] cut or filled with zeros to [..., length, 2]."""
+    rank, (size, parts) = signal.type.rank, signal.type.shape[-2:]
+    assert isinstance(size, int) and isinstance(parts, int)
+    if size > length:
+        signal = _first(build, signal, length)
+    missing = (max(length - size, 0), 2 - parts)
+    return build.Pad(signal, pads=(*(0,) * (2 * rank - 2), *missing)) if any(missing) else signal
+
+
+def _first(build: Builder, x: Value, count: int) -> Value:
+    """The first elements along the axis before the last."""
+    return build.Slice(x, starts=(0,), ends=(count,), axes=(x.type.rank - 2,), steps=(1,))
+
+
+def _halved(build: Builder, x: Value, inverse: bool) -> Value:
+    """The transform of [..., length, 2]: sums and turned differences of halves, small products, and an exchange of places."""
+    leading, length = x.type.shape[:-2], x.type.shape[-2]
+    assert isinstance(length, int)
+    element, blocks, size = x.type.dtype.numpy, 1, length
+    data = build.Reshape(x, shape=(*leading, 1, size, 2))
+    while blocks < blocks_of(length):
+        data, size = _split(build, data, size // 2, inverse), size // 2
+        blocks *= 2
+        data = build.Reshape(data, shape=(*leading, blocks, size, 2))
+    matrix = transform_matrix(size, 2, size, size, inverse=inverse) * (size if inverse else 1)
+    spectra = build.Reshape(_product(build, data, matrix, size, 2), shape=(*leading, length, 2))
+    order = np.arange(length).reshape(blocks, size)[_reversed_bits(blocks)].T.reshape(-1)
+    result = build.Gather(spectra, build.constant(order), axis=x.type.rank - 2)
+    return build.Mul(result, build.constant(np.array(1 / length, element))) if inverse else result
+
+
+def _split(build: Builder, data: Value, half: int, inverse: bool) -> Value:
+    """[..., blocks, 2 * half, 2] to [..., blocks, 2, half, 2]: what the even and what the odd bins are made of."""
+    rank, shape = data.type.rank, data.type.shape
+    element = data.type.dtype.numpy
+    ends = [build.Slice(data, starts=(i * half,), ends=((i + 1) * half,), axes=(rank - 2,), steps=(1,)) for i in (0, 1)]
+    difference = build.Sub(*ends)
+    angle = np.arange(half) * ((1 if inverse else -1) * math.pi / half)
+    along, across = np.cos(angle)[:, None], np.stack([-np.sin(angle), np.sin(angle)], axis=-1)
+    swapped = build.Gather(difference, build.constant(np.array([1, 0])), axis=rank - 1)
+    turned = build.Add(
+        build.Mul(difference, build.constant(along.astype(element))), build.Mul(swapped, build.constant(across.astype(element)))
+    )
+    pair = [build.Reshape(v, shape=(*shape[:-2], 1, half, 2)) for v in (build.Add(*ends), turned)]
+    return build.Concat(*pair, axis=rank - 2)
+
+
+def _reversed_bits(count: int) -> np.ndarray:
+    """The numbers below a power of two, each with its bits in reverse order."""
+    order = np.zeros(1, np.int64)
+    while len(order) < count:
+        order = np.concatenate([2 * order, 2 * order + 1])
+    return order
 
 
 @decomposition(ops.STFT)

@@ -10,15 +10,20 @@ from lepton_compiler.frontends.onnx.call import Call, Result
 
 Rule = Callable[[Call], Result | None]
 
-FAMILIES = (
-    "elementwise convolution pooling reduction normalization shapes indexing resizing quantization recurrence signals control".split()
-)
+FAMILIES = "elementwise convolution pooling reduction normalization shapes indexing resizing quantization recurrence signals control experimental".split()
 DOMAINS = {"com.microsoft": "microsoft"}
 
 
-def find_rule(domain: str, op_type: str) -> Rule | None:
-    """The rule for an operator, or None."""
-    return rule_table(domain).get(op_type)
+def find_rule(domain: str, op_type: str, version: int) -> Rule | None:
+    """The rule for an operator of an opset, or None."""
+    settled, legacy = _legacy_table(domain).get(op_type, (0, None))
+    return legacy if version < settled else rule_table(domain).get(op_type)
+
+
+@cache
+def _legacy_table(domain: str) -> Mapping[str, tuple[int, Rule | None]]:
+    """For operators that were once quite different: the opset that ended this, and the rule for older ones."""
+    return importlib.import_module(f"{__name__}.legacy").RULES if domain == "" else {}
 
 
 @cache

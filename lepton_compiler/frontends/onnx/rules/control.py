@@ -93,13 +93,14 @@ def _trips(call: Call, region: Graph) -> int | None:
 
 
 def scan(call: Call) -> Result | None:
-    """Scan of opset 9 and later."""
+    """Scan; in opset 8 each operand had a batch axis before the others."""
     if call.version < 9:
-        raise UnsupportedError("Scan of opset 8 is not supported", hint="convert the model to opset 9 or later")
-    body, count = _graph(call, "body"), int(call.attr("num_scan_inputs", 0))
-    operands = [call.value(i) for i in range(len(call.inputs))]
-    if not 0 < count <= len(operands):
-        raise ModelError(f"num_scan_inputs is {count} for {len(operands)} operands")
+        return _batched_scan(call)
+    return _scan(call, [call.value(i) for i in range(len(call.inputs))])
+
+
+def _scan(call: Call, operands: Sequence[Value]) -> Result | None:
+    body, count = _graph(call, "body"), _scan_inputs(call, len(operands))
     carried, scanned = operands[: len(operands) - count], operands[len(operands) - count :]
     axes = tuple(call.attr("scan_input_axes", (0,) * count))
     elements = [_element(v.type, axis) for v, axis in zip(scanned, axes, strict=True)]
@@ -111,12 +112,39 @@ def scan(call: Call) -> Result | None:
     op = Scan(
         num_scan_inputs=count,
         input_axes=axes,
-        input_directions=tuple(call.attr("scan_input_directions", (0,) * count)),
+        input_directions=tuple(call.attr("scan_input_directions", call.attr("directions", (0,) * count))),
         output_axes=tuple(call.attr("scan_output_axes", (0,) * outputs)),
         output_directions=tuple(call.attr("scan_output_directions", (0,) * outputs)),
         carried=len(carried),
     )
     return call.add_all(op, *carried, *scanned, *captures, regions=[region])
+
+
+def _scan_inputs(call: Call, operands: int) -> int:
+    count = int(call.attr("num_scan_inputs", 0))
+    if not 0 < count <= operands:
+        raise ModelError(f"num_scan_inputs is {count} for {operands} operands")
+    return count
+
+
+def _batched_scan(call: Call) -> Result | None:
+    """A scan of today's kind inside a scan over the batch, which carries nothing."""
+    if call.optional(0) is not None:
+        raise UnsupportedError("Scan of opset 8 with sequence_lens is not supported", hint="convert the model to opset 9 or later")
+    operands = [call.value(i) for i in range(1, len(call.inputs))]
+    _scan_inputs(call, len(operands))
+    region = Graph(f"{_label(call)}_batch")
+    inner = Scope(region, call.scope.opsets, call.scope)
+    elements = [region.add_input(v.name, _element(v.type, 0)) for v in operands]
+    single = Call(call.importer, inner, call.proto, call.version, elements, call.loc)
+    results = _scan(single, elements)
+    if results is None:
+        return None
+    region.set_outputs(list(results) if not isinstance(results, Value) else [results])
+    captures = list(inner.captures)
+    zeros = (0,) * len(region.outputs)
+    op = Scan(len(operands), (0,) * len(operands), (0,) * len(operands), zeros, zeros, carried=0)
+    return call.add_all(op, *operands, *captures, regions=[region])
 
 
 def _element(type: TensorType, axis: int) -> TensorType:

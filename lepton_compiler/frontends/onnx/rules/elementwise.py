@@ -117,7 +117,9 @@ def dropout(call: Call) -> Result:
         if known is None or (known[0] and (ratio is None or float(ratio.reshape(-1)[0]) != 0.0)):
             raise UnsupportedError("Dropout in training mode is not supported", hint="export the model for inference")
     x = call.value(0)
-    return [x, call.add(ConstantOfShape(shape=x.type.shape, value=True, dtype=BOOL))] if call.wants(1) else [x]
+    mask = BOOL if call.version >= 10 else x.type.dtype
+    one: bool | float = True if mask == BOOL else 1.0
+    return [x, call.add(ConstantOfShape(shape=x.type.shape, value=one, dtype=mask))] if call.wants(1) else [x]
 
 
 def gemm(call: Call) -> Result:

@@ -9,10 +9,11 @@ from lepton_compiler.errors import ModelError, UnsupportedError
 from lepton_compiler.frontends.onnx.call import Call, Result
 from lepton_compiler.frontends.onnx.rules.elementwise import from_attributes, product, reshape_to
 from lepton_compiler.ir.graph import Value
-from lepton_compiler.ops.binary import Add, Mul, Sub
+from lepton_compiler.ops.binary import Add, Div, Mul, Sub
 from lepton_compiler.ops.normalize import BatchNormalization, GroupNormalization, LayerNormalization
 from lepton_compiler.ops.reduce import ReduceMean
 from lepton_compiler.ops.shape import Expand
+from lepton_compiler.ops.unary import Sqrt
 
 
 def softmax(call: Call) -> Result:
@@ -32,8 +33,11 @@ def softmax(call: Call) -> Result:
 def batch_normalization(call: Call) -> Result:
     """Inference; training mode is spelled out with batch statistics and running averages."""
     x, scale, bias, mean, var = (call.value(i) for i in range(5))
-    if call.attr("spatial", 1) == 0:
-        raise UnsupportedError("BatchNormalization with spatial=0 is not supported")
+    if call.version < 14 and any(call.wants(i) for i in range(1, 5)):
+        hint = "export the model for inference, with one output"
+        raise UnsupportedError("BatchNormalization with the outputs of training is not supported before opset 14", hint=hint)
+    if call.version < 9 and call.attr("spatial", 1) == 0:
+        return _by_feature(call, x, scale, bias, mean, var)
     op = BatchNormalization(epsilon=call.attr("epsilon", 1e-5))
     if not (call.version >= 14 and call.attr("training_mode", 0)):
         return call.add(op, x, scale, bias, mean, var)
@@ -49,6 +53,13 @@ def batch_normalization(call: Call) -> Result:
 
     y = call.add(op, x, scale, bias, flat_mean, batch_var)
     return [y, running(mean, flat_mean), running(var, batch_var)]
+
+
+def _by_feature(call: Call, x: Value, scale: Value, bias: Value, mean: Value, var: Value) -> Value:
+    """`spatial=0`: parameters of the shape of one element of the batch."""
+    deviation = call.add(Sqrt(), call.add(Add(), var, call.like(var, call.attr("epsilon", 1e-5))))
+    factor = call.add(Div(), scale, deviation)
+    return call.add(Add(), call.add(Mul(), call.add(Sub(), x, mean), factor), bias)
 
 
 def layer_normalization(call: Call) -> Result:

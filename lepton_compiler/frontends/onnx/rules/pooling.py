@@ -7,7 +7,11 @@ from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.frontends.onnx.call import Call, Result
 from lepton_compiler.frontends.onnx.rules.convolution import spatial, spatial_attr, window_pads
 from lepton_compiler.frontends.onnx.rules.elementwise import from_attributes
+from lepton_compiler.ir.graph import Value
+from lepton_compiler.ops.binary import Pow
 from lepton_compiler.ops.pool import AveragePool, LpPool, MaxPool, MaxUnpool
+from lepton_compiler.ops.reduce import ReduceSum
+from lepton_compiler.ops.unary import Abs
 
 
 def pool(call: Call) -> Result:
@@ -25,7 +29,19 @@ def pool(call: Call) -> Result:
             return call.add_all(MaxPool(kernel, strides, pads, dilations, ceil, order, indices=call.wants(1)), x)
         case "AveragePool":
             return call.add(AveragePool(kernel, strides, pads, dilations, ceil, bool(call.attr("count_include_pad", 0))), x)
-    return call.add(LpPool(kernel, strides, pads, dilations, ceil, int(call.attr("p", 2))), x)
+    return call.add(LpPool(kernel, strides, pads, dilations, ceil, _power(call)), x)
+
+
+def _power(call: Call) -> int:
+    """The p of a p-norm, which opset 1 gave as a float.
+
+    Raises:
+        UnsupportedError: not a whole number from 1 on.
+    """
+    p = float(call.attr("p", 2))
+    if p < 1 or p != int(p):
+        raise UnsupportedError(f"{call.op_type} with p={p:g} is not supported", hint="p must be a whole number from 1 on")
+    return int(p)
 
 
 def max_unpool(call: Call) -> Result:
@@ -45,11 +61,16 @@ def global_pool(call: Call) -> Result:
     x = call.value(0)
     axes = tuple(range(2, x.type.rank))
     if call.op_type == "GlobalLpPool":
-        p = int(call.attr("p", 2))
-        if p not in (1, 2):
-            raise UnsupportedError(f"GlobalLpPool with p={p} is not supported")
-        return call.add(ops.get(f"ReduceL{p}")(axes=axes), x)  # type: ignore[call-arg]
+        return _norm(call, x, axes, _power(call))
     return call.add(ops.get("ReduceMean" if call.op_type == "GlobalAveragePool" else "ReduceMax")(axes=axes), x)  # type: ignore[call-arg]
+
+
+def _norm(call: Call, x: Value, axes: tuple[int, ...], p: int) -> Value:
+    """The p-norm over `axes`, which stay."""
+    if p <= 2:
+        return call.add(ops.get(f"ReduceL{p}")(axes=axes), x)  # type: ignore[call-arg]
+    powers = call.add(Pow(), call.add(Abs(), x), call.like(x, p))
+    return call.add(Pow(), call.add(ReduceSum(axes=axes), powers), call.like(x, 1 / p))
 
 
 def roi_align(call: Call) -> Result:

@@ -22,7 +22,7 @@ def resize(call: Call) -> Result:
     """Resize; opset 10 had only scales, from 11 on there are regions, sizes and, from 18 on, axes."""
     x = call.value(0)
     if call.version < 11:
-        return _by_scales(call, _old_template(call), call.value(1))
+        return resize_10(call)
     axes = tuple(int(a) % x.type.rank for a in call.attr("axes", range(x.type.rank)))
     template = Resize(
         mode=call.attr("mode", "nearest"),
@@ -44,9 +44,36 @@ def resize(call: Call) -> Result:
     return _by_scales(call, template, scales, axes, roi)
 
 
+def resize_10(call: Call) -> Result:
+    """Resize of opset 10; along axes that shrink, the nearest element is the next one, and not the last as along those that grow."""
+    template, scales = _old_template(call), call.value(1)
+    if template.mode != "nearest":
+        return _by_scales(call, template, scales)
+    known = call.known(scales)
+    if known is None:
+        raise UnsupportedError("the scales of Resize of opset 10 are not known at compile time", hint="make them a constant of the model")
+    shrinking = replace(template, nearest_mode="ceil")
+    factors: list[float] = known.reshape(-1).tolist()
+    if not any(f > 1 for f in factors):
+        return _by_scales(call, shrinking, scales)
+    call.inputs[0] = _one(_by_scales(call, template, call.constant(np.maximum(factors, 1).astype(np.float32))))
+    if not any(f < 1 for f in factors):
+        return call.value(0)
+    return _by_scales(call, shrinking, call.constant(np.minimum(factors, 1).astype(np.float32)))
+
+
+def _one(result: Result) -> Value:
+    return result if isinstance(result, Value) else result[0]
+
+
 def upsample(call: Call) -> Result:
     """Upsample: scales are an attribute in opset 7 and an operand in opset 9."""
     scales = call.constant(np.array(call.attr("scales"), np.float32)) if call.has("scales") else call.value(1)
+    return upsample_by(call, scales)
+
+
+def upsample_by(call: Call, scales: Value) -> Result:
+    """Upsample by factors for all axes."""
     return _by_scales(call, _old_template(call), scales)
 
 
