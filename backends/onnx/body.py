@@ -206,6 +206,16 @@ class Emission:
             if attribute in self.late or any(isinstance(d, SymDim) for d in (value if isinstance(value, tuple) else (value,))):
                 raise UnsupportedError(f"ONNX wants '{attribute}' of {self.op.name} as a number", hint="bind the symbolic dimensions")
 
+    def constant(self, value: Value) -> np.ndarray:
+        """The elements of an operand that ONNX has as an attribute.
+
+        Raises:
+            UnsupportedError: they are only known at run time.
+        """
+        if value.tensor is None:
+            raise UnsupportedError(f"ONNX wants operand '{value.name}' of {self.op.name} as a constant", hint="fold the constants first")
+        return value.tensor.numpy()
+
     def _late_type(self, attribute: str) -> TensorType:
         index = len(self.node.inputs) - len(self.late) + list(self.late).index(attribute)
         value = self.node.inputs[index]

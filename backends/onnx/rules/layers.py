@@ -227,6 +227,13 @@ def window_function(emission: Emission) -> None:
     emission.emit(emission.op.name, [emission.scalar("size")], periodic=op["periodic"], output_datatype=op["dtype"])
 
 
+def tf_idf_vectorizer(emission: Emission) -> None:
+    """The n-grams are attributes."""
+    pool, indexes, weights = ([] if v is None else emission.constant(v).tolist() for v in (*emission.node.inputs, None)[1:4])
+    given = attributes(emission, "columns") | {"pool_int64s": pool, "ngram_indexes": indexes, "weights": weights or None}
+    emission.emit("TfIdfVectorizer", emission.inputs[:1], **given)
+
+
 def modulo(emission: Emission) -> None:
     """The remainder of floats with the sign of the divisor, which ONNX has only for integers."""
     if emission.op.attributes()["fmod"] or not emission.x.dtype.is_float:
@@ -292,6 +299,7 @@ RULES = {
     "HannWindow": window_function,
     "HammingWindow": window_function,
     "BlackmanWindow": window_function,
+    "TfIdfVectorizer": tf_idf_vectorizer,
     "Mod": modulo,
     "BitShift": bit_shift,
     "MelWeightMatrix": mel_weight_matrix,

@@ -10,7 +10,7 @@ from lepton_compiler.frontends.onnx.call import Call, Result
 
 Rule = Callable[[Call], Result | None]
 
-FAMILIES = "elementwise convolution pooling reduction normalization shapes indexing resizing quantization recurrence signals control experimental".split()
+FAMILIES = "elementwise convolution pooling reduction normalization shapes indexing resizing quantization recurrence signals ngrams control experimental".split()
 DOMAINS = {"com.microsoft": "microsoft"}
 
 
