@@ -17,6 +17,9 @@ from lepton_compiler.ir.tensor import Tensor
 from lepton_compiler.ir.types import INT64, DType, TensorType
 
 Attribute = Any
+ML_DOMAIN = "ai.onnx.ml"
+ML_VERSION = 3
+"""The version of `ML_DOMAIN` that is emitted: the last whose trees every ONNX Runtime of these years has."""
 
 
 class Names:
@@ -48,6 +51,7 @@ class Body:
     def __init__(self, opset: int, names: Names, constants: dict[str, Tensor], parent: Body | None = None) -> None:
         self.opset, self.names, self.constants, self.parent = opset, names, constants, parent
         self.node_names: Names = parent.node_names if parent is not None else Names(())
+        self.domains: set[str] = parent.domains if parent is not None else set()
         self.nodes: list[onnx.NodeProto] = []
         self.value_names: dict[Value, str] = {}
         self.sizes: dict[str, tuple[str, int]] = dict(parent.sizes) if parent is not None else {}
@@ -81,7 +85,13 @@ class Body:
         return fresh
 
     def emit(
-        self, op_type: str, inputs: Sequence[str], outputs: Sequence[str] | None = None, name: str = "", **attributes: Attribute
+        self,
+        op_type: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str] | None = None,
+        name: str = "",
+        domain: str = "",
+        **attributes: Attribute,
     ) -> str:
         """Append a node; attributes that are None are left out. Gives the first output."""
         outputs = [self.names.fresh(op_type.lower())] if outputs is None else list(outputs)
@@ -89,7 +99,10 @@ class Body:
         while inputs and not inputs[-1]:
             inputs.pop()
         given = {key: value for key, value in attributes.items() if value is not None}
-        node = onnx.helper.make_node(op_type, inputs, outputs, name=self.node_names.fresh(name or f"{outputs[0]}/{op_type}"))
+        node = onnx.helper.make_node(
+            op_type, inputs, outputs, name=self.node_names.fresh(name or f"{outputs[0]}/{op_type}"), domain=domain or None
+        )
+        self.domains.add(domain)
         node.attribute.extend(_attribute(key, value) for key, value in sorted(given.items()))
         self.nodes.append(node)
         return outputs[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from lepton_compiler.backends.onnx.body import Body, Emission, Names, plain_symbol
+from lepton_compiler.backends.onnx.body import ML_DOMAIN, ML_VERSION, Body, Emission, Names, plain_symbol
 from lepton_compiler.backends.onnx.legalize import legalized
 from lepton_compiler.backends.onnx.rules import find_rule
 from lepton_compiler.backends.onnx.tensors import ExternalFile, stored_bytes, tensor_proto, type_number
@@ -111,6 +111,8 @@ class Emitter:
         )
         graph.initializer.extend(tensor_proto(name, tensor, external) for name, tensor in self.constants.items())
         opsets = [onnx.helper.make_opsetid("", self.opset)]
+        if ML_DOMAIN in self.body.domains:
+            opsets.append(onnx.helper.make_opsetid(ML_DOMAIN, ML_VERSION))
         version = onnx.helper.find_min_ir_version_for(opsets)
         return onnx.helper.make_model(graph, opset_imports=opsets, producer_name="lepton", ir_version=max(version, 8))
 

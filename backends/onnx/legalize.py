@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 
+from lepton_compiler.backends.onnx.rules import trees
 from lepton_compiler.backends.onnx.tensors import ONNX_NAMES
 from lepton_compiler.errors import Diagnostic, UnsupportedError
 from lepton_compiler.ir.graph import Graph, Node, Value
@@ -37,7 +38,7 @@ def legalized(graph: Graph, opset: int) -> Graph:
 def exists(node: Node, opset: int) -> bool:
     """Whether `opset` has the node's operator, for the type of its data."""
     op = _operator(node)
-    if op.name in OWN_NAMES:
+    if op.name in OWN_NAMES or trees.fits(node):
         return True
     if not onnx.defs.has(op.name, opset, ""):
         return False

@@ -28,6 +28,7 @@ FAMILIES: dict[str, str] = {
     "quantize": "DequantizeLinear DynamicQuantizeLinear QuantizeLinear",
     "recurrent": "GRU LSTM RNN",
     "signal": "BlackmanWindow DFT HammingWindow HannWindow MelWeightMatrix STFT",
+    "ensemble": "TreeEnsemble",
     "ngram": "TfIdfVectorizer",
     "control": "Fail Fused If Loop Scan",
     "dynamic": "Dynamic Sized",

@@ -26,9 +26,9 @@ def find_rule(name: str) -> Rule:
 @cache
 def rule_table() -> Mapping[str, Rule]:
     """All rows."""
-    from lepton_compiler.backends.onnx.rules import layers, shapes
+    from lepton_compiler.backends.onnx.rules import layers, shapes, trees
 
-    return layers.RULES | shapes.RULES
+    return layers.RULES | shapes.RULES | trees.RULES
 
 
 def reflected(emission: Emission) -> None:

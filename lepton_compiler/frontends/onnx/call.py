@@ -83,10 +83,31 @@ class Call:
 
         Floats come as the shortest decimal that means the same float32.
         """
-        proto = self._attributes.get(name)
-        if proto is not None and proto.ref_attr_name:
-            proto = self.scope.bindings.get(proto.ref_attr_name)
+        proto = self._attribute(name)
         return default if proto is None else attribute_value(proto)
+
+    def _attribute(self, name: str) -> onnx.AttributeProto | None:
+        """The attribute, that of the enclosing function's call where it refers to one."""
+        proto = self._attributes.get(name)
+        return self.scope.bindings.get(proto.ref_attr_name) if proto is not None and proto.ref_attr_name else proto
+
+    def array(self, name: str) -> np.ndarray | None:
+        """An attribute of many numbers as an array: int64, float32, or the type of a tensor; None where absent.
+
+        Raises:
+            ModelError: an attribute of another kind.
+        """
+        proto = self._attribute(name)
+        if proto is None:
+            return None
+        match proto.type:
+            case onnx.AttributeProto.INTS:
+                return np.array(proto.ints, np.int64)
+            case onnx.AttributeProto.FLOATS:
+                return np.array(proto.floats, np.float32)
+            case onnx.AttributeProto.TENSOR:
+                return read_tensor(proto.t, self.importer.folder).numpy()
+        raise ModelError(f"attribute '{name}' should be a list of numbers or a tensor")
 
     def has(self, name: str) -> bool:
         """Whether the attribute is given."""

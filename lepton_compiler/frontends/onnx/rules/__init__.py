@@ -11,7 +11,7 @@ from lepton_compiler.frontends.onnx.call import Call, Result
 Rule = Callable[[Call], Result | None]
 
 FAMILIES = "elementwise convolution pooling reduction normalization shapes indexing resizing quantization recurrence signals ngrams control experimental".split()
-DOMAINS = {"com.microsoft": "microsoft"}
+DOMAINS = {"com.microsoft": ["microsoft"], "ai.onnx.ml": ["features", "linear", "trees"]}
 
 
 def find_rule(domain: str, op_type: str, version: int) -> Rule | None:
@@ -29,7 +29,7 @@ def _legacy_table(domain: str) -> Mapping[str, tuple[int, Rule | None]]:
 @cache
 def rule_table(domain: str) -> Mapping[str, Rule]:
     """All rules of a domain."""
-    modules = FAMILIES if domain == "" else [DOMAINS[domain]] if domain in DOMAINS else []
+    modules = FAMILIES if domain == "" else DOMAINS.get(domain, [])
     table: dict[str, Rule] = {}
     for module in modules:
         table |= importlib.import_module(f"{__name__}.{module}").RULES
