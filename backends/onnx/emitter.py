@@ -9,13 +9,13 @@ from pathlib import Path
 import onnx
 
 from lepton_compiler.backends.onnx.body import ML_DOMAIN, ML_VERSION, Body, Emission, Names, plain_symbol
-from lepton_compiler.backends.onnx.legalize import legalized
+from lepton_compiler.backends.onnx.legalize import NARROW_FLOATS, is_carried, legalized
 from lepton_compiler.backends.onnx.rules import find_rule
 from lepton_compiler.backends.onnx.tensors import ExternalFile, stored_bytes, tensor_proto, type_number
 from lepton_compiler.errors import Diagnostic, InvalidIR, LeptonError, UnsupportedError, UsageError
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.tensor import Tensor
-from lepton_compiler.ir.types import TensorType
+from lepton_compiler.ir.types import FLOAT32, DType, TensorType
 from lepton_compiler.ops.control import Fused, If, Loop, Scan
 from lepton_compiler.ops.dynamic import Dynamic
 
@@ -149,7 +149,10 @@ class Emitter:
     def _apply(self, emission: Emission) -> None:
         for value in emission.node.outputs:
             type_number(value.type.dtype)
-        find_rule(emission.op.name)(emission)
+        if is_carried(emission.node, self.opset):
+            _emit_carried(emission)
+        else:
+            find_rule(emission.op.name)(emission)
 
     # -- control flow
 
@@ -217,6 +220,24 @@ class Emitter:
         for value, name in zip(region.outputs, outputs, strict=True):
             if wanted.get(value) != name and (value.tensor is not None or value in body.value_names):
                 body.emit("Identity", [body.name_of(value)], [name])
+
+
+def _emit_carried(emission: Emission) -> None:
+    """The operator on float32, its narrow operands and results cast."""
+    body, inputs = emission.body, emission.node.inputs
+    for i, name in enumerate(emission.inputs):
+        value = inputs[i]
+        if value is not None and value.type.dtype in NARROW_FLOATS:
+            emission.inputs[i] = body.emit("Cast", [name], to=FLOAT32)
+    casts: list[tuple[str, str, DType]] = []
+    for i, value in enumerate(emission.node.outputs):
+        if value.type.dtype in NARROW_FLOATS:
+            wide = body.names.fresh(f"{emission.outputs[i]}_wide")
+            casts.append((wide, emission.outputs[i], value.type.dtype))
+            emission.outputs[i] = wide
+    find_rule(emission.op.name)(emission)
+    for wide, name, element in casts:
+        body.emit("Cast", [wide], [name], to=element)
 
 
 def value_info(name: str, type: TensorType) -> onnx.ValueInfoProto:

@@ -57,6 +57,16 @@ def test_gains_and_losses_are_told_apart() -> None:
     assert gain.startswith("gain: test_no_such_case was not recorded, now pass")
 
 
+def test_what_the_evaluator_checked_instead_is_recorded_and_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = conformance.cases()["test_max_int16"]
+    outcome = conformance.run_case(case, conformance.KINDS["onnx"])
+    assert outcome.record == "test_max_int16\tpass\tevaluator"
+    monkeypatch.setattr(conformance, "read_record", lambda kind: {"test_max_int16": "test_max_int16\tpass"})
+    assert list(conformance.differences("onnx", [outcome])) == ["loss: test_max_int16 was pass, now pass evaluator"]
+    monkeypatch.setattr(conformance, "read_record", lambda kind: {"test_max_int16": "test_max_int16\tfail\tvalues"})
+    assert list(conformance.differences("onnx", [outcome])) == ["gain: test_max_int16 was fail, now pass evaluator"]
+
+
 def test_command_line_prints_counts(capsys: pytest.CaptureFixture[str]) -> None:
     assert conformance.main(["--kind", "evaluator", "--filter", "test_abs"]) == 0
     assert "passed, 0 failed" in capsys.readouterr().out

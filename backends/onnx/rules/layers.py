@@ -11,9 +11,10 @@ from lepton_compiler.backends.onnx.body import Emission
 from lepton_compiler.backends.onnx.rules import attributes, reflected
 from lepton_compiler.backends.onnx.tensors import type_number
 from lepton_compiler.errors import UnsupportedError
-from lepton_compiler.ir.types import DTYPES, FLOAT32, FLOAT64, INT64, UINT8
+from lepton_compiler.ir.types import DTYPES, FLOAT32, FLOAT64, INT32, INT64, UINT8
 from lepton_compiler.ops.attention import Attention
 from lepton_compiler.ops.cast import Cast
+from lepton_compiler.ops.conv import ConvInteger
 from lepton_compiler.ops.normalize import BatchNormalization, LayerNormalization
 from lepton_compiler.ops.quantize import DequantizeLinear, QuantizeLinear
 from lepton_compiler.ops.recurrent import Recurrent
@@ -39,6 +40,26 @@ def window(emission: Emission) -> None:
     emission.emit("Transpose", [y], perm=(0, *range(2, rank), 1))
 
 
+def conv_integer(emission: Emission) -> None:
+    """Zero points of the weights that differ are taken off afterwards: ONNX Runtime takes one for all.
+
+    conv(x - zx, w - zw) = conv(x - zx, w) - zw * conv(x - zx, 1), channel by channel.
+    """
+    zero = emission.node.inputs[3] if len(emission.node.inputs) > 3 else None
+    if zero is None or zero.type.rank == 0 or zero.type.shape == (1,):
+        window(emission)
+        return
+    op, body, weights = emission.op, emission.body, emission.node.inputs[1]
+    assert isinstance(op, ConvInteger) and weights is not None
+    given = attributes(emission) | {"dilations": op.dilations}
+    x, w, zx, zw = emission.inputs
+    one = body.array(np.ones((1,) * weights.type.rank, weights.type.dtype.numpy), "one")
+    y, sums = (body.emit("ConvInteger", [x, k, zx], **given) for k in (w, body.emit("Expand", [one, body.emit("Shape", [w])])))
+    column = body.array(np.array([-1, *(1,) * (weights.type.rank - 2)]), "column")
+    factors = body.emit("Reshape", [body.emit("Cast", [zw], to=INT32), column])
+    emission.emit("Sub", [y, body.emit("Mul", [sums, factors])])
+
+
 def col2im(emission: Emission) -> None:
     """Shapes of image and block are operands."""
     given = attributes(emission, "image_shape", "block_shape")
@@ -46,12 +67,15 @@ def col2im(emission: Emission) -> None:
 
 
 def max_unpool(emission: Emission) -> None:
-    """The output shape is an optional operand."""
-    given = attributes(emission, "output_shape")
-    wanted = (
-        emission.vector("output_shape") if "output_shape" in emission.late or emission.op.attributes()["output_shape"] is not None else ""
-    )
-    emission.emit("MaxUnpool", [*emission.inputs[:2], wanted], **given)
+    """A larger output shape is padding: ONNX Runtime takes the indices to be those of the larger shape."""
+    given, body = attributes(emission, "output_shape"), emission.body
+    if "output_shape" not in emission.late and emission.op.attributes()["output_shape"] is None:
+        emission.emit("MaxUnpool", emission.inputs[:2], **given)
+        return
+    y = body.emit("MaxUnpool", emission.inputs[:2], name=emission.label, **given)
+    more = body.emit("Sub", [emission.vector("output_shape"), body.emit("Shape", [y])])
+    zeros = body.array(np.zeros(emission.x.rank, np.int64), "zeros")
+    emission.emit("Pad", [y, body.emit("Concat", [zeros, more], axis=0)])
 
 
 def cast(emission: Emission) -> None:
@@ -275,7 +299,7 @@ def mel_weight_matrix(emission: Emission) -> None:
 
 RULES = {
     "Conv": window,
-    "ConvInteger": window,
+    "ConvInteger": conv_integer,
     "ConvTranspose": window,
     "DeformConv": reflected,
     "MaxPool": window,

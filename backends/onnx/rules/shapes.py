@@ -10,7 +10,7 @@ from lepton_compiler.backends.onnx.tensors import tensor_proto, type_number
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.ir.dim import Dim
 from lepton_compiler.ir.tensor import Tensor
-from lepton_compiler.ir.types import DTYPES, FLOAT32, INT64
+from lepton_compiler.ir.types import BOOL, DTYPES, FLOAT32, INT64, UINT8
 from lepton_compiler.ops.resize import Resize
 from lepton_compiler.ops.shape import ConstantOfShape, Range, Reshape, Shape, Size
 
@@ -56,6 +56,18 @@ def one_scalar(attribute: str) -> Rule:
 
 
 def reduce(emission: Emission) -> None:
+    """Truth values of which there may be none go by uint8: ONNX Runtime has no extreme of no truth values."""
+    if emission.x.dtype != BOOL or all(isinstance(d, int) and d > 0 for d in emission.x.shape):
+        _reduce(emission)
+        return
+    body, results = emission.body, emission.outputs
+    emission.inputs[0] = body.emit("Cast", emission.inputs[:1], to=UINT8)
+    emission.outputs = [body.names.fresh(f"{results[0]}_uint8")]
+    _reduce(emission)
+    body.emit("Cast", emission.outputs, results, to=BOOL)
+
+
+def _reduce(emission: Emission) -> None:
     """Axes are an attribute before opset 18, for ReduceSum before 13; no axes at all means none here and all there."""
     keepdims = emission.op.attributes()["keepdims"]
     if _is_global_average(emission):
