@@ -113,18 +113,28 @@ def reference_outputs(
 ) -> tuple[str, dict[str, np.ndarray]]:
     """What the model should compute, and who says so: ONNX Runtime where it can, else the evaluator.
 
+    Quantized models that tf2onnx converted from TFLite mean what TFLite computes, which ONNX Runtime does not: for them the evaluator says.
+
     Args:
         source: what the user gave: path, bytes, protobuf or graph.
         graph: the imported graph.
         feeds: its inputs.
         bound: inputs that the import made constant.
     """
-    if is_onnx(source) and importlib.util.find_spec("onnxruntime") is not None:
+    if is_onnx(source) and importlib.util.find_spec("onnxruntime") is not None and not _means_tflite(source):
         constants = {n: a for n, a in (bound or {}).items() if hasattr(a, "dtype") and hasattr(a, "shape") and not hasattr(a, "rank")}
         outputs = _onnxruntime_outputs(source, {**feeds, **constants})
         if outputs is not None:
             return "onnxruntime", outputs
     return "evaluator", evaluate(graph, feeds)
+
+
+def _means_tflite(source: Any) -> bool:
+    """Whether ONNX's operators do not say in every detail what the model means."""
+    from lepton_compiler.frontends.onnx.load import load_model
+    from lepton_compiler.frontends.onnx.tflite_origin import is_converted_from_tflite
+
+    return is_converted_from_tflite(load_model(source)[0])
 
 
 def onnxruntime_session(source: Any, threads: int = 1, *, as_written: bool = False) -> Any:

@@ -26,6 +26,7 @@ TABLE = {
     "simplify-arithmetic": "lepton_compiler.passes.simplify_arithmetic:SimplifyArithmetic",
     "simplify-casts": "lepton_compiler.passes.simplify_casts:SimplifyCasts",
     "simplify-pads": "lepton_compiler.passes.simplify_pads:SimplifyPads",
+    "simplify-quantization": "lepton_compiler.passes.simplify_quantization:SimplifyQuantization",
     "simplify-reshapes": "lepton_compiler.passes.simplify_reshapes:SimplifyReshapes",
     "simplify-slices": "lepton_compiler.passes.simplify_slices:SimplifySlices",
     "simplify-transposes": "lepton_compiler.passes.simplify_transposes:SimplifyTransposes",

@@ -14,6 +14,7 @@ from lepton_compiler.passes.fold_constants import FoldConstants
 from lepton_compiler.passes.simplify_arithmetic import SimplifyArithmetic
 from lepton_compiler.passes.simplify_casts import SimplifyCasts
 from lepton_compiler.passes.simplify_pads import SimplifyPads
+from lepton_compiler.passes.simplify_quantization import SimplifyQuantization
 from lepton_compiler.passes.simplify_reshapes import SimplifyReshapes
 from lepton_compiler.passes.simplify_slices import SimplifySlices
 from lepton_compiler.passes.simplify_transposes import SimplifyTransposes
@@ -27,6 +28,8 @@ O0: tuple[Pass, ...] = (
 )
 
 O1: tuple[Pass, ...] = (
+    Canonicalize(),  # so that layers have one form
+    SimplifyQuantization(),  # before quantized weights are folded to real numbers
     *O0,
     CSE(),  # exporters repeat shape arithmetic and masks for every layer
     FoldBatchNorm(),  # the largest single gain on convolutional models, and safe

@@ -33,6 +33,8 @@ def scale_into_weights(b: Builder, node: Node) -> Replacement:
     if isinstance(found, str):
         return found
     linear, c = found
+    if _is_requantized(node):
+        return "sums of quantized numbers stay whole"
     w, bias = linear.inputs[1], linear.inputs[2] if len(linear.inputs) > 2 else None
     assert w is not None
     scaled = [linear.inputs[0], _folded(b, w, w.numpy().astype(np.float64) * _per_output(linear, c))]
@@ -100,6 +102,12 @@ def _linear_and_channels(node: Node) -> tuple[Node, np.ndarray] | str:
         return "MatMul by a stack of matrices"
     c = _channel_constant(factor, y, axis)
     return (linear, c) if c is not None else "the constant differs along other axes than the channels"
+
+
+def _is_requantized(node: Node) -> bool:
+    """Whether the result is quantized without a scale of its own: then the factor is what takes the sums to the new scale."""
+    scales = [u.present_inputs[1] for u in node.output.users if u.op.name == "QuantizeLinear" and u.present_inputs[0] is node.output]
+    return any(s.tensor is not None and s.type.size == 1 and float(s.numpy().reshape(())) == 1 for s in scales)
 
 
 CHANNEL_AXIS = {"Conv": 1, "ConvTranspose": 1, "MatMul": -1, "Gemm": -1}
