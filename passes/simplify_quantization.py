@@ -96,7 +96,7 @@ def _dequantized(value: Value) -> Node | None:
 
 
 def _multiplier(x: Node, layer: Node, node: Node, rank: int) -> np.ndarray:
-    """s t / u in single precision, as runtimes compute it, in a shape that multiplies the result of `layer`."""
+    """Scales s t / u in single precision, as runtimes compute it, in a shape that multiplies the result of `layer`."""
     weights = layer.present_inputs[1].producer
     assert weights is not None
     s, t, u = (n.present_inputs[1].numpy().astype(np.float32) for n in (x, weights, node))

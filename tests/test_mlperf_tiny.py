@@ -28,7 +28,7 @@ def codes(shape: Any, seed: int) -> np.ndarray:
     """Quantized inputs: spread over all codes, or around the middle."""
     rng = np.random.default_rng(seed)
     drawn = rng.integers(-128, 128, shape) if seed % 2 else np.clip(rng.normal(0, 30, shape).round(), -128, 127)
-    return drawn.astype(np.int8)
+    return np.asarray(drawn, np.int8)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,8 +16,8 @@ from lepton_compiler.frontends.onnx.functions import expanded_size, find_body, i
 from lepton_compiler.frontends.onnx.load import load_model, opset_versions
 from lepton_compiler.frontends.onnx.rules import find_rule
 from lepton_compiler.frontends.onnx.scope import FAILED, Entry, Failed, Scope, execution_order, nested_graphs
-from lepton_compiler.frontends.onnx.unsupported import PRINCIPLES, unsupported
 from lepton_compiler.frontends.onnx.tflite_origin import is_converted_from_tflite, restore_averages
+from lepton_compiler.frontends.onnx.unsupported import PRINCIPLES, unsupported
 from lepton_compiler.frontends.onnx.weights import read_sparse, read_tensor
 from lepton_compiler.ir.graph import Graph, Loc, Value
 from lepton_compiler.ir.tensor import Tensor
