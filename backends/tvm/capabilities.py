@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lepton_compiler.backends.tvm.carriers import CARRIERS
 from lepton_compiler.ir.graph import Node
 
 CONTROL = frozenset({"Fail", "If", "Loop", "Scan"})
@@ -30,6 +31,18 @@ KERNELS = frozenset(
 ELEMENT_TYPES = frozenset("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split())
 """Element types with native arithmetic."""
 
+CONVERSIONS = frozenset({"BitCast", "Cast", "DequantizeLinear", "QuantizeLinear"})
+"""Operators that read and write the codes of the types in `CARRIERS`."""
+
+MOVES = frozenset(
+    (
+        "Compress Concat ConstantOfShape DepthToSpace Expand EyeLike Gather GatherElements GatherND MaxUnpool OneHot Pad Reshape "
+        "ReverseSequence ScatterElements ScatterND Shape Size Slice SpaceToDepth Split Squeeze TensorScatter Tile Transpose Trilu "
+        "Unsqueeze Where"
+    ).split()
+)
+"""Operators that only move elements, of whatever type, or decompose to such; Scatter operators where they combine nothing."""
+
 
 def refusal(node: Node) -> str | None:
     """Why this backend cannot take `node` as it is, or None."""
@@ -39,6 +52,17 @@ def refusal(node: Node) -> str | None:
         return "there is no native kernel for it"
     if getattr(node.op, "indices", False):
         return "there is no native kernel that also returns indices"
-    types = {v.type.dtype.name for v in (*node.present_inputs, *node.outputs)}
-    strange = sorted(types - ELEMENT_TYPES)
-    return f"there is no native arithmetic for {', '.join(strange)}" if strange else None
+    strange = element_types(node) - ELEMENT_TYPES
+    if handles_codes(node):
+        strange -= set(CARRIERS)
+    return f"there is no native arithmetic for {', '.join(sorted(strange))}" if strange else None
+
+
+def element_types(node: Node) -> set[str]:
+    """The names of the element types of what a node reads and writes."""
+    return {v.type.dtype.name for v in (*node.present_inputs, *node.outputs)}
+
+
+def handles_codes(node: Node) -> bool:
+    """Whether a node can do its work on codes, without arithmetic on the numbers that they stand for."""
+    return node.op.name in CONVERSIONS or (node.op.name in MOVES and getattr(node.op, "reduction", "none") == "none")

@@ -107,7 +107,6 @@ def _passes(target: Target) -> list[Any]:
         scheduled.StmtSimplify(),
         scheduled.LowerOpaqueBlock(),
         tir.FlattenBuffer(),
-        tir.BF16ComputeLegalize(),
         tir.NarrowDataType(32),
         scheduled.LoopPartition(),
         tir.VectorizeLoop(),

@@ -36,13 +36,19 @@ LLVM_TYPES = {
     "bool": "i1",
     "int8": "i8",
     "int16": "i16",
+    "uint8": "i8",
+    "uint16": "i16",
+    "uint32": "i32",
+    "uint64": "i64",
     "float16": "half",
 }
 FLOAT_OPS = {tirx.Add: "fadd contract", tirx.Sub: "fsub contract", tirx.Mul: "fmul contract", tirx.Div: "fdiv"}
 INT_OPS = {tirx.Add: "add", tirx.Sub: "sub", tirx.Mul: "mul"}
 COMPARE = {
-    tirx.LT: ("olt", "slt"), tirx.LE: ("ole", "sle"), tirx.GT: ("ogt", "sgt"), tirx.GE: ("oge", "sge"), tirx.EQ: ("oeq", "eq"), tirx.NE: ("une", "ne"),
+    tirx.LT: ("olt", "slt", "ult"), tirx.LE: ("ole", "sle", "ule"), tirx.GT: ("ogt", "sgt", "ugt"), tirx.GE: ("oge", "sge", "uge"),
+    tirx.EQ: ("oeq", "eq", "eq"), tirx.NE: ("une", "ne", "ne"),
 }  # fmt: skip
+"""Conditions of floats, signed integers, and unsigned integers (truth values too)."""
 LOGIC = {tirx.And: "and", tirx.Or: "or"}
 BITWISE = {prim.RShift: "ashr", prim.LShift: "shl", prim.BitwiseAnd: "and", prim.BitwiseOr: "or", prim.BitwiseXor: "xor"}
 INTRINSICS = {"tirx.fabs": "fabs", "tirx.sqrt": "sqrt", "tirx.nearbyint": "rint", "tirx.floor": "floor"}
@@ -98,6 +104,24 @@ def _symbol(key: str, lanes: int) -> str:
     return f"lepton_fn_{key}_{lanes}"
 
 
+def conversion(source: str, target: str) -> str:
+    """LLVM's instruction that converts numbers between two types of different width or kind."""
+    unsigned = source == "bool" or source.startswith("uint")
+    if source.startswith("float") and target.startswith("float"):
+        return "fpext" if _bits(source) < _bits(target) else "fptrunc"
+    if target.startswith("float"):
+        return "uitofp" if unsigned else "sitofp"
+    if source.startswith("float"):
+        return "fptoui" if target.startswith("uint") else "fptosi"
+    if _bits(source) > _bits(target):
+        return "trunc"
+    return "zext" if unsigned else "sext"
+
+
+def _bits(element: str) -> int:
+    return 1 if element == "bool" else int("".join(filter(str.isdigit, element)))
+
+
 class _Writer:
     """Writes one expression as the body of an LLVM function over vectors of `lanes` elements."""
 
@@ -147,26 +171,21 @@ class _Writer:
 
     def binary(self, x: Expr) -> str:
         kind, a, b = type(x), self.value(x.a), self.value(x.b)
-        real = str(x.a.ty).startswith("float")
+        element = str(x.a.ty)
+        real = element.startswith("float")
         if kind in COMPARE:
-            return self.emit(f"{'fcmp' if real else 'icmp'} {COMPARE[kind][0 if real else 1]} {self.type(x.a)} {a}, {b}")
+            condition = COMPARE[kind][0 if real else 1 if element.startswith("int") else 2]
+            return self.emit(f"{'fcmp' if real else 'icmp'} {condition} {self.type(x.a)} {a}, {b}")
+        if kind is prim.RShift and element.startswith("uint"):
+            return self.emit(f"lshr {self.type(x)} {a}, {b}")
         instruction = LOGIC.get(kind) or BITWISE.get(kind) or (FLOAT_OPS if real else INT_OPS)[kind]
         return self.emit(f"{instruction} {self.type(x)} {a}, {b}")
 
     def cast(self, x: Expr) -> str:
-        source, target = str(x.value.ty), str(x.ty)
         value = self.value(x.value)
-        if source.startswith("float") and target.startswith("float"):
-            instruction = "fpext" if int(source[5:]) < int(target[5:]) else "fptrunc"
-        elif target.startswith("float"):
-            instruction = "uitofp" if source == "bool" else "sitofp"
-        elif source.startswith("float"):
-            instruction = "fptosi"
-        elif source == "bool":
-            instruction = "zext"
-        else:
-            instruction = "sext" if int(source[3:]) < int(target[3:]) else "trunc"
-        return self.emit(f"{instruction} {self.type(x.value)} {value} to {self.type(x)}")
+        if self.type(x.value) == self.type(x):
+            return value
+        return self.emit(f"{conversion(str(x.value.ty), str(x.ty))} {self.type(x.value)} {value} to {self.type(x)}")
 
     def call(self, x: Any) -> str:
         operator = str(x.op.name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from lepton_compiler.backends.tvm.carriers import codes
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.types import TensorType
@@ -31,7 +32,7 @@ class KernelSpec:
         types: type of every value.
         inputs: how many of the values are run-time operands.
         constants: which operands are weights, known when the artefact is built, and may be repacked.
-        scalars: one-element constants that become immediates, by value number.
+        scalars: one-element constants that become immediates, by value number; codes where the type has a carrier.
         steps: the operators in order.
         outputs: the values that the kernel writes.
         shares: whether an output may lie over an input of the same size (element-wise kernels).
@@ -108,7 +109,7 @@ def _number(
     scalars: list[tuple[int, bool | int | float]] = []
     for value in constants:
         if _is_scalar(value):
-            scalars.append((len(numbers), value.numpy().reshape(-1)[0].item()))
+            scalars.append((len(numbers), codes(value.numpy().reshape(-1))[0].item()))
             numbers[value] = len(numbers)
     steps = []
     for node in nodes:

@@ -9,7 +9,8 @@ import ml_dtypes
 import numpy as np
 
 from lepton_compiler.ir.op import Op, require
-from lepton_compiler.ir.types import FLOAT32, DType, TensorType
+from lepton_compiler.ir.types import FLOAT16, FLOAT32, DType, TensorType
+from lepton_compiler.ops.precision import NARROW
 from lepton_compiler.ops.sizes import truth
 
 _EXPONENT_BITS, _MANTISSA_BITS = 0xFF, 0x7FFFFF
@@ -68,16 +69,37 @@ def cast_array(x: np.ndarray, to: DType, *, saturate: bool = True, round_mode: s
     if to.name == "float8_e8m0fnu":
         return _to_exponent(x, saturate, round_mode)
     with np.errstate(invalid="ignore", over="ignore"):
+        if to.is_float and target in NARROW and to != FLOAT16:
+            x = _rounded_once(x)
         if to.name in _FLOAT8 and saturate:
             limit = float(ml_dtypes.finfo(target).max)
-            wide = x if x.dtype == np.float64 else x.astype(np.float32)
-            return np.asarray(np.clip(wide, -limit, limit)).astype(target)
+            return np.asarray(np.clip(x, -limit, limit)).astype(target)
         return x.astype(target)
+
+
+def _rounded_once(x: np.ndarray) -> np.ndarray:
+    """float32 from which rounding to a narrower type gives the value that rounding `x` itself would give.
+
+    What float32 does not hold is rounded to odd: to the neighbour whose last bit is set (S. Boldo, G. Melquiond, "Emulation of a
+    FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008).
+    """
+    if x.dtype.itemsize < 4 or x.dtype == np.float32 or x.dtype.kind == "c":
+        return x.astype(np.float32) if x.dtype.kind != "c" else x
+    if x.dtype.itemsize == 8 and x.dtype.kind in "iu":
+        rest = x & x.dtype.type(0xFFF)
+        small = (x < 2**53) & (x > -(2**53)) if x.dtype.kind == "i" else x < 2**53
+        x = np.where(small, x, x - rest + np.where(rest != 0, x.dtype.type(0x800), x.dtype.type(0)))
+    exact = x.astype(np.float64)
+    single = exact.astype(np.float32)
+    bits, back = single.view(np.int32), single.astype(np.float64)
+    away = np.where(np.abs(back) > np.abs(exact), -1, 1).astype(np.int32)
+    uneven = (back != exact) & ~np.isnan(exact) & ((bits & 1) == 0)
+    return np.where(uneven, bits + away, bits).view(np.float32)
 
 
 def _to_exponent(x: np.ndarray, saturate: bool, round_mode: str) -> np.ndarray:
     """To float8_e8m0fnu, a bare exponent: the magnitude rounded to a power of two, in the direction `round_mode`."""
-    bits = x.astype(np.float32).view(np.uint32)
+    bits = _rounded_once(x).view(np.uint32)
     exponent = (bits >> 23 & _EXPONENT_BITS).astype(np.int32)
     mantissa = bits & _MANTISSA_BITS
     if round_mode == "up":

@@ -11,6 +11,7 @@ from lepton_compiler.ir.dim import Dim, SymDim, ceildiv, minimum, symbol
 from lepton_compiler.ir.op import Cost, Op, Types, require, traffic
 from lepton_compiler.ir.types import INT64, TensorType
 from lepton_compiler.ops.axes import normal_axis
+from lepton_compiler.ops.precision import widen
 from lepton_compiler.ops.rearrange import Concat, DepthToSpace, Pad, SpaceToDepth, Split, Tile
 from lepton_compiler.ops.shape import count, placeholders
 
@@ -127,9 +128,7 @@ class ScatterElements(Op):
         return (x,)
 
     def evaluate(self, x: Any, indices: Any, updates: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
-        y = np.array(x)
-        _combine(y, _element_index(x, indices, self.axis), updates, self.reduction)
-        return (y,)
+        return (_combine(x, _element_index(x, indices, self.axis), updates, self.reduction),)
 
 
 @dataclass(frozen=True)
@@ -152,9 +151,7 @@ class ScatterND(Op):
         return (x,)
 
     def evaluate(self, x: Any, indices: Any, updates: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
-        y = np.array(x)
-        _combine(y, tuple(np.moveaxis(indices.astype(np.int64), -1, 0)), updates, self.reduction)
-        return (y,)
+        return (_combine(x, tuple(np.moveaxis(indices.astype(np.int64), -1, 0)), updates, self.reduction),)
 
 
 @dataclass(frozen=True)
@@ -370,14 +367,17 @@ def _element_index(x: np.ndarray, indices: np.ndarray, axis: int) -> tuple[Any, 
     return tuple(grid)
 
 
-def _combine(y: np.ndarray, index: tuple[Any, ...], updates: np.ndarray, reduction: str) -> None:
-    """Write into `y` in place; of several plain writes to one place the last wins."""
+def _combine(x: np.ndarray, index: tuple[Any, ...], updates: np.ndarray, reduction: str) -> np.ndarray:
+    """A copy of `x` with updates written; of several plain writes to one place the last wins."""
     index = index or (...,)
     if reduction == "none":
+        y = np.array(x)
         y[index] = updates
-        return
+        return y
+    y = np.array(widen(x))
     function = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}[reduction]
-    function.at(y, index, updates)
+    function.at(y, index, widen(updates))
+    return y.astype(x.dtype)
 
 
 def _touched(inputs: Types, outputs: Types) -> Cost:

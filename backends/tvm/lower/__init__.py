@@ -8,6 +8,7 @@ from typing import Any
 
 from tvm import te
 
+from lepton_compiler.backends.tvm.carriers import carrier
 from lepton_compiler.backends.tvm.lower import dense, elementwise, movement, quantize, reductions, resize
 from lepton_compiler.backends.tvm.lower.context import ELEMENTS, RULES, Arg, Body, Context, Packed
 from lepton_compiler.backends.tvm.spec import KernelSpec
@@ -56,7 +57,7 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
     args: dict[int, Arg] = {}
     for k in range(spec.inputs):
         kind = spec.types[k]
-        args[k] = Arg(kind, te.placeholder(kind.static_shape, kind.dtype.name, f"in{k}"), operand=k, constant=k in spec.constants)
+        args[k] = Arg(kind, te.placeholder(kind.static_shape, carrier(kind.dtype).name, f"in{k}"), operand=k, constant=k in spec.constants)
     for k, value in spec.scalars:
         args[k] = Arg(spec.types[k], number=value)
     for step in spec.steps:

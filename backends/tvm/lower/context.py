@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
+from lepton_compiler.backends.tvm.carriers import CARRIERS, carrier, codes
 from lepton_compiler.backends.tvm.naming import in_sequence, named
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.ir.op import Op
@@ -41,7 +42,7 @@ class Arg:
     Attributes:
         type: static type.
         tensor: the TE tensor, made from `body` when a rule asks for one.
-        number: the constant.
+        number: the constant; its code where the type has a carrier.
         body: the expression of the element at an index; operands are read through the second argument.
         operand: which kernel operand this is, if it is one.
         constant: whether that operand is a weight.
@@ -63,12 +64,12 @@ class Arg:
 
     @property
     def dtype(self) -> str:
-        """TVM's name of the element type."""
-        return self.type.dtype.name
+        """TVM's name of the type that holds an element."""
+        return carrier(self.type.dtype).name
 
     def __getitem__(self, index: Sequence[Expr]) -> Expr:
         if self.number is not None:
-            return number(self.number, self.type.dtype)
+            return number(self.number, carrier(self.type.dtype))
         return self.tensor(*index)
 
     def at(self, index: Sequence[Expr]) -> Expr:
@@ -164,7 +165,9 @@ def element(*names: str) -> Callable[[Element], Element]:
 
 
 def number(value: bool | int | float, dtype: DType) -> Expr:
-    """A constant expression of the given type."""
+    """A constant expression of the given type, or the code of the number where the type has a carrier."""
+    if dtype.name in CARRIERS:
+        return number(codes(np.full(1, value, dtype.numpy))[0].item(), carrier(dtype))
     if dtype.kind == "bool":
         return tirx.const(bool(value), "bool")
     return tirx.const(float(value) if dtype.is_float else int(value), dtype.name)
@@ -182,4 +185,4 @@ def unsupported(op: Op, reason: str) -> UnsupportedError:
 
 def wide(dtype: str) -> str:
     """The type in which arithmetic on `dtype` is done: float32 for float16."""
-    return "float32" if dtype in ("float16", "bfloat16") else dtype
+    return "float32" if dtype == "float16" else dtype

@@ -8,8 +8,10 @@ from typing import Any
 
 from tvm import tirx
 
+from lepton_compiler.backends.tvm.carriers import carrier
 from lepton_compiler.backends.tvm.lower import scalar as sc
 from lepton_compiler.backends.tvm.lower.context import Arg, Expr, Read, element, wide
+from lepton_compiler.backends.tvm.lower.conversion import convert
 from lepton_compiler.backends.tvm.lower.scalar import clamp, const, is_float, library, maximum, minimum, type_of
 from lepton_compiler.backends.tvm.naming import named
 from lepton_compiler.backends.tvm.outline import outlined
@@ -222,22 +224,12 @@ def mean(op: Op, kind: TensorType, index: Sequence[Expr], read: Read, *args: Arg
 
 @element("Cast")
 def cast(op: Any, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg) -> Expr:
-    """Numeric conversion; to bool is a test for non-zero."""
-    return convert(read(x, index), op.to.name)
+    """Conversion of numbers; to bool is a test for non-zero."""
+    return convert(read(x, index), x.type.dtype, op.to, saturate=op.saturate, round_mode=op.round_mode)
 
 
 @element("BitCast")
 def bit_cast(op: Any, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg) -> Expr:
     """The same bits as another type of the same width."""
-    return tirx.reinterpret(op.to.name, read(x, index))
-
-
-def convert(x: Expr, to: str) -> Expr:
-    """`x` as type `to`; floats go to narrow integers through int32, as numpy and ONNX Runtime do on x86."""
-    if type_of(x) == to:
-        return x
-    if to == "bool":
-        return tirx.NE(x, tirx.const(0, type_of(x)))
-    if is_float(x) and to in ("int8", "uint8", "int16", "uint16"):
-        return x.astype("int32").astype(to)
-    return x.astype(to)
+    value, target = read(x, index), carrier(op.to).name
+    return value if x.dtype == target else tirx.reinterpret(target, value)

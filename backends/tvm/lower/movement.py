@@ -7,7 +7,8 @@ from typing import Any
 
 from tvm import te, tirx
 
-from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number, unsupported
+from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number, unsupported, wide
+from lepton_compiler.backends.tvm.lower.scalar import type_of
 from lepton_compiler.ir.op import Op
 
 
@@ -287,16 +288,21 @@ def lower_scatter_elements(ctx: Context, op: Any, x: Arg, indices: Arg, updates:
 
     def body(*i: Expr) -> Expr:
         inside = [i[a] < indices.shape[a] for a in range(len(x.shape)) if a != axis and indices.shape[a] < x.shape[a]]
-        result = x[i]
+        result = _combined_type(op, x, x[i])
         for j in range(count):
             at = [_i(j) if a == axis else k for a, k in enumerate(i)]
             hit = wrapped(indices[at], x.shape[axis]) == i[axis]
-            result = tirx.if_then_else(tirx.all(*inside, hit), _combine(op.reduction, result, updates[at]), result)
-        return result
+            result = tirx.if_then_else(tirx.all(*inside, hit), _combine(op.reduction, result, _combined_type(op, x, updates[at])), result)
+        return result if type_of(result) == x.dtype else result.astype(x.dtype)
 
     if count > 64:
         raise unsupported(op, f"{count} updates along one axis; the native backend takes up to 64")
     return [compute(x.shape, body, "scatter")]
+
+
+def _combined_type(op: Any, x: Arg, value: Expr) -> Expr:
+    """An element of `x` or an update in the type in which they are combined."""
+    return value if op.reduction == "none" or x.dtype == wide(x.dtype) else value.astype(wide(x.dtype))
 
 
 def _combine(reduction: str, old: Expr, new: Expr) -> Expr:
@@ -323,12 +329,13 @@ def lower_scatter_nd(ctx: Context, op: Any, x: Arg, indices: Arg, updates: Arg) 
         raise unsupported(op, f"{count} index tuples; the native backend takes up to 64")
 
     def body(*i: Expr) -> Expr:
-        result = x[i]
+        result = _combined_type(op, x, x[i])
         for j in range(count):
             where = unravel(_i(j), outer)
             hit = tirx.all(*[wrapped(indices[[*where, _i(d)]], x.shape[d]) == i[d] for d in range(depth)])
-            result = tirx.if_then_else(hit, _combine(op.reduction, result, updates[[*where, *i[depth:]]]), result)
-        return result
+            update = _combined_type(op, x, updates[[*where, *i[depth:]]])
+            result = tirx.if_then_else(hit, _combine(op.reduction, result, update), result)
+        return result if type_of(result) == x.dtype else result.astype(x.dtype)
 
     return [compute(x.shape, body, "scatter_nd")]
 

@@ -2,43 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from tvm import tirx
 
 from lepton_compiler.backends.tvm.lower.context import Arg, Expr, Read, element
-from lepton_compiler.ir.types import TensorType
-
-
-def _parameter(arg: Arg, index: Sequence[Expr], axis: int, block: int, read: Read) -> Expr:
-    """The scale or zero point that goes with the element at `index`."""
-    if len(arg.shape) == 0 or arg.number is not None:
-        return read(arg, [])
-    if block:
-        return read(arg, [tirx.floordiv(k, block) if a == axis else k for a, k in enumerate(index)])
-    return read(arg, [index[axis]])
+from lepton_compiler.backends.tvm.lower.conversion import convert, decoded, encoded, number_as
+from lepton_compiler.backends.tvm.lower.scalar import type_of
+from lepton_compiler.backends.tvm.naming import named
+from lepton_compiler.backends.tvm.outline import outlined
+from lepton_compiler.ir.types import FLOAT32, DType, TensorType, dtype
 
 
 @element("QuantizeLinear")
 def quantize(op: Any, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg, scale: Arg, zero: Arg | None = None) -> Expr:
-    """`saturate(round_half_even(x / scale) + zero_point)`."""
-    axis = op.axis % max(1, len(x.shape))
-    limits = np.iinfo(op.dtype.numpy)
-    value = tirx.nearbyint(read(x, index).astype("float32") / _parameter(scale, index, axis, op.block_size, read).astype("float32"))
-    low, high = tirx.const(-(2.0**24), "float32"), tirx.const(2.0**24, "float32")
-    value = tirx.max(low, tirx.min(value, high)).astype("int32")
-    if zero is not None:
-        value = value + _parameter(zero, index, axis, op.block_size, read).astype("int32")
-    return tirx.max(tirx.const(int(limits.min), "int32"), tirx.min(value, tirx.const(int(limits.max), "int32"))).astype(op.dtype.name)
+    """`saturate(round_half_even(x / scale) + zero_point)` for integers; for small floats the sum is rounded once, when it is encoded."""
+
+    def operand(value: Expr, source: DType) -> Expr:
+        given = source if op.precision is None else op.precision
+        return number_as(decoded(convert(value, source, given), given), real)
+
+    real = _quotient_type(op, x, scale)
+    ratio = operand(read(x, index), x.type.dtype) / operand(_parameter(op, scale, x, index, read), scale.type.dtype)
+    if op.precision is not None:
+        ratio = number_as(decoded(convert(ratio, dtype(real), op.precision), op.precision), real)
+    offset = [] if zero is None else [decoded(_parameter(op, zero, x, index, read), zero.type.dtype)]
+    if op.dtype.is_integer:
+        return encoded(outlined(_rounding(op.dtype, real), ratio, *offset), op.dtype)
+    for point in offset:
+        ratio = ratio + number_as(point, real)
+    return convert(ratio, dtype(real), op.dtype, saturate=op.saturate)
 
 
 @element("DequantizeLinear")
 def dequantize(op: Any, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg, scale: Arg, zero: Arg | None = None) -> Expr:
-    """`(x - zero_point) * scale`, the difference in int32."""
-    axis = op.axis % max(1, len(x.shape))
-    value = read(x, index).astype("int32")
+    """`(x - zero_point) * scale`; the difference of integers is exact."""
+    value, exact = decoded(read(x, index), x.type.dtype), "float32"
+    if x.type.dtype.is_integer and x.type.dtype.bits <= 32 and zero is not None:
+        exact = "int32" if x.type.dtype.bits <= 16 else "int64"
+    moved = number_as(value, exact)
     if zero is not None:
-        value = value - _parameter(zero, index, axis, op.block_size, read).astype("int32")
-    return (value.astype("float32") * _parameter(scale, index, axis, op.block_size, read).astype("float32")).astype(op.dtype.name)
+        moved = moved - number_as(decoded(_parameter(op, zero, x, index, read), zero.type.dtype), exact)
+    factor = decoded(_parameter(op, scale, x, index, read), scale.type.dtype)
+    factor = factor if type_of(factor) == "float64" else number_as(factor, "float32")
+    product = number_as(number_as(moved, "float32"), type_of(factor)) * factor
+    return convert(product, dtype(type_of(factor)), op.dtype, saturate=False)
+
+
+def _parameter(op: Any, arg: Arg, x: Arg, index: Sequence[Expr], read: Read) -> Expr:
+    """The scale or zero point that goes with the element at `index`, as it is stored."""
+    axis = op.axis % max(1, len(x.shape))
+    if len(arg.shape) == 0 or arg.number is not None:
+        return read(arg, [])
+    if op.block_size:
+        return read(arg, [tirx.floordiv(k, op.block_size) if a == axis else k for a, k in enumerate(index)])
+    return read(arg, [index[axis]])
+
+
+def _quotient_type(op: Any, x: Arg, scale: Arg) -> str:
+    """The type of x / scale as numpy finds it, once narrow floats are float32."""
+    given = [x.type.dtype, scale.type.dtype] if op.precision is None else [op.precision]
+    return np.result_type(*(FLOAT32.numpy if t.is_float and t.bits < 32 else t.numpy for t in given)).name
+
+
+def _rounding(target: DType, real: str) -> Callable[..., Expr]:
+    """From the quotient and the zero point, if there is one, to the integer, as int32 or, for wide targets, int64."""
+    info = ml_dtypes.iinfo(target.numpy)
+
+    def clamped(v: Expr, low: int | float, high: int | float) -> Expr:
+        least, most = tirx.const(low, type_of(v)), tirx.const(high, type_of(v))
+        return named(v, lambda n: tirx.Select(n > most, most, tirx.Select(n < least, least, n)))
+
+    def whole(ratio: Expr) -> Expr:
+        return named(tirx.nearbyint(ratio), lambda n: tirx.Select(tirx.isnan(n), tirx.const(0.0, real), n))
+
+    def narrow(ratio: Expr, *zero: Expr) -> Expr:
+        value = clamped(whole(ratio), -(2.0**24), 2.0**24).astype("int32")
+        for point in zero:
+            value = value + point.astype("int32")
+        return clamped(value, int(info.min), int(info.max))
+
+    def broad(ratio: Expr, *zero: Expr) -> Expr:
+        value = number_as(whole(ratio), "float64")
+        for point in zero:
+            value = value + point.astype("float64")
+        return clamped(value, float(info.min), float(info.max)).astype("int64")
+
+    return narrow if target.bits < 32 else broad

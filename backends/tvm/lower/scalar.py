@@ -21,7 +21,7 @@ def type_of(x: Expr) -> str:
 
 def is_float(x: Expr) -> bool:
     """Whether an expression is a real floating-point number."""
-    return type_of(x).startswith(("float", "bfloat"))
+    return type_of(x).startswith("float")
 
 
 def const(value: float, like: Expr) -> Expr:

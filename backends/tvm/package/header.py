@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lepton_compiler.analysis.memory import ALIGNMENT
-from lepton_compiler.backends.tvm.package.names import c_type, identifiers
+from lepton_compiler.backends.tvm.package.names import c_type, identifiers, storage_note
 from lepton_compiler.backends.tvm.program import stored_type
 from lepton_compiler.ir.graph import Value
 
@@ -74,7 +74,7 @@ def _macros(prefix: str, value: Value) -> list[str]:
 def _struct(name: str, values: Sequence[Value], qualifier: str, dims: bool = False) -> list[str]:
     labels = identifiers([v.name for v in values])
     fields = [
-        f"  {qualifier}{c_type(v.type.dtype)} *{label}; /* {stored_type(v)}{'' if v.type.is_static else ' at most'}, '{_comment(v.name)}' */"
+        f"  {qualifier}{c_type(v.type.dtype)} *{label}; /* {_described(v)} */"
         for v, label in zip(values, labels, strict=True)
     ]
     fields += [
@@ -83,6 +83,12 @@ def _struct(name: str, values: Sequence[Value], qualifier: str, dims: bool = Fal
         if dims and not v.type.is_static
     ]
     return ["typedef struct {", *(fields or ["  void *unused;"]), f"}} {name};"]
+
+
+def _described(value: Value) -> str:
+    """Type, name and storage of a tensor's elements."""
+    bound = "" if value.type.is_static else " at most"
+    return f"{stored_type(value)}{bound}, '{_comment(value.name)}'{storage_note(value.type.dtype)}"
 
 
 def _comment(text: str) -> str:

@@ -6,6 +6,7 @@ import keyword
 import re
 from collections.abc import Sequence
 
+from lepton_compiler.backends.tvm.carriers import carrier
 from lepton_compiler.ir.types import DType
 
 C_TYPES = {
@@ -20,8 +21,15 @@ RESERVED = frozenset(
 
 
 def c_type(element: DType) -> str:
-    """The C type that holds one element; float16 is its bits."""
-    return C_TYPES[element.name]
+    """The C type that holds one element: its code, where C has no such numbers."""
+    return C_TYPES[carrier(element).name]
+
+
+def storage_note(element: DType) -> str:
+    """What a C programmer must know of elements that are codes; empty for numbers that C has."""
+    if c_type(element).startswith("uint") == (element.kind == "uint") and element.bits >= 8:
+        return ""
+    return "; an element is its bits" if element.bits >= 8 else f"; an element is the low {element.bits} bits of a byte"
 
 
 def identifiers(names: Sequence[str]) -> list[str]:

@@ -1,0 +1,73 @@
+"""Arithmetic on element types without native arithmetic, computed in wider types."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from lepton_compiler.backends.tvm.capabilities import CONTROL, element_types, handles_codes
+from lepton_compiler.backends.tvm.carriers import CARRIERS, computed
+from lepton_compiler.ir.graph import Graph, Node, Value
+from lepton_compiler.ir.op import Op
+from lepton_compiler.ir.traverse import bodies
+from lepton_compiler.ir.types import DType, TensorType
+from lepton_compiler.ops.builder import Builder
+from lepton_compiler.ops.cast import Cast, cast_array
+
+EXPONENT_ONLY = "float8_e8m0fnu"
+"""A type of powers of two, without zero and sign: scales are stored in it, nothing is computed in it."""
+
+
+def widen(graph: Graph) -> int:
+    """Add(x: bfloat16, y)  -->  Cast(Add(Cast(x, float32), Cast(y, float32)), bfloat16), in nested graphs too.
+
+    That is how the evaluator defines operators on narrow floats, so that the results are equal. Integers wrap around at their width, in
+    the wide type's low bits as in the narrow type. Constants are converted at compile time. Returns how many nodes were changed.
+    """
+    count = 0
+    for part in list(bodies(graph)):
+        known: dict[Value, Value] = {}
+        for node in filter(_is_narrow_arithmetic, part.nodes):
+            _widen(node, known)
+            count += 1
+    return count
+
+
+def _is_narrow_arithmetic(node: Node) -> bool:
+    narrow = element_types(node) & CARRIERS.keys()
+    return bool(narrow) and EXPONENT_ONLY not in narrow and node.op.name not in CONTROL | {"Fused"} and not handles_codes(node)
+
+
+def _widen(node: Node, known: dict[Value, Value]) -> None:
+    graph, build = node.graph, Builder(node.graph, before=node, loc=node.loc.by("widen"))
+    wide = build.node(_computing(node.op), [None if v is None else _as_computed(build, v, known) for v in node.inputs])
+    names = [out.name for out in node.outputs]
+    for old, new in zip(node.outputs, wide.outputs, strict=True):
+        new.type = TensorType(new.type.dtype, old.type.shape)
+    results = [_rounded(build, new, old.type.dtype) for old, new in zip(node.outputs, wide.outputs, strict=True)]
+    for old, new in zip(node.outputs, results, strict=True):
+        graph.replace_all_uses(old, new)
+    graph.remove(node)
+    for new, name in zip(results, names, strict=True):
+        graph.rename(new, name)
+
+
+def _computing(op: Op) -> Op:
+    """The operator with a wide result, where an attribute decides its type."""
+    element = getattr(op, "dtype", None)
+    return replace(op, dtype=computed(element)) if isinstance(element, DType) else op  # type: ignore[call-arg]
+
+
+def _rounded(build: Builder, value: Value, element: DType) -> Value:
+    """`value` in the type that the operator gives: what is too large overflows rather than saturates."""
+    return value if value.type.dtype == element else build(Cast(to=element, saturate=False), value)
+
+
+def _as_computed(build: Builder, value: Value, known: dict[Value, Value]) -> Value:
+    """`value` in the type that operators compute in."""
+    wide = computed(value.type.dtype)
+    if wide == value.type.dtype:
+        return value
+    if value.tensor is None:
+        return build(Cast(to=wide), value)
+    if value not in known:
+        known[value] = build.constant(cast_array(value.numpy(), wide), name=value.name)
+    return known[value]
