@@ -65,4 +65,5 @@ def element_types(node: Node) -> set[str]:
 
 def handles_codes(node: Node) -> bool:
     """Whether a node can do its work on codes, without arithmetic on the numbers that they stand for."""
-    return node.op.name in CONVERSIONS or (node.op.name in MOVES and getattr(node.op, "reduction", "none") == "none")
+    op = getattr(node.op, "template", node.op)
+    return op.name in CONVERSIONS or (op.name in MOVES and getattr(op, "reduction", "none") == "none")

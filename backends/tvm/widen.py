@@ -32,8 +32,10 @@ def widen(graph: Graph) -> int:
 
 
 def _is_narrow_arithmetic(node: Node) -> bool:
-    narrow = element_types(node) & CARRIERS.keys()
-    return bool(narrow) and EXPONENT_ONLY not in narrow and node.op.name not in CONTROL | {"Fused"} and not handles_codes(node)
+    if node.op.name in CONTROL | {"Fused"} or handles_codes(node) or EXPONENT_ONLY in element_types(node):
+        return False
+    made = getattr(node.op, "dtype", None)
+    return any(v.type.dtype.name in CARRIERS for v in node.present_inputs) or (isinstance(made, DType) and made.name in CARRIERS)
 
 
 def _widen(node: Node, known: dict[Value, Value]) -> None:

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from lepton_compiler.ir.op import Op, require
-from lepton_compiler.ir.types import FLOAT16, FLOAT32, DType, TensorType
+from lepton_compiler.ir.types import FLOAT16, FLOAT32, DType, TensorType, dtype
 from lepton_compiler.ops.precision import NARROW
 from lepton_compiler.ops.sizes import truth
 
@@ -64,6 +64,7 @@ def cast_array(x: np.ndarray, to: DType, *, saturate: bool = True, round_mode: s
     target = to.numpy
     if x.dtype == target:
         return x
+    x = _at_numpy_type(x)
     if to.kind == "bool":
         return np.asarray(np.not_equal(x, np.zeros((), x.dtype)))
     if to.name == "float8_e8m0fnu":
@@ -75,6 +76,14 @@ def cast_array(x: np.ndarray, to: DType, *, saturate: bool = True, round_mode: s
             limit = float(ml_dtypes.finfo(target).max)
             return np.asarray(np.clip(x, -limit, limit)).astype(target)
         return x.astype(target)
+
+
+def _at_numpy_type(x: np.ndarray) -> np.ndarray:
+    """`x` in a type of numpy's own that holds all its values: those of ml_dtypes are not converted into each other."""
+    element = dtype(x.dtype)
+    if element.is_integer and element.bits < 8:
+        return x.astype(np.int8)
+    return x.astype(np.float32) if x.dtype in NARROW and element != FLOAT16 else x
 
 
 def _rounded_once(x: np.ndarray) -> np.ndarray:

@@ -75,10 +75,18 @@ def number_as(x: Expr, target: str) -> Expr:
     if type_of(x) == target:
         return x
     if target == "bool":
-        return tirx.NE(x, tirx.const(0, type_of(x)))
+        return _is_not_zero(x)
     if is_float(x) and target in ("int8", "uint8", "int16", "uint16"):
         return x.astype("int32").astype(target)
     return x.astype(target)
+
+
+def _is_not_zero(x: Expr) -> Expr:
+    """Truth of a number; of floats by their bits, because TVM's comparison is false for NaN."""
+    if is_float(x):
+        kind = f"int{type_of(x)[5:]}"
+        x = tirx.shift_left(tirx.reinterpret(kind, x), tirx.const(1, kind))
+    return tirx.NE(x, tirx.const(0, type_of(x)))
 
 
 def decoded(x: Expr, element: DType) -> Expr:
@@ -142,7 +150,7 @@ def _real(code: Expr, form: Format) -> Expr:
     sign = tirx.bitwise_and(tirx.shift_left(wide, _i32(gap)), _i32(-(1 << FLOAT32_SIGN)))
     signed = tirx.bitwise_or(bits, sign)
     if not form.signed_zero:
-        signed = tirx.Select(tirx.EQ(wide, _i32(form.sign)), _i32(FLOAT32_NAN), signed)
+        signed = tirx.Select(tirx.EQ(wide, _i32(form.sign)), _i32(FLOAT32_NAN - (1 << FLOAT32_SIGN)), signed)
     return tirx.reinterpret("float32", signed)
 
 

@@ -1,0 +1,145 @@
+"""Conversions to and from element types without native arithmetic: every code, and every place where rounding turns, against the evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from lepton_compiler.backend import BuildOptions
+from lepton_compiler.backends.tvm import build
+from lepton_compiler.backends.tvm.carriers import CARRIERS, codes
+from lepton_compiler.ir.graph import Graph, Value
+from lepton_compiler.ir.types import DTYPES, TensorType, dtype
+from lepton_compiler.ops.builder import Builder
+from lepton_compiler.ops.cast import Cast
+from lepton_compiler.ops.evaluator import evaluate
+from lepton_compiler.runtime.library import NativeLibrary
+from lepton_compiler.target import parse_target
+
+FLOATS = [name for name in CARRIERS if "float" in name and name != "float8_e8m0fnu"]
+FLOAT8 = [name for name in FLOATS if name.startswith("float8")]
+INTEGERS = [name for name in CARRIERS if "int" in name]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
+def run_native(graph: Graph, feeds: dict[str, np.ndarray], cache: Path) -> dict[str, np.ndarray]:
+    artifact = build(graph, BuildOptions("m", parse_target("native"), cache_dir=cache))
+    return NativeLibrary.from_bytes(artifact.files["libm.so"], {**artifact.manifest, "name": "m"}).run(feeds)
+
+
+def check_equal(graph: Graph, feeds: dict[str, np.ndarray], cache: Path) -> None:
+    """Native results are the evaluator's, bit for bit; where both are NaN, of any sign and payload unless the type is narrow."""
+    expected, got = evaluate(graph, feeds), run_native(graph, feeds, cache)
+    for name, want in expected.items():
+        assert got[name].dtype == want.dtype and got[name].shape == want.shape, name
+        if want.dtype.name in CARRIERS:
+            np.testing.assert_array_equal(codes(got[name]), codes(want), err_msg=name)
+        else:
+            np.testing.assert_array_equal(got[name], want, err_msg=name)
+            if want.dtype.kind == "f":
+                number = ~np.isnan(want)
+                np.testing.assert_array_equal(np.signbit(got[name][number]), np.signbit(want[number]), err_msg=name)
+
+
+def check_casts(values: np.ndarray, casts: Sequence[Cast], cache: Path) -> None:
+    """Each conversion of `values`, as a kernel of its own in one library."""
+    graph = Graph("casts")
+    x = graph.add_input("x", TensorType(dtype(values.dtype), values.shape))
+    results = [Builder(graph)(cast, x) for cast in casts]
+    graph.set_outputs(results)
+    for value, cast in zip(results, casts, strict=True):
+        graph.rename(value, f"{cast.to}_{cast.saturate}_{cast.round_mode}".lower())
+    check_equal(graph, {"x": values}, cache)
+
+
+def every_code(name: str) -> np.ndarray:
+    """All values of a narrow type; of integers, with whatever may lie above them in a byte."""
+    element, bits = DTYPES[name], DTYPES[CARRIERS[name]]
+    return np.arange(1 << (element.bits if element.is_float else bits.bits), dtype=bits.numpy).view(element.numpy)
+
+
+def turning_points(name: str) -> np.ndarray:
+    """float64: the values of a narrow float, the midpoints between neighbours, and where it overflows."""
+    with np.errstate(all="ignore"):
+        values = np.unique(every_code(name).astype(np.float64))
+    values = values[np.isfinite(values)]
+    beyond = values[-1] + np.array([0.5, 1.0, 1.5]) * (values[-1] - values[-2])
+    return np.concatenate([values, (values[1:] + values[:-1]) / 2, beyond, -beyond])
+
+
+SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-45, -1e-45, 1e-38, 3.4e38, -3.4e38]
+
+
+def float32_samples() -> np.ndarray:
+    """The turning points of all types and their neighbours on both sides, special values, and random bits."""
+    with np.errstate(all="ignore"):
+        points = np.concatenate([turning_points(name) for name in FLOATS]).astype(np.float32)
+    powers = np.float32(2.0) ** np.arange(-149, 128, dtype=np.float32)
+    points = np.concatenate([points, powers, powers * np.float32(1.5), np.array(SPECIAL, np.float32)])
+    random = np.random.default_rng(0).integers(0, 1 << 32, 1 << 16, np.uint32).view(np.float32)
+    near = [np.nextafter(points, np.float32(s) * np.inf, dtype=np.float32) for s in (-1, 1)]
+    return np.concatenate([points, *near, random])
+
+
+def to_narrow_floats() -> list[Cast]:
+    casts = [Cast(to=DTYPES[name], saturate=s) for name in FLOAT8 for s in (True, False)]
+    casts += [Cast(to=DTYPES[name]) for name in ("bfloat16", "float4_e2m1fn")]
+    return casts + [Cast(to=DTYPES["float8_e8m0fnu"], saturate=s, round_mode=m) for s in (True, False) for m in ("up", "down", "nearest")]
+
+
+def test_float32_is_rounded_once(cache: Path) -> None:
+    check_casts(float32_samples(), [*to_narrow_floats(), Cast(to=DTYPES["float16"])], cache)
+
+
+def test_every_float16_is_converted(cache: Path) -> None:
+    values = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    check_casts(values, [*to_narrow_floats(), Cast(to=DTYPES["float32"]), Cast(to=DTYPES["float64"])], cache)
+
+
+def test_float64_is_rounded_once(cache: Path) -> None:
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
+    with np.errstate(all="ignore"):
+        points = np.concatenate([turning_points(name) for name in [*FLOAT8, "float4_e2m1fn"]] + [turning_points("bfloat16")[::7]])
+        points = np.concatenate([points, halves, (halves[1:] + halves[:-1]) / 2, [*SPECIAL, 1e300, -1e300, 5e-324, 1e-60]])
+        near = [np.nextafter(points, s * np.inf) for s in (-1.0, 1.0)]
+        close = [points * (1 + s * 2.0**-30) for s in (-1, 1)]
+    check_casts(np.concatenate([points, *near, *close]), [*to_narrow_floats(), Cast(to=DTYPES["float32"]), Cast(to=DTYPES["float16"])], cache)
+
+
+@pytest.mark.parametrize("kind", ["int32", "int64", "uint32", "uint64"])
+def test_wide_integers_are_rounded_once(kind: str, cache: Path) -> None:
+    info, rng = np.iinfo(kind), np.random.default_rng(1)
+    powers = [1 << k for k in range(info.bits - (info.min < 0))]
+    near = [p + (p >> s) + d for p in powers for s in (8, 9, 70) for d in (-1, 0, 1)]
+    values = sorted({v for n in [*near, info.max, info.max - 1] for v in (n, -n, n - 2**11) if info.min <= v <= info.max})
+    random = rng.integers(info.min, info.max, 4096, kind, endpoint=True)
+    casts = [Cast(to=DTYPES[name]) for name in ("bfloat16", "float8_e5m2", "float8_e4m3fn", "float4_e2m1fn", "float8_e8m0fnu", "int4", "uint2", "float16")]
+    check_casts(np.concatenate([np.array(values, kind), random, random >> np.array(info.bits // 2, kind)]), casts, cache)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint16", "bool"])
+def test_every_short_integer_is_converted(kind: str, cache: Path) -> None:
+    width = 1 if kind == "bool" else np.iinfo(kind).bits
+    values = np.arange(1 << width).astype(kind)
+    names = ("bfloat16", "float8_e4m3fnuz", "float4_e2m1fn", "float8_e8m0fnu", "int4", "uint4", "int2", "uint2", "float16")
+    check_casts(values, [Cast(to=DTYPES[name]) for name in names], cache)
+
+
+def test_floats_become_short_integers(cache: Path) -> None:
+    values = np.concatenate([np.linspace(-40, 40, 1601), [-0.0, 1e5 + 0.5, -1e5 - 0.5]]).astype(np.float32)
+    check_casts(values, [Cast(to=DTYPES[name]) for name in INTEGERS], cache)
+
+
+@pytest.mark.parametrize("name", list(CARRIERS))
+def test_every_code_is_decoded(name: str, cache: Path) -> None:
+    wider = ["float32", "float16", "bool"] if "float" in name else ["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
+    narrower = [n for n in ("bfloat16", "float8_e5m2", "float4_e2m1fn") if n != name] + ([] if "float" in name else ["int4", "uint2"])
+    check_casts(every_code(name), [Cast(to=DTYPES[n]) for n in [*wider, *narrower] if n != name], cache)
