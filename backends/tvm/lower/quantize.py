@@ -10,7 +10,7 @@ import numpy as np
 from tvm import tirx
 
 from lepton_compiler.backends.tvm.lower.context import Arg, Expr, Read, element
-from lepton_compiler.backends.tvm.lower.conversion import convert, decoded, encoded, number_as
+from lepton_compiler.backends.tvm.lower.conversion import convert, decoded, number_as
 from lepton_compiler.backends.tvm.lower.scalar import type_of
 from lepton_compiler.backends.tvm.naming import named
 from lepton_compiler.backends.tvm.outline import outlined
@@ -31,7 +31,8 @@ def quantize(op: Any, kind: TensorType, index: Sequence[Expr], read: Read, x: Ar
         ratio = number_as(decoded(convert(ratio, dtype(real), op.precision), op.precision), real)
     offset = [] if zero is None else [decoded(_parameter(op, zero, x, index, read), zero.type.dtype)]
     if op.dtype.is_integer:
-        return encoded(outlined(_rounding(op.dtype, real), ratio, *offset), op.dtype)
+        whole = outlined(_rounding(op.dtype, real), ratio, *offset)
+        return convert(whole, dtype(type_of(whole)), op.dtype)
     for point in offset:
         ratio = ratio + number_as(point, real)
     return convert(ratio, dtype(real), op.dtype, saturate=op.saturate)

@@ -13,8 +13,8 @@ from lepton_compiler.backend import BuildOptions
 from lepton_compiler.backends.tvm import build
 from lepton_compiler.backends.tvm.carriers import CARRIERS, codes
 from lepton_compiler.ir.graph import Graph, Value
-from lepton_compiler.ir.types import DTYPES, TensorType, dtype
-from lepton_compiler.ops.builder import Builder
+from lepton_compiler.ir.types import DTYPES, TensorType, dtype, tensor_type
+from lepton_compiler.ops.builder import Builder, make_op
 from lepton_compiler.ops.cast import Cast
 from lepton_compiler.ops.evaluator import evaluate
 from lepton_compiler.runtime.library import NativeLibrary
@@ -143,3 +143,113 @@ def test_every_code_is_decoded(name: str, cache: Path) -> None:
     wider = ["float32", "float16", "bool"] if "float" in name else ["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
     narrower = [n for n in ("bfloat16", "float8_e5m2", "float4_e2m1fn") if n != name] + ([] if "float" in name else ["int4", "uint2"])
     check_casts(every_code(name), [Cast(to=DTYPES[n]) for n in [*wider, *narrower] if n != name], cache)
+
+
+def random_codes(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Random values of a narrow type, NaN among them where it has them."""
+    bits = DTYPES[name].bits
+    return np.random.default_rng(seed).integers(0, 1 << bits, shape).astype(DTYPES[CARRIERS[name]].numpy).view(DTYPES[name].numpy)
+
+
+def movements(b: Builder, x: Value, i: Value, p: Value) -> list[Value]:
+    """Operators that move elements, on x [2, 4, 3, 6], indices i [2, 2] and choices p [2, 4, 3, 6]."""
+    weights = b.constant(random_codes(x.type.dtype.name, (2, 4, 3, 6), 1))
+    one = b.constant(random_codes(x.type.dtype.name, (), 5))
+    indices = b.constant(np.array([[[[0, 2, 1, 5, 4, 3]]]]))
+    return [
+        b.Transpose(x, perm=(0, 2, 3, 1)), b.Slice(x, starts=(1, -1), ends=(3, -10), axes=(1, 3), steps=(1, -2)), b.Concat(x, weights, axis=2),
+        b.Expand(b.Reshape(x, shape=(2, 1, 4, 3, 6)), shape=(2, 2, 4, 3, 6)), b.Tile(x, repeats=(1, 2, 1, 1)), b.Pad(x, one, pads=(0, 1, 2, 0, 0, 0, 1, 3)),
+        b.Pad(x, pads=(0, 0, 2, 1, 0, 0, 1, 3), mode="reflect"), b.Gather(x, i, axis=2), b.Gather(weights, i, axis=0), b.DepthToSpace(x, blocksize=2),
+        b.GatherElements(x, b.constant(np.zeros((2, 4, 1, 6), np.int64)), axis=2), b.SpaceToDepth(b.Reshape(x, shape=(2, 3, 4, 6)), blocksize=2),
+        b.Where(p, x, weights), b.Where(p, one, x), b.ScatterElements(x, indices, b.constant(random_codes(x.type.dtype.name, (1, 1, 1, 6), 2)), axis=3),
+        b.ScatterND(x, b.constant(np.array([[1], [0]])), weights), b.ReverseSequence(b.Reshape(x, shape=(4, 2, 18)), b.constant(np.array([1, 4])), batch_axis=1, time_axis=0),
+        *b.node(make_op("Split", {"axis": 3, "sizes": (2, 4)}), [x]).outputs, b.GatherND(x, b.Reshape(i, shape=(2, 2))),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float4_e2m1fn", "int4"])
+def test_elements_are_moved_as_codes(name: str, cache: Path) -> None:
+    graph = Graph("moves")
+    x, i, p = (graph.add_input(n, tensor_type(t)) for n, t in (("x", f"{name}[2,4,3,6]"), ("i", "int64[2,2]"), ("p", "bool[2,4,3,6]")))
+    graph.set_outputs(movements(Builder(graph), x, i, p))
+    feeds = {"x": random_codes(name, (2, 4, 3, 6)), "i": np.array([[0, 1], [1, 0]]), "p": np.random.default_rng(3).random((2, 4, 3, 6)) < 0.5}
+    check_equal(graph, feeds, cache)
+
+
+@pytest.mark.parametrize("name", [*FLOATS, *INTEGERS])
+def test_numbers_in_attributes_are_encoded(name: str, cache: Path) -> None:
+    graph = Graph("numbers")
+    b, x = Builder(graph), graph.add_input("x", TensorType(DTYPES[name], (3, 4)))
+    graph.set_outputs(
+        [b.Pad(x, pads=(0, 1, 0, 0)), b.Trilu(x), b.EyeLike(x, dtype=DTYPES[name]), b.ConstantOfShape(shape=(2, 3), value=1, dtype=DTYPES[name])]
+    )
+    check_equal(graph, {"x": random_codes(name, (3, 4))}, cache)
+
+
+def test_bits_become_another_type(cache: Path) -> None:
+    graph = Graph("bits")
+    b, x, y = Builder(graph), graph.add_input("x", tensor_type("bfloat16[256]")), graph.add_input("y", tensor_type("uint8[256]"))
+    targets = [b.BitCast(x, to=DTYPES[n]) for n in ("int16", "uint16", "float16")] + [b.BitCast(y, to=DTYPES[n]) for n in (*FLOAT8, "int8")]
+    graph.set_outputs([*targets, b.BitCast(b.BitCast(y, to=DTYPES["int8"]), to=DTYPES["float8_e5m2"])])
+    check_equal(graph, {"x": random_codes("bfloat16", (256,)), "y": np.arange(256, dtype=np.uint8)}, cache)
+
+
+def quantizable(kind: str) -> np.ndarray:
+    """[64, 96]: multiples of an eighth, so that quotients by a power of two hit every tie, with special values in the first row."""
+    values = np.random.default_rng(4).integers(-5000, 5000, (64, 96)) / 8
+    if kind.startswith("int"):
+        return (values * 8).astype(kind)
+    special = np.array([np.nan, np.inf, -np.inf, 6e4, -6e4, 0.0, -0.0, 1e-7])
+    return np.concatenate([np.tile(special, 12)[None], values[1:]]).astype(DTYPES[kind].numpy)
+
+
+QUANTIZED = [*INTEGERS, "int8", "uint8", "int16", "uint16", *FLOAT8, "float4_e2m1fn"]
+
+
+def parameters(b: Builder, kind: str, name: str, shape: tuple[int, ...]) -> tuple[Value, Value]:
+    """Scales, powers of two among them, and zero points of a shape."""
+    rng = np.random.default_rng(5)
+    scale = np.where(rng.random(shape) < 0.5, 2.0 ** rng.integers(-2, 6, shape), rng.uniform(0.1, 20, shape))
+    zero = rng.integers(0, 2, shape) if "int" in name else rng.integers(-2, 2, shape)
+    return b.constant(scale.astype(DTYPES[kind].numpy)), b.constant(np.asarray(zero.astype(np.float32).astype(DTYPES[name].numpy)))
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16", "float64", "int32"])
+def test_quantization_to_every_type(kind: str, cache: Path) -> None:
+    graph = Graph("quantize")
+    b, x = Builder(graph), graph.add_input("x", tensor_type(f"{kind}[64,96]"))
+    real = "float32" if kind == "int32" else kind
+    results = []
+    for k, name in enumerate(QUANTIZED):
+        shape, block = [((), 0), ((96,), 0), ((64, 6), 16)][k % 3]
+        scale, zero = parameters(b, real, name, shape)
+        op = make_op("QuantizeLinear", {"dtype": DTYPES[name], "axis": 1, "block_size": block, "saturate": k % 2 == 0})
+        results += [b(op, x, scale, zero), b(op, x, scale)]
+    graph.set_outputs(results)
+    check_equal(graph, {"x": quantizable(kind)}, cache)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "float32"])
+def test_quantization_in_a_given_precision(precision: str, cache: Path) -> None:
+    graph = Graph("precision")
+    b, x = Builder(graph), graph.add_input("x", tensor_type("float32[64,96]"))
+    scale, _ = parameters(b, "float32", "int8", (96,))
+    ops = [make_op("QuantizeLinear", {"dtype": DTYPES[n], "precision": DTYPES[precision]}) for n in ("int8", "int4", "float8_e4m3fn")]
+    graph.set_outputs([b(op, x, scale) for op in ops])
+    check_equal(graph, {"x": quantizable("float32")}, cache)
+
+
+@pytest.mark.parametrize("name", [*QUANTIZED, "float8_e8m0fnu", "int32"])
+def test_dequantization_from_every_type(name: str, cache: Path) -> None:
+    graph = Graph("dequantize")
+    element = DTYPES[name]
+    bits = DTYPES[CARRIERS.get(name, name)].numpy
+    values = np.resize(every_code(name).view(bits) if name in CARRIERS else np.arange(-(2**31), 2**31, 698_411).astype(bits), (64, 96)).view(element.numpy)
+    b, x = Builder(graph), graph.add_input("x", TensorType(element, (64, 96)))
+    results = []
+    for kind, to, shape, block in (("float32", "float32", (), 0), ("float16", "float16", (96,), 0), ("bfloat16", "bfloat16", (64, 6), 16), ("float64", "float64", (), 0)):
+        scale, zero = parameters(b, kind, name, shape)
+        op = make_op("DequantizeLinear", {"dtype": DTYPES[to], "axis": 1, "block_size": block})
+        results += [b(op, x, scale)] if name == "float8_e8m0fnu" else [b(op, x, scale, zero), b(op, x, scale)]
+    graph.set_outputs(results)
+    check_equal(graph, {"x": values}, cache)
