@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+
 from lepton_compiler.backends.tvm.capabilities import CONTROL, element_types, handles_codes
 from lepton_compiler.backends.tvm.carriers import CARRIERS, computed
 from lepton_compiler.ir.graph import Graph, Node, Value

@@ -48,7 +48,9 @@ EXACT = ["Add", "Sub", "Mul", "Div", "Max", "Min", "Greater", "LessOrEqual", "Eq
 
 def test_each_operator_rounds_once(tmp_path: Path) -> None:
     graph, b, (x, y) = graph_of(x="bfloat16[5,33]", y="bfloat16[33]")
-    results = [getattr(b, name)(x, y) for name in EXACT] + [getattr(b, name)(x) for name in ("Relu", "Abs", "Neg", "Floor", "Round", "Sign", "HardSwish", "IsNaN")]
+    results = [getattr(b, name)(x, y) for name in EXACT] + [
+        getattr(b, name)(x) for name in ("Relu", "Abs", "Neg", "Floor", "Round", "Sign", "HardSwish", "IsNaN")
+    ]
     graph.set_outputs([*results, b.Add(b.Mul(x, x), y), b.Sub(x, b.constant(np.array(0.1, BFLOAT16.numpy)))])
     check(graph, {"x": normal((5, 33)), "y": normal((33,), 1)}, tmp_path)
 
@@ -91,7 +93,16 @@ def test_short_integers_wrap_around(name: str, tmp_path: Path) -> None:
     info = ml_dtypes.iinfo(DTYPES[name].numpy)
     graph, b, (x, y) = graph_of(x=f"{name}[8,16]", y=f"{name}[16]")
     results = [getattr(b, op)(x, y) for op in ("Add", "Sub", "Mul", "Max", "Min", "Greater", "BitwiseAnd", "BitwiseXor")]
-    graph.set_outputs([*results, b.BitwiseNot(x), b.ReduceSum(x, axes=(1,)), b.ReduceMax(x, axes=(0,)), b.ArgMax(x, axis=1), b.MatMul(x, b.Transpose(x, perm=(1, 0)))])
+    graph.set_outputs(
+        [
+            *results,
+            b.BitwiseNot(x),
+            b.ReduceSum(x, axes=(1,)),
+            b.ReduceMax(x, axes=(0,)),
+            b.ArgMax(x, axis=1),
+            b.MatMul(x, b.Transpose(x, perm=(1, 0))),
+        ]
+    )
     values = np.random.default_rng(0).integers(info.min, info.max + 1, (9, 16)).astype(DTYPES[name].numpy)
     check(graph, {"x": values[1:], "y": values[0]}, tmp_path)
 
@@ -100,7 +111,12 @@ def test_composite_operators_round_at_their_ends_only(tmp_path: Path) -> None:
     graph, b, (q, x) = graph_of(q="bfloat16[1,2,5,8]", x="bfloat16[2,6,4,4]")
     scale = b.constant(normal((6,), 7))
     graph.set_outputs(
-        [b.Attention(q, q, q, is_causal=True), b.GroupNormalization(x, scale, scale, num_groups=3, epsilon=1e-5), b.RMSNormalization(q, b.constant(normal((8,), 8)), axis=-1), b.Einsum(q, q, equation="bhik,bhjk->bhij")]
+        [
+            b.Attention(q, q, q, is_causal=True),
+            b.GroupNormalization(x, scale, scale, num_groups=3, epsilon=1e-5),
+            b.RMSNormalization(q, b.constant(normal((8,), 8)), axis=-1),
+            b.Einsum(q, q, equation="bhik,bhjk->bhij"),
+        ]
     )
     check(graph, {"q": normal((1, 2, 5, 8)), "x": normal((2, 6, 4, 4), 5)}, tmp_path, ulps=1)
 

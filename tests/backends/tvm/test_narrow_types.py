@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -111,7 +110,9 @@ def test_float64_is_rounded_once(cache: Path) -> None:
         points = np.concatenate([points, halves, (halves[1:] + halves[:-1]) / 2, [*SPECIAL, 1e300, -1e300, 5e-324, 1e-60]])
         near = [np.nextafter(points, s * np.inf) for s in (-1.0, 1.0)]
         close = [points * (1 + s * 2.0**-30) for s in (-1, 1)]
-    check_casts(np.concatenate([points, *near, *close]), [*to_narrow_floats(), Cast(to=DTYPES["float32"]), Cast(to=DTYPES["float16"])], cache)
+    check_casts(
+        np.concatenate([points, *near, *close]), [*to_narrow_floats(), Cast(to=DTYPES["float32"]), Cast(to=DTYPES["float16"])], cache
+    )
 
 
 @pytest.mark.parametrize("kind", ["int32", "int64", "uint32", "uint64"])
@@ -121,7 +122,10 @@ def test_wide_integers_are_rounded_once(kind: str, cache: Path) -> None:
     near = [p + (p >> s) + d for p in powers for s in (8, 9, 70) for d in (-1, 0, 1)]
     values = sorted({v for n in [*near, info.max, info.max - 1] for v in (n, -n, n - 2**11) if info.min <= v <= info.max})
     random = rng.integers(info.min, info.max, 4096, kind, endpoint=True)
-    casts = [Cast(to=DTYPES[name]) for name in ("bfloat16", "float8_e5m2", "float8_e4m3fn", "float4_e2m1fn", "float8_e8m0fnu", "int4", "uint2", "float16")]
+    casts = [
+        Cast(to=DTYPES[name])
+        for name in ("bfloat16", "float8_e5m2", "float8_e4m3fn", "float4_e2m1fn", "float8_e8m0fnu", "int4", "uint2", "float16")
+    ]
     check_casts(np.concatenate([np.array(values, kind), random, random >> np.array(info.bits // 2, kind)]), casts, cache)
 
 
@@ -172,7 +176,11 @@ def test_elements_are_moved_as_codes(name: str, cache: Path) -> None:
     graph = Graph("moves")
     x, i, p = (graph.add_input(n, tensor_type(t)) for n, t in (("x", f"{name}[2,4,3,6]"), ("i", "int64[2,2]"), ("p", "bool[2,4,3,6]")))
     graph.set_outputs(movements(Builder(graph), x, i, p))
-    feeds = {"x": random_codes(name, (2, 4, 3, 6)), "i": np.array([[0, 1], [1, 0]]), "p": np.random.default_rng(3).random((2, 4, 3, 6)) < 0.5}
+    feeds = {
+        "x": random_codes(name, (2, 4, 3, 6)),
+        "i": np.array([[0, 1], [1, 0]]),
+        "p": np.random.default_rng(3).random((2, 4, 3, 6)) < 0.5,
+    }
     check_equal(graph, feeds, cache)
 
 
@@ -181,7 +189,12 @@ def test_numbers_in_attributes_are_encoded(name: str, cache: Path) -> None:
     graph = Graph("numbers")
     b, x = Builder(graph), graph.add_input("x", TensorType(DTYPES[name], (3, 4)))
     graph.set_outputs(
-        [b.Pad(x, pads=(0, 1, 0, 0)), b.Trilu(x), b.EyeLike(x, dtype=DTYPES[name]), b.ConstantOfShape(shape=(2, 3), value=1, dtype=DTYPES[name])]
+        [
+            b.Pad(x, pads=(0, 1, 0, 0)),
+            b.Trilu(x),
+            b.EyeLike(x, dtype=DTYPES[name]),
+            b.ConstantOfShape(shape=(2, 3), value=1, dtype=DTYPES[name]),
+        ]
     )
     check_equal(graph, {"x": random_codes(name, (3, 4))}, cache)
 
@@ -244,10 +257,17 @@ def test_dequantization_from_every_type(name: str, cache: Path) -> None:
     graph = Graph("dequantize")
     element = DTYPES[name]
     bits = DTYPES[CARRIERS.get(name, name)].numpy
-    values = np.resize(every_code(name).view(bits) if name in CARRIERS else np.arange(-(2**31), 2**31, 698_411).astype(bits), (64, 96)).view(element.numpy)
+    values = np.resize(
+        every_code(name).view(bits) if name in CARRIERS else np.arange(-(2**31), 2**31, 698_411).astype(bits), (64, 96)
+    ).view(element.numpy)
     b, x = Builder(graph), graph.add_input("x", TensorType(element, (64, 96)))
     results = []
-    for kind, to, shape, block in (("float32", "float32", (), 0), ("float16", "float16", (96,), 0), ("bfloat16", "bfloat16", (64, 6), 16), ("float64", "float64", (), 0)):
+    for kind, to, shape, block in (
+        ("float32", "float32", (), 0),
+        ("float16", "float16", (96,), 0),
+        ("bfloat16", "bfloat16", (64, 6), 16),
+        ("float64", "float64", (), 0),
+    ):
         scale, zero = parameters(b, kind, name, shape)
         op = make_op("DequantizeLinear", {"dtype": DTYPES[to], "axis": 1, "block_size": block})
         results += [b(op, x, scale)] if name == "float8_e8m0fnu" else [b(op, x, scale, zero), b(op, x, scale)]
