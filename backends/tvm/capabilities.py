@@ -37,7 +37,7 @@ CONVERSIONS = frozenset({"BitCast", "Cast", "DequantizeLinear", "QuantizeLinear"
 MOVES = frozenset(
     (
         "Compress Concat ConstantOfShape DepthToSpace Expand EyeLike Gather GatherElements GatherND MaxUnpool OneHot Pad Reshape "
-        "ReverseSequence ScatterElements ScatterND Shape Size Slice SpaceToDepth Split Squeeze TensorScatter Tile Transpose Trilu "
+        "ReverseSequence ScatterElements ScatterND Shape Size Sized Slice SpaceToDepth Split Squeeze TensorScatter Tile Transpose Trilu "
         "Unsqueeze Where"
     ).split()
 )

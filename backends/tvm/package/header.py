@@ -73,10 +73,7 @@ def _macros(prefix: str, value: Value) -> list[str]:
 
 def _struct(name: str, values: Sequence[Value], qualifier: str, dims: bool = False) -> list[str]:
     labels = identifiers([v.name for v in values])
-    fields = [
-        f"  {qualifier}{c_type(v.type.dtype)} *{label}; /* {_described(v)} */"
-        for v, label in zip(values, labels, strict=True)
-    ]
+    fields = [f"  {qualifier}{c_type(v.type.dtype)} *{label}; /* {_described(v)} */" for v, label in zip(values, labels, strict=True)]
     fields += [
         f"  int64_t {label}_dims[{max(1, v.type.rank)}]; /* the actual shape of {label}, which is dense; set by each run */"
         for v, label in zip(values, labels, strict=True)
