@@ -112,12 +112,14 @@ DEPTH = 8
 
 def expand_where(graph: Graph, unsupported: Callable[[Node], bool]) -> None:
     """Replace the `unsupported` nodes of a graph and of those nested in it by their decompositions, until none is left that has one."""
-    for part in list(bodies(graph)):
-        pending = [(node, 0) for node in reversed(part.nodes)]
-        while pending:
-            node, depth = pending.pop()
-            if depth < DEPTH and unsupported(node) and decomposition_of(node.op) is not None:
-                pending.extend((new, depth + 1) for new in reversed(expand(node) or []))
+    pending = [(node, 0) for part in reversed(list(bodies(graph))) for node in reversed(part.nodes)]
+    while pending:
+        node, depth = pending.pop()
+        if depth < DEPTH and unsupported(node) and decomposition_of(node.op) is not None:
+            for new in reversed(expand(node) or []):
+                pending.append((new, depth + 1))
+                nested = [part for region in new.regions for part in bodies(region)]
+                pending.extend((inner, depth + 1) for part in nested for inner in part)
 
 
 def _own(build: Builder, old: Value, new: Value) -> Value:

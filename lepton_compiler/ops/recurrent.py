@@ -12,6 +12,7 @@ from lepton_compiler.ir.dim import Dim
 from lepton_compiler.ir.op import Cost, Op, Types, require, traffic
 from lepton_compiler.ir.types import TensorType
 from lepton_compiler.ops.precision import widen
+from lepton_compiler.ops.quantize import DynamicQuantizeLinear
 
 Activation = Callable[[np.ndarray], np.ndarray]
 
@@ -247,6 +248,8 @@ class LSTM(Recurrent):
     """Long short-term memory, gates in the order i (input), o (output), f (forget), c (cell).
 
     `p` [directions, 3 * hidden] holds the peephole weights of i, o, f. With `input_forget` the forget gate is `1 - i`.
+    With `quantize_state` the hidden state is rounded, at each step, to the 256 numbers of a `DynamicQuantizeLinear` of it before it
+    is multiplied by `r`, as ONNX Runtime's DynamicQuantizeLSTM does.
     """
 
     gates: ClassVar[int] = 4
@@ -254,6 +257,7 @@ class LSTM(Recurrent):
     states: ClassVar[int] = 2
     activations: tuple[str, ...] = ("Sigmoid", "Tanh", "Tanh")
     input_forget: bool = False
+    quantize_state: bool = False
 
     def infer(  # noqa: D102
         self,
@@ -288,13 +292,20 @@ class LSTM(Recurrent):
         peep_i, peep_o, peep_f = np.split(peep, 3)
 
         def step(gates: np.ndarray, h: np.ndarray, c: np.ndarray) -> list[np.ndarray]:
-            i, o, forget, cell = np.split(gates + h @ r.T + bias, 4, 1)
+            state = _rounded(h) if self.quantize_state else h
+            i, o, forget, cell = np.split(gates + state @ r.T + bias, 4, 1)
             i = f(i + peep_i * c)
             forget = 1 - i if self.input_forget else f(forget + peep_f * c)
             c = forget * c + i * g(cell)
             return [f(o + peep_o * c) * h_out(c), c]
 
         return step
+
+
+def _rounded(h: np.ndarray) -> np.ndarray:
+    """`h` quantized to 8 bits by its own range, and back."""
+    codes, scale, zero = DynamicQuantizeLinear().evaluate(h.astype(np.float32))
+    return ((codes.astype(np.float32) - zero.astype(np.float32)) * scale).astype(h.dtype)
 
 
 def activation(name: str, alpha: float | None, beta: float | None) -> Activation:

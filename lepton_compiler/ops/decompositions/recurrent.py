@@ -18,6 +18,7 @@ from lepton_compiler.ops.decompose import decomposition
 from lepton_compiler.ops.indexing import Concat, Gather, ReverseSequence, Slice, Split
 from lepton_compiler.ops.matmul import MatMul
 from lepton_compiler.ops.precision import NARROW
+from lepton_compiler.ops.quantize import DequantizeLinear, DynamicQuantizeLinear
 from lepton_compiler.ops.recurrent import GRU, LSTM, RNN, Recurrent
 from lepton_compiler.ops.shape import ConstantOfShape, Squeeze, Transpose, Unsqueeze
 from lepton_compiler.ops.unary import Sigmoid, Tanh
@@ -149,7 +150,8 @@ def lstm(build: Builder, node: Node) -> Sequence[Value]:
 
         def step(body: Body, gates: Value, states: list[Value]) -> list[Value]:
             b, (h, c) = body.build, states
-            total = b(Add(), gates, b(MatMul(), h, body.take(weights)))
+            state = _rounded(b, h) if layer.quantize_state else h
+            total = b(Add(), gates, b(MatMul(), state, body.take(weights)))
             i, o, f, cell = _split(b, total, (size,) * 4)
             i = body.activate(first, peep(body, i, 0, c))
             forget = b(Sub(), b.constant(1.0, i), i) if layer.input_forget else body.activate(first, peep(body, f, 2, c))
@@ -160,6 +162,12 @@ def lstm(build: Builder, node: Node) -> Sequence[Value]:
         return part.both_biases(), step
 
     return _unrolled(build, node, layer, prepare)
+
+
+def _rounded(b: Builder, h: Value) -> Value:
+    """A state quantized to 8 bits by its own range, and back."""
+    codes, scale, zero = b.node(DynamicQuantizeLinear(), [h]).outputs
+    return b(DequantizeLinear(), codes, scale, zero)
 
 
 class Parts:

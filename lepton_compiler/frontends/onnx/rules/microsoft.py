@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from lepton_compiler.ops.cast import Cast
 from lepton_compiler.ops.matmul import Gemm, MatMul, MatMulInteger
 from lepton_compiler.ops.normalize import LayerNormalization, RMSNormalization, Softmax
 from lepton_compiler.ops.pool import AveragePool
-from lepton_compiler.ops.quantize import DynamicQuantizeLinear
+from lepton_compiler.ops.quantize import DequantizeLinear, DynamicQuantizeLinear
 from lepton_compiler.ops.rearrange import Concat
 from lepton_compiler.ops.shape import Transpose
 from lepton_compiler.ops.unary import Sigmoid
@@ -118,10 +119,13 @@ def _scaled(call: Call, product: Value, scale: Value, bias: Value | None) -> Val
 
 
 def dynamic_quantize_lstm(call: Call) -> Result:
-    """LSTM with 8-bit weights [directions, input, 4 * hidden]; computed in float on the dequantized weights."""
+    """LSTM with 8-bit weights [directions, input, 4 * hidden]; sequence and state are rounded to 8 bits by their own range as well."""
     weights = _lstm_weights(call, call.value(1), call.value(8), call.optional(9))
     recurrence = _lstm_weights(call, call.value(2), call.value(10), call.optional(11))
-    return call.add_all(recurrent_op(call, "LSTM", recurrence), call.value(0), weights, recurrence, *call.inputs[3:8])
+    codes, scale, zero = call.add_all(DynamicQuantizeLinear(), call.value(0))
+    x = call.add(DequantizeLinear(), codes, scale, zero)
+    op = replace(recurrent_op(call, "LSTM", recurrence), quantize_state=True)  # type: ignore[call-arg]
+    return call.add_all(op, x, weights, recurrence, *call.inputs[3:8])
 
 
 def _lstm_weights(call: Call, packed: Value, scale: Value, zero: Value | None) -> Value:
