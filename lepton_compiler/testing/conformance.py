@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import re
 import sys
 import warnings
 from collections import Counter
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from lepton_compiler.errors import LeptonError, UnsupportedError
+from lepton_compiler.testing import operators_page
 from lepton_compiler.testing.round_trip import EvaluatedInstead, through_onnx_runtime
 
 Runner = Callable[[Any, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
@@ -46,17 +48,21 @@ CRASHES = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one case: `reason` is a short class of failure, or who checked it instead; `message` one line about it."""
+    """What became of one case: `reason` is a short class of failure, or who checked it instead; `message` one line about it.
+
+    `cause` is what a diagnosis said, without the names, numbers and shapes of the case.
+    """
 
     name: str
     passed: bool
     reason: str = ""
     message: str = ""
+    cause: str = ""
 
     @property
     def record(self) -> str:
         """The line in the record file."""
-        return f"{self.name}\t{'pass' if self.passed else 'fail'}\t{self.reason}".rstrip("\t")
+        return f"{self.name}\t{'pass' if self.passed else 'fail'}\t{self.reason}\t{self.cause}".rstrip("\t")
 
 
 class Mismatch(Exception):
@@ -108,12 +114,20 @@ def run_case(case: Any, runner: Runner) -> Outcome:
     except Mismatch as error:
         return Outcome(case.name, False, error.reason, str(error))
     except LeptonError as error:
-        return Outcome(case.name, False, type(error).__name__, str(error).splitlines()[0])
+        return Outcome(case.name, False, type(error).__name__, str(error).splitlines()[0], _cause(error))
     except CRASHES as error:
         return Outcome(case.name, False, f"crash {type(error).__name__}", (str(error).splitlines() or [""])[0])
     except Exception as error:
         return Outcome(case.name, False, f"runtime {type(error).__name__}", (str(error).splitlines() or [""])[0])
     return Outcome(case.name, True, "evaluator" if instead else "")
+
+
+def _cause(error: LeptonError) -> str:
+    """What a diagnosis says, after the operator that it is about."""
+    first = error.diagnostics[0]
+    operator = re.match(r"node '.*' \((\w+)", first.where)
+    text = f"{operator[1]}: {first.message}" if operator and operator[1] not in first.message else first.message
+    return re.sub(r"\s+", " ", text)
 
 
 def _array(value: Any) -> np.ndarray:
@@ -199,9 +213,12 @@ KINDS: dict[str, Runner] = {"evaluator": run_evaluator, "onnx": run_onnx, "nativ
 # -- all of them
 
 
-def run_all(kind: str, pattern: str = "", jobs: int = 1, part: tuple[int, int] = (0, 1)) -> list[Outcome]:
-    """Run every case whose name contains `pattern`, or of those part k of n; outcomes in order of names."""
+def run_all(kind: str, pattern: str = "", jobs: int = 1, part: tuple[int, int] = (0, 1), *, failed: bool = False) -> list[Outcome]:
+    """Run every case whose name contains `pattern`, or of those part k of n, or that are recorded as failing; in order of names."""
     names = [name for name in cases() if pattern in name][part[0] :: part[1]]
+    if failed:
+        record = read_record(kind)
+        names = [name for name in names if _state(record.get(name, "")) == "fail"]
     if jobs <= 1:
         return [_run_named((kind, name)) for name in names]
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
@@ -247,9 +264,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kind", choices=list(KINDS), default="evaluator", help="what runs the cases")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--filter", default="", help="only cases whose name contains this")
-    parser.add_argument("--update", action="store_true", help="record the outcomes")
+    parser.add_argument("--failed", action="store_true", help="only cases that are recorded as failing")
+    parser.add_argument("--update", action="store_true", help="record the outcomes, and rewrite the tables of docs/operators.md")
+    parser.add_argument("--report", action="store_true", help="only rewrite the tables of docs/operators.md")
     options = parser.parse_args(arguments)
-    outcomes = run_all(options.kind, options.filter, options.jobs)
+    if options.report:
+        operators_page.write()
+        return 0
+    outcomes = run_all(options.kind, options.filter, options.jobs, failed=options.failed)
     for outcome in outcomes:
         if not outcome.passed:
             print(f"{outcome.name}: {outcome.reason}: {outcome.message[:200]}")
@@ -260,6 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = read_record(options.kind) | {o.name: o.record for o in outcomes}
         known = cases()
         (RECORDS / f"{options.kind}.txt").write_text("".join(f"{lines[name]}\n" for name in sorted(lines) if name in known))
+        operators_page.write()
         return 0
     changes = list(differences(options.kind, outcomes))
     print("\n".join(changes))

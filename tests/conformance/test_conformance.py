@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lepton_compiler.testing import conformance
+from lepton_compiler.testing import conformance, operators_page
 
 NATIVE_PARTS = 8
 """Parts that test processes share."""
@@ -65,6 +65,30 @@ def test_what_the_evaluator_checked_instead_is_recorded_and_compared(monkeypatch
     assert list(conformance.differences("onnx", [outcome])) == ["loss: test_max_int16 was pass, now pass evaluator"]
     monkeypatch.setattr(conformance, "read_record", lambda kind: {"test_max_int16": "test_max_int16\tfail\tvalues"})
     assert list(conformance.differences("onnx", [outcome])) == ["gain: test_max_int16 was fail, now pass evaluator"]
+
+
+def test_the_page_about_operators_says_what_the_records_say() -> None:
+    text = operators_page.PAGE.read_text(encoding="utf-8")
+    hint = "rewrite it with: python -m lepton_compiler.testing.conformance --report"
+    assert operators_page.render(text) == text, hint
+    for kind in operators_page.KINDS:
+        failing = [line.split("\t")[0] for line in conformance.read_record(kind).values() if line.split("\t")[1] == "fail"]
+        assert all(f"`{name.removeprefix('test_')}`" in text for name in failing)
+
+
+def test_reasons_are_sentences() -> None:
+    assert operators_page.reason("native", "test_x", ["fail", "UnsupportedError", "Det: there is no kernel"]) == "Det: there is no kernel."
+    assert operators_page.reason("native", "test_x", ["fail", "crash KeyError"]) == "An error that is not diagnosed (crash KeyError)."
+    assert operators_page.reason("onnx", "test_dft_inverse", ["fail", "values"]).startswith("The case expects the rounding noise")
+
+
+def test_what_a_diagnosis_says_is_recorded() -> None:
+    case = conformance.cases()["test_image_decoder_decode_png_rgb"]
+    outcome = conformance.run_case(case, conformance.KINDS["evaluator"])
+    assert outcome.record.split("\t")[1:3] == ["fail", "UnsupportedError"]
+    assert outcome.record.endswith(
+        "\toperator ImageDecoder (opset 20) is not supported: it decodes files (JPEG, PNG, ...), which is no tensor arithmetic"
+    )
 
 
 def test_command_line_prints_counts(capsys: pytest.CaptureFixture[str]) -> None:
