@@ -11,7 +11,7 @@ import lepton_compiler as lc
 from lepton_compiler import zoo
 from lepton_compiler.feeds import feeds_from_recipes
 from lepton_compiler.measure import interleaved, native_call, onnxruntime_call, ratio
-from lepton_compiler.verification import TOLERANCE, compare, reference_outputs
+from lepton_compiler.verification import compare, reference_outputs, tolerance_of
 
 TABLE_WIDTH = 150
 """Columns that the table needs."""
@@ -76,7 +76,7 @@ def measure(
         feeds = feeds_from_recipes(entry.inputs)
         call, _ = onnxruntime_call(path, feeds, threads)
         reference, expected = reference_outputs(path, graph, feeds)
-        check = compare(expected, model.run({v.name: feeds[v.name] for v in graph.inputs}), reference, TOLERANCE)
+        check = compare(expected, model.run({v.name: feeds[v.name] for v in graph.inputs}), reference, tolerance_of(graph))
         times = interleaved({"lepton": native_call(model, feeds), "onnxruntime": call}, seconds)
     except lc.LeptonError as error:
         return Row(entry.id, threads, error=str(error.diagnostics[0]).split("\n")[0])

@@ -24,7 +24,7 @@ from lepton_compiler.output import depfile_text, publish_files, publish_folder, 
 from lepton_compiler.pipeline import Instrument
 from lepton_compiler.sources import bind, files_of, kind_of, read_model
 from lepton_compiler.target import Target, parse_target
-from lepton_compiler.verification import Verification, compare, reference_outputs
+from lepton_compiler.verification import Verification, compare, reference_outputs, tolerance_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -439,7 +439,7 @@ def _verify_native(source: Any, imported: Graph, graph: Graph, artifact: Artifac
 def _check_model(source: Any, imported: Graph, model: CompiledModel, job: Job) -> Verification:
     feeds = random_feeds(imported.inputs, fixed=job.feeds)
     reference, expected = reference_outputs(source, imported, feeds, job.inputs)
-    return compare(expected, model.run(feeds), reference)
+    return compare(expected, model.run(feeds), reference, tolerance_of(imported))
 
 
 def _verify_file(source: Any, imported: Graph, file: Path, job: Job) -> Verification:
@@ -448,4 +448,4 @@ def _verify_file(source: Any, imported: Graph, file: Path, job: Job) -> Verifica
     feeds = random_feeds(imported.inputs, fixed=job.feeds)
     reference, expected = reference_outputs(source, imported, feeds, job.inputs)
     _, actual = reference_outputs(file, read_model(file), feeds)
-    return compare(expected, actual, reference)
+    return compare(expected, actual, reference, tolerance_of(imported))

@@ -127,6 +127,7 @@ def test_verification_failure_is_status_3_and_writes_nothing(call, tiny, tmp_pat
         "max_rel": pytest.approx(1, abs=0.2),
         "ok": False,
         "worst": "y",
+        "tolerance": 1e-3,
     }
     assert "output 'y': differs from liar" in done.err
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
