@@ -136,6 +136,7 @@ def test_keys_and_values_in_tensors() -> None:
         ("OneHotEncoder", {"cats_int64s": [1], "zeros": 0}, UnsupportedError, "zeros=0"),
         ("LabelEncoder", {"keys_strings": ["a"], "values_int64s": [1]}, UnsupportedError, "text"),
         ("LabelEncoder", {"keys_floats": [1.0, 2.0], "values_int64s": [1]}, ModelError, "2 keys for 1 values"),
+        ("LabelEncoder", {"keys_int64s": [1], "values_int64s": [1]}, ModelError, "keys of LabelEncoder are int64"),
         ("LinearRegressor", {"coefficients": [1.0, 2.0]}, ModelError, "2 coefficients do not fit 3 features"),
         ("LinearRegressor", {"coefficients": [1.0] * 3, "intercepts": [1.0] * 2}, ModelError, "2 intercepts for 1 rows"),
         ("LinearRegressor", {"coefficients": [1.0] * 3, "post_transform": "LOGISTIC"}, UnsupportedError, "single score"),

@@ -127,6 +127,8 @@ def label_encoder(call: Call) -> Result:
     order = np.arange(len(keys))[:: -1 if call.version >= 4 else 1]  # of equal keys the last counts, the first before version 4
     keys, first = np.unique(keys[order], return_index=True)
     values = values[order][first]
+    if (keys.dtype.kind == "f") != x.type.dtype.is_float or not np.array_equal(keys.astype(x.type.dtype.numpy), keys, equal_nan=True):
+        raise ModelError(f"the keys of LabelEncoder are {keys.dtype} and do not all fit {x.type.dtype}, the type of its operand")
     keys = keys.astype(x.type.dtype.numpy)
     if not len(keys):
         return call.add(Where(), call.add(Equal(), x, x), call.constant(default), call.constant(default))
