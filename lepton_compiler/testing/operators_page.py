@@ -18,7 +18,7 @@ BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 EXPLANATIONS: tuple[tuple[str, str, str], ...] = (
     (
-        "evaluator|onnx",
+        "evaluator|native|onnx",
         r"attention_.*_bf16",
         "Elements differ by one or two units in the last place of bfloat16: the expected values round after every step of numpy's arithmetic, "
         "lepton computes each operator in float32 and rounds its result.",
@@ -164,9 +164,13 @@ def _failures() -> str:
         for name, fields in cases.items():
             if fields[0] == "fail":
                 reasons[reason(kind, name, fields)].append(name.removeprefix("test_"))
-        rows = [f"- {sentence} ({len(names)}): {', '.join(f'`{n}`' for n in names)}" for sentence, names in sorted(reasons.items())]
+        rows = [f"- {sentence}\n  {_count(names)}: {', '.join(f'`{n}`' for n in names)}" for sentence, names in sorted(reasons.items())]
         parts.append(f"### {titles[kind]}\n\n" + ("\n".join(rows) or "None.") + "\n")
     return "\n".join(parts)
+
+
+def _count(names: Sequence[str]) -> str:
+    return f"{len(names)} cases" if len(names) > 1 else "1 case"
 
 
 def reason(kind: str, name: str, fields: Sequence[str]) -> str:
