@@ -22,6 +22,7 @@ from lepton_compiler.ir.graph import Graph
 from lepton_compiler.ops.evaluator import check_feeds
 from lepton_compiler.output import depfile_text, publish_files, publish_folder, staging, write_files
 from lepton_compiler.pipeline import Instrument
+from lepton_compiler.several import Choices, Dims
 from lepton_compiler.sources import bind, files_of, kind_of, read_model
 from lepton_compiler.target import Target, parse_target
 from lepton_compiler.verification import Verification, compare, reference_outputs, tolerance_of
@@ -48,7 +49,7 @@ class Job:
         threads: that one call may use.
         passes: a pipeline in text form that runs instead of the level's.
         inputs: shapes or constants by input name.
-        dims: sizes by dimension name.
+        dims: by dimension name a size, or the sizes among which the artefact chooses at run time.
         opset: of ONNX output.
         jobs: compiler processes at once.
         cache_dir: where compiled kernels are kept.
@@ -66,7 +67,7 @@ class Job:
     threads: int = 1
     passes: str | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    dims: Mapping[str, int] = field(default_factory=dict)
+    dims: Dims = field(default_factory=dict)
     opset: int = 21
     jobs: int | None = None
     cache_dir: Path | None = None
@@ -153,7 +154,7 @@ def compile(
     inputs: Mapping[str, Any] | None = None,
     threads: int = 1,
     *,
-    dims: Mapping[str, int] | None = None,
+    dims: Dims | None = None,
     cpu: str | None = None,
     name: str | None = None,
     passes: str | None = None,
@@ -175,7 +176,7 @@ def compile(
         level: 0 to 3, or "s" for size.
         inputs: shapes (or constants) by input name.
         threads: that one call may use.
-        dims: sizes by dimension name.
+        dims: by dimension name a size, or several: then the model holds all of them and no other.
         cpu: LLVM processor name.
         name: C identifier of the artefact.
         passes: a pipeline that runs instead of the level's.
@@ -201,19 +202,21 @@ def compile(
         cache_dir=Path(cache_dir) if cache_dir is not None else None, verify=verify,
     )  # fmt: skip
     name = check_name(job.name) if job.name else default_name(source)
-    graph: Graph | None = None
-    with contextlib.suppress(OpenDimensionsError):
-        graph = read_model(source, job.inputs, job.dims)
+    choices = Choices.of(job.dims)
+    graphs: dict[tuple[int, ...], Graph] = {}
+    with contextlib.nullcontext() if choices.dimensions else contextlib.suppress(OpenDimensionsError):
+        graphs = {sizes: read_model(source, job.inputs, choices.bound(sizes)) for sizes in choices.sizes}
 
     def specialise(feeds: Mapping[str, np.ndarray]) -> Artifact:
-        bound = _bound_to_feeds(source, graph, feeds, job)
+        bound = _bound_to_feeds(source, graphs.get(()), feeds, job)
         return complete(build(_optimised(bound, job), name, job), identify(name, job_options(job), bound, None))
 
-    if graph is None or graph.free_symbols:
+    if not graphs or (not choices.dimensions and graphs[()].free_symbols):
         return CompiledModel(None, specialise)
-    model = CompiledModel(complete(build(_optimised(graph, job), name, job), identify(name, job_options(job), graph, source)))
+    identity = identify(name, job_options(job), graphs[choices.sizes[-1]], source)
+    model = CompiledModel(complete(_build_choices(graphs, choices, name, job), identity))
     if verify:
-        _check_model(source, graph, model, job).check()
+        _check_models(source, graphs, model, job).check()
     return model
 
 
@@ -268,18 +271,22 @@ def run_job(source: Any, out: Path | None, job: Job, depfile: Path | None = None
     name = job.name or default_name(source)
     out = out or default_out(source, name, job.emit)
     job.stage("import")
-    imported = read_model(source, job.inputs, job.dims)
-    graph = _optimised(imported, job)
+    choices = Choices.of(job.dims)
+    if choices.dimensions and job.emit not in FOLDER_KINDS:
+        raise UsageError(f"--emit {job.emit} takes one size of dimension '{choices.dimensions[0]}'", hint="libraries hold several")
+    every = {sizes: read_model(source, job.inputs, choices.bound(sizes)) for sizes in choices.sizes}
+    imported = every[choices.sizes[-1]]
     identity = identify(name, job_options(job), imported, source)
     check = None
     with staging(out) as staged:
         if job.emit in FOLDER_KINDS:
-            artifact = complete(build(graph, name, job), identity)
+            artifact = complete(_build_choices(every, choices, name, job), identity)
             manifest, main = artifact.manifest, out / f"{name}.json"
             write_files(staged, {**artifact.files, main.name: manifest_bytes(manifest)})
             seconds = time.perf_counter() - start
-            check = _verify_native(source, imported, graph, artifact, job) if job.verify else None
+            check = _verify_native(source, every, choices, artifact, job) if job.verify else None
         else:
+            graph = _optimised(imported, job)
             job.stage("emit")
             manifest, main = {**identity, "weights_bytes": weights_bytes(graph)}, out
             _write_exchange(graph, staged / out.name, job.emit, job.opset)
@@ -299,21 +306,41 @@ def build(graph: Graph, name: str, job: Job) -> Artifact:
     Raises:
         UnsupportedError: unbound dimensions, or nodes that the backend cannot compile; each one named.
     """
-    require_bound(graph)
+    return build_sizes((), {(): graph}, name, job)
+
+
+def build_sizes(dimensions: Sequence[str], graphs: Mapping[tuple[int, ...], Graph], name: str, job: Job) -> Artifact:
+    """`build` for several sizes of some dimensions: one artefact that holds the graph of each choice of sizes.
+
+    Raises:
+        UnsupportedError: see `build`; or the backend makes artefacts of one size only.
+    """
     backend = registry.get("tvm")
-    job.stage("legalise")
-    if required := tuple(getattr(backend, "REQUIRED_PASSES", ())):
-        graph = optimize(graph, job.level, job.target, ",".join(required), job.instruments)
+    legal = {}
+    for sizes, graph in graphs.items():
+        require_bound(graph)
+        job.stage("legalise")
+        required = tuple(getattr(backend, "REQUIRED_PASSES", ()))
+        legal[sizes] = optimize(graph, job.level, job.target, ",".join(required), job.instruments) if required else graph
     job.stage("generate code")
     options = BuildOptions(name, job.target, job.threads, job.emit, job.jobs, job.cache_dir, job.level)
-    artifact = backend.build(graph, options, lambda done, total, label: job.detail(f"kernel {done} of {total}, {label}"))
-    return cast(Artifact, artifact)
+
+    def progress(done: int, total: int, label: str) -> None:
+        job.detail(f"kernel {done} of {total}, {label}")
+
+    if not dimensions:
+        return cast(Artifact, backend.build(legal[()], options, progress))
+    if not hasattr(backend, "build_sizes"):
+        raise UnsupportedError("this backend makes artefacts of one size only", hint=f"give one size of {', '.join(dimensions)}")
+    return cast(Artifact, backend.build_sizes(dimensions, legal, options, progress))
 
 
 def job_options(job: Job) -> dict[str, Any]:
     """What of a job decides the bytes of its artefact, as JSON values."""
     target = {"name": job.target.name, "triple": job.target.triple, "cpu": job.target.cpu, "features": list(job.target.features)}
-    return {"emit": job.emit, "level": job.level, "passes": job.passes, "target": target, "threads": job.threads}
+    options = {"emit": job.emit, "level": job.level, "passes": job.passes, "target": target, "threads": job.threads}
+    several = {name: sorted(given) for name, given in job.dims.items() if not isinstance(given, int)}
+    return options | ({"dims": several} if several else {})
 
 
 def complete(artifact: Artifact, identity: Mapping[str, Any]) -> Artifact:
@@ -339,7 +366,8 @@ def _bound_to_feeds(source: Any, graph: Graph | None, feeds: Mapping[str, np.nda
         except InferenceError:
             if kind_of(source) != "onnx":
                 raise
-    return read_model(source, {**job.inputs, **{name: array.shape for name, array in feeds.items()}}, job.dims)
+    shapes = {name: array.shape for name, array in feeds.items()}
+    return read_model(source, {**job.inputs, **shapes}, Choices.of(job.dims).fixed)
 
 
 def require_bound(graph: Graph) -> None:
@@ -424,7 +452,12 @@ def _write_exchange(graph: Graph, file: Path, kind: str, opset: int) -> None:
             raise UnsupportedError("TFLite output is not there yet", hint="emit onnx, or native code with --emit lib")
 
 
-def _verify_native(source: Any, imported: Graph, graph: Graph, artifact: Artifact, job: Job) -> Verification:
+def _build_choices(graphs: Mapping[tuple[int, ...], Graph], choices: Choices, name: str, job: Job) -> Artifact:
+    """Optimise and build the graphs of all choices of sizes."""
+    return build_sizes(choices.dimensions, {sizes: _optimised(graph, job) for sizes, graph in graphs.items()}, name, job)
+
+
+def _verify_native(source: Any, graphs: Mapping[tuple[int, ...], Graph], choices: Choices, artifact: Artifact, job: Job) -> Verification:
     """Run the artefact on this machine; kinds of output that cannot be loaded are verified through a library of the same kernels."""
     from lepton_compiler.runtime.model import CompiledModel
 
@@ -432,8 +465,14 @@ def _verify_native(source: Any, imported: Graph, graph: Graph, artifact: Artifac
         raise UnsupportedError(f"cannot run {job.target.name} code here", hint="compile with --no-verify")
     job.stage("verify")
     if job.emit != "lib":
-        artifact = complete(build(graph, artifact.manifest["name"], replace(job, emit="lib")), artifact.manifest)
-    return _check_model(source, imported, CompiledModel(artifact), job)
+        artifact = complete(_build_choices(graphs, choices, artifact.manifest["name"], replace(job, emit="lib")), artifact.manifest)
+    return _check_models(source, graphs, CompiledModel(artifact), job)
+
+
+def _check_models(source: Any, graphs: Mapping[tuple[int, ...], Graph], model: CompiledModel, job: Job) -> Verification:
+    """The worst verification over all choices of sizes."""
+    checks = [_check_model(source, graph, model, job) for graph in graphs.values()]
+    return max(checks, key=lambda check: check.max_rel)
 
 
 def _check_model(source: Any, imported: Graph, model: CompiledModel, job: Job) -> Verification:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,23 +28,49 @@ def build(graph: Graph, options: BuildOptions, progress: Progress | None = None)
     Raises:
         UnsupportedError: every node that has no native kernel, and every dimension that is not bound.
     """
+    return build_sizes((), {(): graph}, options, progress)
+
+
+def build_sizes(
+    dimensions: Sequence[str], graphs: Mapping[tuple[int, ...], Graph], options: BuildOptions, progress: Progress | None = None
+) -> Artifact:
+    """Compile one model for several sizes of some dimensions into one artefact, which picks by what its caller says.
+
+    Args:
+        dimensions: their names.
+        graphs: for each choice of their sizes the graph, of static shapes.
+        options: what is asked for.
+        progress: told how many kernels of how many are done, and the name of the last.
+
+    Raises:
+        UnsupportedError: every node that has no native kernel, and every dimension that is not bound.
+    """
     from lepton_compiler.backends.tvm.kernels import KernelCache, build_kernels
-    from lepton_compiler.backends.tvm.package.build import package
+    from lepton_compiler.backends.tvm.package.build import Package, package
+    from lepton_compiler.backends.tvm.package.interface import Interface, Variant
     from lepton_compiler.backends.tvm.program import build_program
     from lepton_compiler.backends.tvm.spec import spec_of
+    from lepton_compiler.backends.tvm.weights import WeightStore
 
     check_options(options)
-    check_static(graph)
-    nodes = kernel_nodes(graph)
-    check_supported(nodes)
-    specs = {n: spec_of(n) for n in nodes}
+    specs: list[dict[Node, KernelSpec]] = []
+    for graph in graphs.values():
+        check_static(graph)
+        nodes = kernel_nodes(graph)
+        check_supported(nodes)
+        specs.append({n: spec_of(n) for n in nodes})
+    every = [spec for found in specs for spec in found.values()]
     if options.emit in ("tir", "asm"):
-        return _texts(list(specs.values()), options)
-    folder = options.cache_dir or default_cache()
-    jobs = options.jobs or os.cpu_count() or 1
-    ready = build_kernels(specs.values(), options.target, jobs=jobs, cache=KernelCache(folder), progress=progress)
-    program = build_program(graph, {n: (s, ready[s.key(options.target)]) for n, s in specs.items()})
-    return package(graph, program, options)
+        return _texts(every, options)
+    jobs, cache = options.jobs or os.cpu_count() or 1, KernelCache(options.cache_dir or default_cache())
+    ready = build_kernels(every, options.target, jobs=jobs, cache=cache, progress=progress)
+    interface, weights = Interface.of(options.name, dimensions, list(graphs.values()), list(graphs)), WeightStore()
+    reported = [k for k, port in enumerate(interface.outputs) if port.loose]
+    variants = [
+        Variant(chosen, graph, build_program(graph, {n: (s, ready[s.key(options.target)]) for n, s in found.items()}, weights, reported))
+        for (chosen, graph), found in zip(graphs.items(), specs, strict=True)
+    ]
+    return package(Package(interface, variants, weights, options))
 
 
 def check_options(options: BuildOptions) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from lepton_compiler.analysis.memory import ALIGNMENT
 from lepton_compiler.backends.tvm.capabilities import VIEWS
 from lepton_compiler.backends.tvm.kernels import Kernel, KernelParameter
-from lepton_compiler.backends.tvm.lower.packing import PACKINGS
 from lepton_compiler.backends.tvm.spec import KernelSpec, kernel_operands
+from lepton_compiler.backends.tvm.weights import WeightStore
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.tensor import Tensor
 from lepton_compiler.ir.types import TensorType
@@ -119,26 +118,34 @@ Statement = Call | Copy | Clear | SetCounter | SetSize | Branch | Repeat | Stop
 
 @dataclass
 class Program:
-    """Statements, arena buffers with life spans, and the weights in order of their blob."""
+    """Statements, and arena buffers with life spans."""
 
     statements: tuple[Statement, ...] = ()
     buffers: list[Buffer] = field(default_factory=list)
-    weights: list[tuple[Buffer, np.ndarray]] = field(default_factory=list)
 
 
-def build_program(graph: Graph, kernels: dict[Node, tuple[KernelSpec, Kernel]]) -> Program:
-    """Turn a legal graph into a program; `kernels` has every node that is not a view or control flow."""
-    return _Builder(kernels).build(graph)
+def build_program(
+    graph: Graph, kernels: dict[Node, tuple[KernelSpec, Kernel]], weights: WeightStore, reported: Collection[int] = ()
+) -> Program:
+    """Turn a legal graph into a program.
+
+    Args:
+        graph: the graph.
+        kernels: of every node that is not a view or control flow.
+        weights: where constants go.
+        reported: outputs whose sizes each run reports even though they are fixed in this graph.
+    """
+    return _Builder(kernels, weights, reported).build(graph)
 
 
 class _Builder:
     """One walk over the graph in order of execution; `time` counts statements, for life spans."""
 
-    def __init__(self, kernels: dict[Node, tuple[KernelSpec, Kernel]]) -> None:
-        self.kernels, self.program, self.time, self.loops = kernels, Program(), 0, 0
+    def __init__(self, kernels: dict[Node, tuple[KernelSpec, Kernel]], weights: WeightStore, reported: Collection[int]) -> None:
+        self.kernels, self.weights, self.reported = kernels, weights, reported
+        self.program, self.time, self.loops = Program(), 0, 0
         self.places: dict[Value, Ref] = {}
         self.wanted: dict[Value, Ref] = {}
-        self.packed: dict[tuple[str, str, tuple[int, ...]], Ref] = {}
 
     def build(self, graph: Graph) -> Program:
         for k, value in enumerate(graph.inputs):
@@ -151,11 +158,12 @@ class _Builder:
         return self.program
 
     def sizes(self, index: int, value: Value) -> list[SetSize]:
-        """Report the sizes of an output of which data decides some."""
+        """Report the sizes of an output of which data decides some, or that differ between the sizes compiled for."""
         node = value.producer
-        if node is None or node.op.name != "Sized":
+        sized = node is not None and node.op.name == "Sized"
+        if not sized and index not in self.reported:
             return []
-        given = dict(zip(node.op.attributes()["axes"], node.inputs[1:], strict=True))
+        given = dict(zip(node.op.attributes()["axes"], node.inputs[1:], strict=True)) if node is not None and sized else {}
         known = {axis: self.operand(size) for axis, size in given.items() if size is not None}
         return [SetSize(index, axis, known.get(axis, size)) for axis, size in enumerate(stored_type(value).static_shape)]
 
@@ -403,16 +411,8 @@ class _Builder:
         return self.store(Tensor(array), "true", "", ())
 
     def store(self, tensor: Tensor, name: str, function: str, arguments: tuple[int, ...]) -> Ref:
-        key = (tensor.digest, function, arguments)
-        if key not in self.packed:
-            array = PACKINGS[function](tensor.numpy(), *arguments) if function else tensor.numpy()
-            offset = sum(-(-b.size // ALIGNMENT) * ALIGNMENT for b, _ in self.program.weights[-1:]) + (
-                self.program.weights[-1][0].start if self.program.weights else 0
-            )
-            buffer = Buffer("weight", len(self.program.weights), array.nbytes, name, offset, offset)
-            self.program.weights.append((buffer, np.ascontiguousarray(array)))
-            self.packed[key] = Ref(buffer)
-        return self.packed[key]
+        offset = self.weights.place(tensor, function, arguments)
+        return Ref(Buffer("weight", offset, tensor.type.nbytes, name, offset, offset))
 
 
 def _directions(op: object, name: str, count: int) -> tuple[int, ...]:

@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=options.positive, metavar="N", help="compiler processes at once (default: one per core)")
     options.add_level_option(parser)
     options.add_target_options(parser)
-    options.add_model_options(parser)
+    options.add_model_options(parser, several=True)
     options.add_pass_options(parser)
     _add_compression(parser)
     parser.add_argument(

@@ -36,6 +36,16 @@ def binding(text: str) -> tuple[str, tuple[int, ...]]:
     return name, sizes
 
 
+def sizes(text: str) -> tuple[str, int | tuple[int, ...]]:
+    """`NAME=4`, or `NAME=16,32,64` for one artefact of several sizes."""
+    name, separator, listed = text.rpartition("=")
+    numbers = listed.split(",")
+    if not separator or not name or not all(n.isdecimal() for n in numbers):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=4 or NAME=16,32,64")
+    found = tuple(dict.fromkeys(map(int, numbers)))
+    return name, found if len(found) > 1 else found[0]
+
+
 def dimension(text: str) -> tuple[str, int]:
     """`NAME=4`."""
     name, separator, size = text.rpartition("=")
@@ -51,12 +61,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """`--input` and `--dim`."""
+def add_model_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """`--input` and `--dim`; with `several`, a dimension may list sizes."""
     parser.add_argument(
         "--input", type=binding, action="append", default=[], metavar="NAME=SHAPE", help="shape of an input, as 1x3x224x224"
     )
-    parser.add_argument("--dim", type=dimension, action="append", default=[], metavar="NAME=N", help="size of a symbolic dimension")
+    kind, shown, text = (sizes, "NAME=N[,N...]", ", or several to choose from") if several else (dimension, "NAME=N", "")
+    parser.add_argument("--dim", type=kind, action="append", default=[], metavar=shown, help=f"size of a symbolic dimension{text}")
 
 
 def add_level_option(parser: argparse.ArgumentParser) -> None:

@@ -305,7 +305,7 @@ class LSTM(Recurrent):
 def _rounded(h: np.ndarray) -> np.ndarray:
     """`h` quantized to 8 bits by its own range, and back."""
     codes, scale, zero = DynamicQuantizeLinear().evaluate(h.astype(np.float32))
-    return ((codes.astype(np.float32) - zero.astype(np.float32)) * scale).astype(h.dtype)
+    return np.asarray((codes.astype(np.float32) - zero.astype(np.float32)) * scale, h.dtype)
 
 
 def activation(name: str, alpha: float | None, beta: float | None) -> Activation:

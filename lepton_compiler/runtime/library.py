@@ -21,6 +21,7 @@ STATUS = {
     1: "an argument or a tensor pointer is NULL",
     2: "the arena is not aligned",
     3: "the inputs led to a branch that cannot run on the shapes compiled for",
+    4: "a dimension has a size that the artefact does not hold",
 }
 """What the results of `NAME_run` mean."""
 
@@ -46,6 +47,8 @@ class NativeLibrary:
         self._run.restype = ctypes.c_int
         self._run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
         self._arenas: list[np.ndarray] = []
+        variants = manifest.get("sizes", {}).get("variants", [])
+        self._sizes = {tuple(map(tuple, v["inputs"])): v["sizes"] for v in variants}
 
     @staticmethod
     def from_bytes(code: bytes, manifest: Mapping[str, Any]) -> NativeLibrary:
@@ -84,9 +87,10 @@ class NativeLibrary:
         """
         arena = self._arenas.pop() if self._arenas else self._new_arena()
         ranks = [len(row["shape"]) for row in self.manifest["outputs"] if "dynamic" in row]
-        results = _struct(outputs, sum(ranks))
+        results = _struct(outputs, [0] * sum(ranks))
         try:
-            status = self._run(_struct(inputs), results, arena.ctypes.data)
+            sizes = self._sizes[tuple(a.shape for a in inputs)] if self._sizes else ()
+            status = self._run(_struct(inputs, sizes), results, arena.ctypes.data)
         finally:
             self._arenas.append(arena)
         if status:
@@ -108,17 +112,27 @@ class NativeLibrary:
         for row in rows:
             if row["name"] in feeds:
                 array = as_array(feeds[row["name"]])
-                if array.dtype != dtype(row["dtype"]).numpy or list(array.shape) != row["shape"]:
+                shape = list(array.shape) if "varies" in row and array.ndim == len(row["shape"]) else row["shape"]
+                if array.dtype != dtype(row["dtype"]).numpy or list(array.shape) != shape:
                     problems.append(f"input '{row['name']}' is {row['dtype']}{row['shape']}, the feed is {array.dtype}{list(array.shape)}")
                 arrays.append(array if array.flags.c_contiguous else np.ascontiguousarray(array))
         if problems:
             raise UsageError("; ".join(problems))
+        if self._sizes and tuple(a.shape for a in arrays) not in self._sizes:
+            raise UsageError(f"the feeds have shapes {', '.join(str(list(a.shape)) for a in arrays)}", hint=self._choices())
         return arrays
 
+    def _choices(self) -> str:
+        """What sizes there are."""
+        known = self.manifest["sizes"]
+        found = [", ".join(f"{d}={n}" for d, n in zip(known["dimensions"], v["sizes"], strict=True)) for v in known["variants"]]
+        return f"the artefact was compiled for {'; '.join(found)}"
 
-def _struct(arrays: Sequence[np.ndarray], dims: int = 0) -> Any:
-    """The struct of inputs or outputs: a pointer each, then `dims` sizes, all of 64 bits."""
-    return (ctypes.c_int64 * (max(1, len(arrays)) + dims))(*(a.ctypes.data for a in arrays))
+
+def _struct(arrays: Sequence[np.ndarray], sizes: Sequence[int] = ()) -> Any:
+    """The struct of inputs or outputs: a pointer each, then sizes, all of 64 bits."""
+    pointers = [a.ctypes.data for a in arrays] or [0]
+    return (ctypes.c_int64 * (len(pointers) + len(sizes)))(*pointers, *sizes)
 
 
 def _cut(buffer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

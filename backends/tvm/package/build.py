@@ -13,58 +13,52 @@ from lepton_compiler.backend import Artifact, BuildOptions
 from lepton_compiler.backends.tvm.kernels import Kernel
 from lepton_compiler.backends.tvm.package import threads as pool
 from lepton_compiler.backends.tvm.package.header import header
+from lepton_compiler.backends.tvm.package.interface import Interface, Port, Variant
 from lepton_compiler.backends.tvm.package.link import find_toolchain
-from lepton_compiler.backends.tvm.package.names import identifiers
 from lepton_compiler.backends.tvm.package.source import calls, source
-from lepton_compiler.backends.tvm.program import Buffer, Call, Program, stored_type
-from lepton_compiler.ir.graph import Graph, Value
+from lepton_compiler.backends.tvm.program import Buffer, Call
+from lepton_compiler.backends.tvm.weights import WeightStore
 
 
 @dataclass(frozen=True)
 class Package:
-    """What is to be packaged."""
+    """What is to be packaged: a program for each choice of sizes, which share weights, kernels and the arena."""
 
-    graph: Graph
-    program: Program
+    interface: Interface
+    variants: Sequence[Variant]
+    weights: WeightStore
     options: BuildOptions
 
-    def plan(self) -> Plan:
-        """The arena."""
-        return plan_memory([Interval(b.name, b.size, b.start, b.end) for b in self.program.buffers])
+    def plans(self) -> list[Plan]:
+        """The arena of each variant."""
+        return [plan_memory([Interval(b.name, b.size, b.start, b.end) for b in v.program.buffers]) for v in self.variants]
+
+    def calls(self) -> list[Call]:
+        """All kernel calls."""
+        return [call for v in self.variants for call in calls(v.program.statements)]
 
     def kernels(self) -> list[Kernel]:
         """The distinct kernels, in order of first call."""
-        return list({c.kernel.symbol: c.kernel for c in calls(self.program.statements)}.values())
+        return list({c.kernel.symbol: c.kernel for c in self.calls()}.values())
 
 
-def package(graph: Graph, program: Program, options: BuildOptions) -> Artifact:
+def package(content: Package) -> Artifact:
     """Generate sources, compile and link them.
 
     Raises:
         LeptonError: the C compiler failed.
         MissingDependency: there is no C compiler.
     """
-    content = Package(graph, program, options)
-    plan, kernels, name = content.plan(), content.kernels(), options.name
-    weights = weight_blob(program)
+    plans, kernels, name, threads = content.plans(), content.kernels(), content.options.name, content.options.threads
+    weights = content.weights.blob()
+    arena_bytes = max(plan.arena_bytes for plan in plans)
     texts = {
-        f"{name}.h": header(name, graph.inputs, graph.outputs, plan.arena_bytes, len(weights), options.threads),
-        f"{name}.c": source(name, graph.inputs, graph.outputs, program, dict(enumerate(plan.offsets)), options.threads),
+        f"{name}.h": header(content.interface, arena_bytes, len(weights), threads),
+        f"{name}.c": source(content.interface, content.variants, [dict(enumerate(p.offsets)) for p in plans], threads),
     }
     library = _link(content, kernels, texts, weights)
     files = {**library, **{k: v.encode() for k, v in texts.items()}}
-    return Artifact(files, _manifest(content, plan, kernels, len(weights), files))
-
-
-def weight_blob(program: Program) -> bytes:
-    """All weights at their offsets."""
-    if not program.weights:
-        return b"\0" * 64
-    last, _ = program.weights[-1]
-    blob = bytearray(last.start + max(last.size, 64))
-    for buffer, array in program.weights:
-        blob[buffer.start : buffer.start + buffer.size] = array.tobytes()
-    return bytes(blob)
+    return Artifact(files, _manifest(content, plans, kernels, len(weights), files))
 
 
 def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str], weights: bytes) -> dict[str, bytes]:
@@ -114,35 +108,37 @@ def _weights_assembly(name: str) -> str:
     )
 
 
-def _manifest(content: Package, plan: Plan, kernels: Sequence[Kernel], weights_bytes: int, files: dict[str, bytes]) -> dict[str, Any]:
-    graph = content.graph
-    every = calls(content.program.statements)
-    return {
-        "inputs": _signature(graph.inputs),
-        "outputs": _signature(graph.outputs),
+def _manifest(
+    content: Package, plans: Sequence[Plan], kernels: Sequence[Kernel], weights_bytes: int, files: dict[str, bytes]
+) -> dict[str, Any]:
+    plan = max(plans, key=lambda p: p.arena_bytes)
+    rows = [_call_row(c, p) for v, p in zip(content.variants, plans, strict=True) for c in calls(v.program.statements)]
+    facts = {
+        "inputs": [_row(port, "varies") for port in content.interface.inputs],
+        "outputs": [_row(port, "dynamic") for port in content.interface.outputs],
         "arena_bytes": plan.arena_bytes,
         "arena_lower_bound": plan.lower_bound,
         "arena_peak": list(plan.peak),
         "weights_bytes": weights_bytes,
         "code_bytes": sum(_text_bytes(k.object) for k in kernels),
-        "kernels": len(every),
+        "kernels": len(rows),
         "distinct_kernels": len(kernels),
         "library_bytes": max(len(v) for v in files.values()),
-        "calls": [_call_row(c, plan) for c in every],
+        "calls": rows,
     }
+    return facts | ({"sizes": _sizes(content)} if content.interface.dimensions else {})
 
 
-def _signature(values: Sequence[Value]) -> list[dict[str, Any]]:
-    names = identifiers([v.name for v in values])
-    return [_row(v, field) for v, field in zip(values, names, strict=True)]
+def _sizes(content: Package) -> dict[str, Any]:
+    """The dimensions of which there are several sizes, and the shapes of the inputs for each choice."""
+    variants = [{"sizes": list(v.sizes), "inputs": [list(i.type.static_shape) for i in v.graph.inputs]} for v in content.variants]
+    return {"dimensions": [d.name for d in content.interface.dimensions], "variants": variants}
 
 
-def _row(value: Value, field: str) -> dict[str, Any]:
-    """One input or output; `dynamic` lists the axes whose size each run reports, `shape` has the largest one."""
-    stored = stored_type(value)
-    row = {"name": value.name, "field": field, "dtype": stored.dtype.name, "shape": list(stored.static_shape)}
-    loose = [axis for axis, d in enumerate(value.type.shape) if not isinstance(d, int)]
-    return row | ({"dynamic": loose} if loose else {})
+def _row(port: Port, key: str) -> dict[str, Any]:
+    """One input or output; `shape` has the largest sizes, and `key` lists the axes whose size differs between runs."""
+    row = {"name": port.name, "field": port.field, "dtype": port.dtype.name, "shape": list(port.shape)}
+    return row | ({key: list(port.loose)} if port.loose else {})
 
 
 def _call_row(call: Call, plan: Plan) -> dict[str, Any]:

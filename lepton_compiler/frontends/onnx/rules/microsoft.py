@@ -124,7 +124,7 @@ def dynamic_quantize_lstm(call: Call) -> Result:
     recurrence = _lstm_weights(call, call.value(2), call.value(10), call.optional(11))
     codes, scale, zero = call.add_all(DynamicQuantizeLinear(), call.value(0))
     x = call.add(DequantizeLinear(), codes, scale, zero)
-    op = replace(recurrent_op(call, "LSTM", recurrence), quantize_state=True)  # type: ignore[call-arg]
+    op = replace(recurrent_op(call, "LSTM", recurrence), quantize_state=True)
     return call.add_all(op, x, weights, recurrence, *call.inputs[3:8])
 
 

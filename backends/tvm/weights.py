@@ -1,0 +1,38 @@
+"""The weights of an artefact in one block: each tensor once, in the arrangement that kernels read it in."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lepton_compiler.analysis.memory import ALIGNMENT
+from lepton_compiler.backends.tvm.lower.packing import PACKINGS
+from lepton_compiler.ir.tensor import Tensor
+
+Key = tuple[str, str, tuple[int, ...]]
+
+
+class WeightStore:
+    """Tensors at aligned offsets, in order of first use; equal ones are stored once, whoever asks for them."""
+
+    def __init__(self) -> None:
+        self._arrays: list[tuple[int, np.ndarray]] = []
+        self._offsets: dict[Key, int] = {}
+        self._end = 0
+
+    def place(self, tensor: Tensor, function: str = "", arguments: tuple[int, ...] = ()) -> int:
+        """The offset of a tensor, rearranged by a packing function if one is named."""
+        key = (tensor.digest, function, arguments)
+        if key not in self._offsets:
+            array = PACKINGS[function](tensor.numpy(), *arguments) if function else tensor.numpy()
+            self._offsets[key] = self._end
+            self._arrays.append((self._end, np.ascontiguousarray(array)))
+            self._end += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+        return self._offsets[key]
+
+    def blob(self) -> bytes:
+        """All tensors at their offsets; never empty, and readable a cache line past the last one."""
+        last, array = self._arrays[-1] if self._arrays else (0, np.zeros(0, np.uint8))
+        result = bytearray(last + max(array.nbytes, 64))
+        for offset, stored in self._arrays:
+            result[offset : offset + stored.nbytes] = stored.tobytes()
+        return bytes(result)
