@@ -108,9 +108,10 @@ def _arg(node: Node, perm: Perm) -> Permuted | None:
 
 def _resize(node: Node, perm: Perm) -> Permuted | None:
     op: Any = node.op
-    if op.roi:
-        return None
-    return _first_only(node, perm, replace(op, sizes=tuple(op.sizes[p] for p in perm), scales=tuple(op.scales[p] for p in perm)))
+    rank = len(perm)
+    sizes, scales = tuple(op.sizes[p] for p in perm if op.sizes), tuple(op.scales[p] for p in perm if op.scales)
+    roi = tuple(op.roi[p + side] for side in (0, rank) for p in perm if op.roi)
+    return _first_only(node, perm, replace(op, sizes=sizes, scales=scales, roi=roi))
 
 
 def _tile(node: Node, perm: Perm) -> Permuted | None:

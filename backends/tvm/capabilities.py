@@ -18,11 +18,11 @@ KERNELS = frozenset(
     (
         "Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitCast BitShift BitwiseAnd "
         "BitwiseNot BitwiseOr BitwiseXor Cast Ceil Celu Clip Concat ConstantOfShape Conv ConvTranspose Cos Cosh CumProd "
-        "CumSum DepthToSpace DequantizeLinear Div Elu Equal Erf Exp Expand EyeLike Floor Gather GatherElements GatherND Gelu Gemm "
-        "Greater GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul "
-        "Max MaxPool Mean Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceMax ReduceMean "
-        "ReduceMin ReduceProd ReduceSum Relu Reshape Resize ReverseSequence Round ScatterElements ScatterND Selu Shrink Sigmoid Sign "
-        "Sin Sinh Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK "
+        "CumSum DeformPatches DepthToSpace DequantizeLinear Det Div Elu Equal Erf Exp Expand EyeLike Floor Gather GatherElements GatherND Gelu Gemm "
+        "Greater GreaterOrEqual GridSample HardSigmoid HardSwish IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul "
+        "Max MaxPool MaxRoiPool Mean Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceMax ReduceMean "
+        "ReduceMin ReduceProd ReduceSum Relu Reshape Resize ReverseSequence RoiAlign Round ScatterElements ScatterND Selu Shrink Sigmoid Sign "
+        "Sin Sinh Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh TensorScatter ThresholdedRelu Tile TopK "
         "Transpose Trilu Unsqueeze Where Xor "
     ).split()
 )
@@ -50,8 +50,6 @@ def refusal(node: Node) -> str | None:
         return None
     if node.op.name not in KERNELS:
         return "there is no native kernel for it"
-    if getattr(node.op, "indices", False):
-        return "there is no native kernel that also returns indices"
     strange = element_types(node) - ELEMENT_TYPES
     if handles_codes(node):
         strange -= set(CARRIERS)

@@ -31,12 +31,25 @@ class PackedWeight:
 
 @dataclass(frozen=True)
 class KernelParameter:
-    """One pointer parameter: `input`, `packed`, `workspace` or `output`, which one, and the buffer's type."""
+    """One pointer parameter: `input`, `packed`, `table`, `workspace` or `output`, which one, the buffer's type, a table's contents."""
 
     kind: str
     index: int
     type: TensorType
     packed: PackedWeight | None = None
+    table: bytes = b""
+
+    def to_json(self) -> list[Any]:
+        """As a row of JSON."""
+        packed = [self.packed.function, *self.packed.arguments] if self.packed else None
+        return [self.kind, self.index, str(self.type), packed, self.table.hex()]
+
+    @staticmethod
+    def from_json(row: list[Any]) -> KernelParameter:
+        """The inverse of `to_json`."""
+        kind, index, text, packed, table = row
+        weight = PackedWeight(packed[0], tuple(packed[1:])) if packed else None
+        return KernelParameter(kind, index, tensor_type(text), weight, bytes.fromhex(table))
 
 
 @dataclass(frozen=True)
@@ -50,14 +63,13 @@ class Kernel:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the object."""
-        rows = [[p.kind, p.index, str(p.type), [p.packed.function, *p.packed.arguments] if p.packed else None] for p in self.parameters]
-        return {"symbol": self.symbol, "parameters": rows, "parallel_extent": self.parallel_extent}
+        return {"symbol": self.symbol, "parameters": [p.to_json() for p in self.parameters], "parallel_extent": self.parallel_extent}
 
     @staticmethod
     def from_json(data: dict[str, Any], code: bytes) -> Kernel:
         """The inverse of `to_json`."""
-        rows = [KernelParameter(k, i, tensor_type(t), PackedWeight(p[0], tuple(p[1:])) if p else None) for k, i, t, p in data["parameters"]]
-        return Kernel(data["symbol"], code, tuple(rows), data["parallel_extent"])
+        rows = tuple(KernelParameter.from_json(row) for row in data["parameters"])
+        return Kernel(data["symbol"], code, rows, data["parallel_extent"])
 
 
 class KernelCache:

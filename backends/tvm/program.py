@@ -226,6 +226,8 @@ class _Builder:
             case "packed":
                 assert parameter.packed is not None
                 return self.weight(operands[parameter.index], parameter.packed.function, parameter.packed.arguments)
+            case "table":
+                return self.constant(np.frombuffer(parameter.table, parameter.type.dtype.numpy), f"{node.output.name}.table")
         value = operands[parameter.index]
         return self.weight(value, "", ()) if value.tensor is not None else places[parameter.index]
 
@@ -295,7 +297,7 @@ class _Builder:
         counter = self.new(8, f"{node.output.name}.iteration")
         flag = self.new(1, f"{node.output.name}.condition")
         rows = node.op.attributes()["rows"]
-        begin.append(self.copy(flag, self.operand(condition) if condition else self.weight_of(np.array(True)), 1))
+        begin.append(self.copy(flag, self.operand(condition) if condition else self.constant(np.array(True), "true"), 1))
         count: int | Ref | None = None
         if trip is not None:
             count = int(trip.numpy().reshape(-1)[0]) if trip.is_constant else self.operand(trip)
@@ -407,8 +409,9 @@ class _Builder:
         assert value.tensor is not None
         return self.store(value.tensor, value.name, function, arguments)
 
-    def weight_of(self, array: np.ndarray) -> Ref:
-        return self.store(Tensor(array), "true", "", ())
+    def constant(self, array: np.ndarray, name: str) -> Ref:
+        """The place of a constant that is no value of the graph."""
+        return self.store(Tensor(array), name, "", ())
 
     def store(self, tensor: Tensor, name: str, function: str, arguments: tuple[int, ...]) -> Ref:
         offset = self.weights.place(tensor, function, arguments)

@@ -26,7 +26,7 @@ def compile_spec(key: str, spec: KernelSpec, target: Target) -> Kernel:
     lowered = lower(spec, target)
     compiled = compile_kernel(schedule(lowered.function, target), f"lepton_{spec.label}_{key[:12]}", target)
     parameters = tuple(
-        KernelParameter(p.kind, p.index, p.type, PackedWeight(p.packed.function, p.packed.arguments) if p.packed else None)
+        KernelParameter(p.kind, p.index, p.type, PackedWeight(p.packed.function, p.packed.arguments) if p.packed else None, p.table)
         for p in lowered.parameters
     )
     return Kernel(compiled.symbol, compiled.object, parameters, compiled.parallel_extent)

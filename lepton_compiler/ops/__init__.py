@@ -13,7 +13,7 @@ FAMILIES: dict[str, str] = {
     "Or Pow Sub Sum Where Xor",
     "cast": "BitCast Cast",
     "matmul": "Det Einsum Gemm MatMul MatMulInteger",
-    "conv": "Col2Im Conv ConvInteger ConvTranspose DeformConv",
+    "conv": "Col2Im Conv ConvInteger ConvTranspose DeformConv DeformPatches",
     "pool": "AveragePool LpPool MaxPool MaxUnpool",
     "reduce": "ArgMax ArgMin CumProd CumSum ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
     "ReduceSum ReduceSumSquare TopK",

@@ -154,7 +154,10 @@ class Mod(Binary):
 
 @dataclass(frozen=True)
 class Pow(Binary):
-    """a to the power of b, in the type of a; integer powers that are no integers are truncated."""
+    """a to the power of b, in the type of a.
+
+    An integer to the power of an integer is exact, modulo the range of the type; a negative power of one other than 1 and -1 is 0.
+    """
 
     def infer(self, a: TensorType, b: TensorType) -> tuple[TensorType, ...]:  # noqa: D102
         for t in (a, b):
@@ -164,10 +167,11 @@ class Pow(Binary):
     def apply(self, a: Any, b: Any) -> Any:  # noqa: D102
         if np.issubdtype(a.dtype, np.inexact):
             return np.power(a, b).astype(a.dtype)
-        whole = not np.issubdtype(b.dtype, np.inexact)
-        if whole and not np.any(b < 0):
-            return np.power(a, b.astype(a.dtype))
-        return np.power(a.astype(np.float64), b.astype(np.float64)).astype(a.dtype)
+        if np.issubdtype(b.dtype, np.inexact):
+            return np.power(a.astype(np.float64), b.astype(np.float64)).astype(a.dtype)
+        whole = np.power(a.astype(np.uint64), np.where(b < 0, 0, b).astype(np.uint64)).astype(a.dtype)
+        inverse = np.where(a == 1, 1, np.where(a == -1, np.where(b % 2 == 1, -1, 1), 0)).astype(a.dtype)
+        return np.where(b < 0, inverse, whole)
 
 
 @dataclass(frozen=True)

@@ -235,25 +235,70 @@ class DeformConv(Op):
         return (out,)
 
     def evaluate(self, x: Any, w: Any, offset: Any, b: Any = None, mask: Any = None) -> tuple[np.ndarray, ...]:  # noqa: D102
-        batch, channels = x.shape[:2]
-        (kh, kw), (oh, ow), pads = w.shape[2:], offset.shape[2:], ints(self.pads)
-        shifts = widen(offset).reshape(batch, self.offset_groups, kh, kw, 2, oh, ow)
-        scale = None if mask is None else widen(mask).reshape(batch, self.offset_groups, kh, kw, 1, oh, ow)
-        source = widen(x).reshape(batch * self.offset_groups, channels // self.offset_groups, *x.shape[2:])
-        patches = np.empty((batch, channels, kh, kw, oh, ow), source.dtype)
-        for i in range(kh):
-            for j in range(kw):
-                rows = np.arange(oh)[:, None] * self.strides[0] - pads[0] + i * self.dilations[0] + shifts[:, :, i, j, 0]
-                cols = np.arange(ow) * self.strides[1] - pads[1] + j * self.dilations[1] + shifts[:, :, i, j, 1]
-                taken = bilinear(source, rows.reshape(-1, oh, ow), cols.reshape(-1, oh, ow))
-                taken = taken.reshape(batch, self.offset_groups, -1, oh, ow)
-                patches[:, :, i, j] = (taken if scale is None else taken * scale[:, :, i, j]).reshape(batch, channels, oh, ow)
+        batch, (oh, ow) = x.shape[0], offset.shape[2:]
+        patches = deformed_patches(x, offset, mask, w.shape[2:], self)
         columns = patches.reshape(batch, self.groups, -1, oh * ow)
         y = product(widen(w).reshape(self.groups, w.shape[0] // self.groups, -1), columns)
         return (_biased(y.reshape(batch, w.shape[0], oh, ow), b).astype(x.dtype, copy=False),)
 
     def cost(self, inputs: Types, outputs: Types) -> Cost:  # noqa: D102
         return _conv_cost(inputs, outputs)
+
+
+@dataclass(frozen=True)
+class DeformPatches(Op):
+    """What the taps of a `DeformConv` see, for a matrix product with its weights.
+
+    `x` [N, H, W, C]; `offset` and `mask` as `DeformConv` has them. Gives [N, oH, oW, blocks, kH * kW, C / blocks]: the channels in
+    `blocks`, a multiple of `offset_groups`, one after the other.
+    """
+
+    kernel_shape: tuple[int, int]
+    strides: tuple[int, ...] = (1, 1)
+    pads: tuple[Dim, ...] = (0, 0, 0, 0)
+    dilations: tuple[int, ...] = (1, 1)
+    offset_groups: int = 1
+    blocks: int = 1
+
+    def infer(self, x: TensorType, offset: TensorType, mask: TensorType | None = None) -> tuple[TensorType, ...]:  # noqa: D102
+        require(x.rank == 4, f"DeformPatches: x {x} must be [N, H, W, C]")
+        check_window("DeformPatches", 2, kernel_shape=self.kernel_shape, strides=self.strides, pads=self.pads, dilations=self.dilations)
+        require(self.blocks % self.offset_groups == 0, f"DeformPatches: {self.blocks} blocks do not split into {self.offset_groups} groups")
+        taps = math.prod(self.kernel_shape)
+        for name, t, channels in (("offset", offset, 2 * taps), ("mask", mask, taps)):
+            if t is not None:
+                require(t.rank == 4, f"DeformPatches: {name} {t} must have rank 4")
+                _check_channels("DeformPatches", t.shape[1], channels * self.offset_groups, f"{name} has", "needs")
+        out = window_shape(x.shape[1:3], self.kernel_shape, self.strides, self.dilations, self.pads)
+        return (TensorType(x.dtype, (x.shape[0], *out, self.blocks, taps, floordiv(x.shape[3], self.blocks))),)
+
+    def evaluate(self, x: Any, offset: Any, mask: Any = None) -> tuple[np.ndarray, ...]:  # noqa: D102
+        patches = deformed_patches(channels_first(x), offset, mask, self.kernel_shape, self)
+        batch, channels, _, _, oh, ow = patches.shape
+        blocks = patches.reshape(batch, self.blocks, channels // self.blocks, -1, oh, ow)
+        return (np.ascontiguousarray(blocks.transpose(0, 4, 5, 1, 3, 2).astype(x.dtype, copy=False)),)
+
+    def cost(self, inputs: Types, outputs: Types) -> Cost:  # noqa: D102
+        assert outputs[0] is not None
+        return Cost(0, 4 * outputs[0].size, traffic(inputs, outputs))
+
+
+def deformed_patches(x: Any, offset: Any, mask: Any, kernel: Sequence[int], op: DeformConv | DeformPatches) -> np.ndarray:
+    """The samples of every tap, [N, C, kH, kW, oH, oW], of a channels-first `x`, in its type, wide."""
+    batch, channels = x.shape[:2]
+    (kh, kw), (oh, ow), pads = kernel, offset.shape[2:], ints(op.pads)
+    shifts = widen(offset).reshape(batch, op.offset_groups, kh, kw, 2, oh, ow)
+    scale = None if mask is None else widen(mask).reshape(batch, op.offset_groups, kh, kw, 1, oh, ow)
+    source = widen(x).reshape(batch * op.offset_groups, channels // op.offset_groups, *x.shape[2:])
+    patches = np.empty((batch, channels, kh, kw, oh, ow), source.dtype)
+    for i in range(kh):
+        for j in range(kw):
+            rows = np.arange(oh)[:, None] * op.strides[0] - pads[0] + i * op.dilations[0] + shifts[:, :, i, j, 0]
+            cols = np.arange(ow) * op.strides[1] - pads[1] + j * op.dilations[1] + shifts[:, :, i, j, 1]
+            taken = bilinear(source, rows.reshape(-1, oh, ow), cols.reshape(-1, oh, ow))
+            taken = taken.reshape(batch, op.offset_groups, -1, oh, ow)
+            patches[:, :, i, j] = (taken if scale is None else taken * scale[:, :, i, j]).reshape(batch, channels, oh, ow)
+    return patches
 
 
 def bilinear(x: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:

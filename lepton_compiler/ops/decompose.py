@@ -77,8 +77,8 @@ def _load(family: str) -> None:
         importlib.import_module(module)
 
 
-def expand(node: Node) -> list[Node] | None:
-    """Replace a node by its decomposition; the new values take over the names of its outputs.
+def expand(node: Node, function: Decomposition | None = None) -> list[Node] | None:
+    """Replace a node by its decomposition, or by what `function` makes of it; the new values take over the names of its outputs.
 
     Returns:
         The nodes that were added, or None if the operator has no decomposition and nothing was done.
@@ -87,7 +87,7 @@ def expand(node: Node) -> list[Node] | None:
         UnsupportedError: the decomposition needs something known that is not, such as a size.
         InvalidIR: the decomposition gave values of the wrong types.
     """
-    function = decomposition_of(node.op)
+    function = function or decomposition_of(node.op)
     if function is None:
         return None
     graph = node.graph

@@ -151,7 +151,8 @@ class ScatterND(Op):
         return (x,)
 
     def evaluate(self, x: Any, indices: Any, updates: Any) -> tuple[np.ndarray, ...]:  # noqa: D102
-        return (_combine(x, tuple(np.moveaxis(indices.astype(np.int64), -1, 0)), updates, self.reduction),)
+        whole = np.zeros(indices.shape[:-1], np.int64)  # makes a place of all of `x` where the index tuples are empty
+        return (_combine(x[None], (whole, *np.moveaxis(indices.astype(np.int64), -1, 0)), updates, self.reduction)[0],)
 
 
 @dataclass(frozen=True)
@@ -369,7 +370,6 @@ def _element_index(x: np.ndarray, indices: np.ndarray, axis: int) -> tuple[Any, 
 
 def _combine(x: np.ndarray, index: tuple[Any, ...], updates: np.ndarray, reduction: str) -> np.ndarray:
     """A copy of `x` with updates written; of several plain writes to one place the last wins."""
-    index = index or (...,)
     if reduction == "none":
         y = np.array(x)
         y[index] = updates

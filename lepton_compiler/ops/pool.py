@@ -52,7 +52,7 @@ class _Pool(Op):
 
 @dataclass(frozen=True)
 class MaxPool(_Pool):
-    """The largest element of each window. With `indices` a second output tells where it was.
+    """The largest element of each window; NaN wins. With `indices` a second output tells where it was, the first one of equals.
 
     An index counts elements of the whole `x`; with `storage_order` 1 the spatial part counts column-major.
     """
@@ -89,7 +89,7 @@ class MaxPool(_Pool):
                 at = np.arange(best.shape[2 + i]) * self.strides[i] + position[i] * self.dilations[i] - pads[i]
                 at = at.reshape([-1 if j == i else 1 for j in range(rank)])
                 flat, inside = flat + at * factors[i], inside & (at >= 0) & (at < spatial[i])
-            better = inside & (~found | (tap > best))
+            better = inside & (~found | (tap > best) | ((tap != tap) & (best == best)))
             best, where, found = np.where(better, tap, best), np.where(better, flat, where), found | inside
         planes = np.arange(x.shape[0] * x.shape[1]).reshape(*x.shape[:2], *[1] * rank) * math.prod(spatial)
         return best, where + planes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -110,7 +110,21 @@ class Resize(Op):
 
     def is_identity(self, axis: int, old: int, new: int) -> bool:
         """Whether the axis, of size `old` before and `new` after, stays as it is."""
-        return old == new and self._scale(axis, old, new) == 1 and self.coordinate_transformation_mode != "tf_crop_and_resize"
+        if self.coordinate_transformation_mode == "tf_crop_and_resize":
+            return old == new and np.array_equal(self.coordinates(axis, old, new, len(self.roi) // 2), np.arange(new))
+        return old == new and bool(self._scale(axis, old, new) == 1)
+
+    def moved_axes(self, old: Sequence[int], new: Sequence[int]) -> list[int]:
+        """The axes that do not stay as they are."""
+        return [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if not self.is_identity(i, a, b)]
+
+    def along(self, axis: int, shape: Sequence[Dim], size: Dim) -> Resize:
+        """The part of this operator that resamples one axis, of a tensor of `shape`, to `size`."""
+        rank = len(shape)
+        sizes = tuple(size if i == axis else d for i, d in enumerate(shape))
+        scales = tuple(s if i == axis else 1.0 for i, s in enumerate(self.scales))
+        roi = tuple(r if i % rank == axis else float(i >= rank) for i, r in enumerate(self.roi))
+        return replace(self, sizes=sizes, scales=scales, roi=roi)
 
     def _scale(self, axis: int, old: int, new: int) -> np.float32:
         return np.float32(self.scales[axis]) if self.scales else np.float32(new) / np.float32(max(old, 1))
@@ -148,10 +162,8 @@ class Resize(Op):
         if self.mode == "nearest":
             indices = np.clip(_nearest(at, self.nearest_mode), 0, max(old - 1, 0)).astype(np.int64)[:, None]
             return Taps(indices, np.ones((new, 1), np.float32), outside)
-        shrink = min(np.float32(1), self._scale(axis, old, new)) if self.antialias else np.float32(1)
-        first = int(np.floor(-(1 if self.mode == "linear" else 2) / shrink)) + 1
+        offsets, shrink = self.window(axis, old, new)
         floor = np.floor(at)
-        offsets = np.arange(first, 2 - first)
         distance = np.abs(offsets - (at - floor)[:, None]) * shrink
         weights = np.maximum(0, 1 - distance) if self.mode == "linear" else _cubic(distance, np.float32(self.cubic_coeff_a))
         indices = floor.astype(np.int64)[:, None] + offsets
@@ -160,6 +172,12 @@ class Resize(Op):
         if self.exclude_outside or shrink < 1:
             weights = weights / weights.sum(axis=1, keepdims=True)
         return Taps(np.clip(indices, 0, max(old - 1, 0)), weights.astype(np.float32), outside)
+
+    def window(self, axis: int, old: int, new: int) -> tuple[np.ndarray, np.float32]:
+        """Which elements, counted from the one at or before a coordinate, interpolation takes; and what shrinks distances to them."""
+        shrink = min(np.float32(1), self._scale(axis, old, new)) if self.antialias else np.float32(1)
+        first = int(np.floor(-(1 if self.mode == "linear" else 2) / shrink)) + 1
+        return np.arange(first, 2 - first), shrink
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 from lepton_compiler.errors import InferenceError
 from lepton_compiler.ir.dim import Dim, bind, symbol
 from lepton_compiler.ir.types import TensorType, tensor_type
-from lepton_compiler.ops.conv import Col2Im, Conv, ConvInteger, ConvTranspose, DeformConv
+from lepton_compiler.ops.conv import Col2Im, Conv, ConvInteger, ConvTranspose, DeformConv, DeformPatches
 from lepton_compiler.ops.dynamic import Dynamic
 
 RNG = np.random.default_rng(7)
@@ -72,6 +72,8 @@ def test_conv_on_symbolic_sizes() -> None:
         (ConvTranspose(), ("float32[1,3,8,8]", "float32[4,3,3,3]"), "x has 3 channels"),
         (ConvInteger(), ("float32[1,3,8,8]", "int8[4,3,3,3]"), "needs an integer type"),
         (DeformConv(), ("float32[1,3,8,8]", "float32[4,3,3,3]", "float32[1,17,6,6]"), "offset has 17"),
+        (DeformPatches((3, 3)), ("float32[1,8,8,3]", "float32[1,17,6,6]"), "offset has 17"),
+        (DeformPatches((3, 3), offset_groups=2, blocks=3), ("float32[1,8,8,6]", "float32[1,36,6,6]"), "3 blocks do not split into 2"),
     ],
 )
 def test_refusals_say_what_is_wrong(op: Any, operands: tuple[str, ...], message: str) -> None:
@@ -170,6 +172,16 @@ def test_deform_conv_without_offsets_is_conv() -> None:
     np.testing.assert_allclose(op.evaluate(x, w, offset)[0], want, rtol=1e-4, atol=1e-5)
     mask = np.full((2, 18, *want.shape[2:]), 0.5, np.float32)
     np.testing.assert_allclose(op.evaluate(x, w, offset, None, mask)[0], want / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_deform_patches_are_what_deform_conv_multiplies() -> None:
+    x, w, offset, mask = floats(2, 6, 7, 6), floats(4, 3, 3, 2), floats(2, 24, 7, 6), floats(2, 12, 7, 6)
+    (want,) = DeformConv(pads=(1, 0, 1, 1), groups=2, offset_groups=2).evaluate(x, w, offset, None, mask)
+    op = DeformPatches((3, 2), pads=(1, 0, 1, 1), offset_groups=2, blocks=2)
+    (patches,) = op.evaluate(np.moveaxis(x, 1, -1), offset, mask)
+    assert op.infer(*types("float32[2,7,6,6]", "float32[2,24,7,6]"))[0].shape == patches.shape == (2, 7, 6, 2, 6, 3)
+    weights = w.reshape(2, 2, 3, 6)
+    np.testing.assert_allclose(np.einsum("nhwgtc,gmct->ngmhw", patches, weights).reshape(want.shape), want, rtol=1e-4, atol=1e-5)
 
 
 def test_cost_counts_multiply_accumulates() -> None:

@@ -13,7 +13,7 @@ from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.tensor import Tensor
 from lepton_compiler.ir.types import BOOL, FLOAT32, tensor_type
 from lepton_compiler.ops import indexing as o
-from lepton_compiler.ops.conv import Col2Im, ConvInteger
+from lepton_compiler.ops.conv import Col2Im, ConvInteger, DeformConv, DeformPatches
 from lepton_compiler.ops.decompose import expand
 from lepton_compiler.ops.evaluator import evaluate
 from lepton_compiler.ops.pool import LpPool, MaxPool, MaxUnpool
@@ -48,6 +48,10 @@ CASES: list[tuple[Op, list[np.ndarray]]] = [
     (o.ReverseSequence(0, 1), [floats(3, 4, 2), np.array([4, 2, 1])]),
     (ConvInteger(groups=2, pads=(1, 1, 1, 1)), [bytes_(1, 4, 5, 5), bytes_(6, 2, 3, 3), bytes_(), bytes_(6)]),
     (ConvInteger(), [bytes_(1, 4, 5, 5), bytes_(6, 4, 3, 3)]),
+    (DeformConv(pads=(1, 0, 1, 1)), [floats(2, 4, 5, 6), floats(3, 4, 3, 2), floats(2, 12, 5, 6)]),
+    (DeformConv(groups=2, offset_groups=4), [floats(1, 4, 5, 6), floats(6, 2, 2, 2), floats(1, 32, 4, 5), floats(6), floats(1, 16, 4, 5)]),
+    (DeformPatches((2, 3), (2, 1), (1, 0, 0, 1), (1, 2), 2, 4), [floats(2, 5, 6, 8), 2 * floats(2, 24, 3, 3), floats(2, 12, 3, 3)]),
+    (DeformPatches((1, 1)), [floats(1, 5, 6, 2), 9 * floats(1, 2, 5, 6)]),
     (LpPool((3, 2), (2, 1), (1, 0, 1, 1), (1, 1), True, 1), [floats(1, 3, 6, 7)]),
     (LpPool((3, 2), (2, 1), (1, 0, 1, 1), (1, 1), False, 2), [floats(1, 3, 6, 7)]),
     (LpPool((3, 2), (2, 1), (1, 0, 1, 1), (1, 2), True, 3), [floats(1, 3, 6, 7)]),

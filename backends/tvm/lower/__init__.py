@@ -9,16 +9,46 @@ from typing import Any
 from tvm import te
 
 from lepton_compiler.backends.tvm.carriers import carrier
-from lepton_compiler.backends.tvm.lower import dense, elementwise, movement, quantize, reductions, resize
-from lepton_compiler.backends.tvm.lower.context import ELEMENTS, RULES, Arg, Body, Context, Packed
+from lepton_compiler.backends.tvm.lower import (
+    deform,
+    dense,
+    determinant,
+    elementwise,
+    grid_sample,
+    movement,
+    pool,
+    quantize,
+    reductions,
+    regions,
+    resize,
+    scan,
+    scatter,
+    topk,
+)
+from lepton_compiler.backends.tvm.lower.context import ELEMENTS, RULES, Arg, Body, Context, Packed, identity
 from lepton_compiler.backends.tvm.spec import KernelSpec
 from lepton_compiler.ir.op import Op
-from lepton_compiler.ir.types import TensorType
+from lepton_compiler.ir.types import TensorType, dtype
 from lepton_compiler.target import Target
 
 __all__ = ["FAMILIES", "Lowered", "Parameter", "lower"]
 
-FAMILIES = (dense, elementwise, movement, quantize, reductions, resize)
+FAMILIES = (
+    dense,
+    deform,
+    determinant,
+    elementwise,
+    grid_sample,
+    movement,
+    pool,
+    quantize,
+    reductions,
+    regions,
+    resize,
+    scan,
+    scatter,
+    topk,
+)
 """The modules whose rules are registered."""
 
 
@@ -27,16 +57,18 @@ class Parameter:
     """One pointer that a kernel takes.
 
     Attributes:
-        kind: `input`, `packed`, `workspace` or `output`.
+        kind: `input`, `packed`, `table`, `workspace` or `output`.
         index: which operand or output it is.
         type: element type and shape of the buffer.
         packed: how the weight is rearranged, for `packed`.
+        table: the contents, for `table`.
     """
 
     kind: str
     index: int
     type: TensorType
     packed: Packed | None = None
+    table: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -87,7 +119,7 @@ def _body(op: Op, kind: TensorType, operands: Sequence[Arg | None]) -> Body:
 def _own(arg: Arg, ctx: Context) -> Any:
     """A result that is a computation of its own: neither an operand nor an intermediate that others reuse."""
     tensor = ctx.tensor(arg)
-    if isinstance(tensor.op, te.PlaceholderOp) or any(hash(tensor) == hash(w) for w in ctx.workspaces):
+    if isinstance(tensor.op, te.PlaceholderOp) or identity(tensor) in map(identity, ctx.workspaces):
         return te.compute(tensor.shape, lambda *i: tensor(*i), "copy")
     return tensor
 
@@ -102,33 +134,33 @@ def _finish(spec: KernelSpec, ctx: Context, args: dict[int, Arg], outputs: list[
         tensors.append(tensor)
 
     for k in range(spec.inputs):
-        if hash(args[k].tensor) in used:
+        if identity(args[k].tensor) in used:
             add(Parameter("input", k, spec.types[k]), args[k].tensor)
     for packed, tensor in ctx.packed.items():
         add(Parameter("packed", packed.operand, packed.type, packed), tensor)
-    results = {hash(o) for o in outputs}
-    spaces = [w for h, w in {hash(w): w for w in ctx.workspaces}.items() if h in used and h not in results]
+    for k, (values, tensor) in enumerate(ctx.tables.values()):
+        add(Parameter("table", k, _type_of(tensor), table=values.tobytes()), tensor)
+    results = {identity(o) for o in outputs}
+    spaces = [w for i, w in {identity(w): w for w in ctx.workspaces}.items() if i in used and i not in results]
     for k, tensor in enumerate(spaces):
-        add(Parameter("workspace", k, TensorType(_dtype(tensor), tuple(int(d) for d in tensor.shape))), tensor)
+        add(Parameter("workspace", k, _type_of(tensor)), tensor)
     for k, tensor in enumerate(outputs):
         add(Parameter("output", k, spec.types[spec.outputs[k]]), tensor)
     function = te.create_prim_func(tensors)
     return Lowered(function.with_attr("tirx.noalias", not spec.shares), tuple(parameters))
 
 
-def _dtype(tensor: Any) -> Any:
-    from lepton_compiler.ir.types import dtype
-
-    return dtype(str(tensor.dtype))
+def _type_of(tensor: Any) -> TensorType:
+    return TensorType(dtype(str(tensor.dtype)), tuple(int(d) for d in tensor.shape))
 
 
-def _reachable(outputs: list[Any]) -> set[int]:
-    """Hashes of the tensors that the outputs depend on (TVM cannot compare scalar tensors for equality)."""
-    seen: set[int] = set()
+def _reachable(outputs: list[Any]) -> set[tuple[int, int]]:
+    """Identities of the tensors that the outputs depend on, and of all results of their stages."""
+    seen: set[tuple[int, int]] = set()
     pending = list(outputs)
     while pending:
         tensor = pending.pop()
-        if hash(tensor) not in seen:
-            seen.add(hash(tensor))
+        if identity(tensor) not in seen:
+            seen.update(identity(tensor.op.output(k)) for k in range(tensor.op.num_outputs))
             pending.extend(tensor.op.input_tensors)
     return seen

@@ -108,12 +108,14 @@ class Context:
         outputs: types of the results of the current operator.
         workspaces: TE tensors that become parameters of the kernel, for the arena.
         packed: placeholders of repacked weights.
+        tables: constants that the kernel brings along, by content, and their placeholders.
     """
 
     target: Target
     outputs: tuple[TensorType, ...] = ()
     workspaces: list[Any] = field(default_factory=list)
     packed: dict[Packed, Any] = field(default_factory=dict)
+    tables: dict[bytes, tuple[np.ndarray, Any]] = field(default_factory=dict)
 
     def pack(self, arg: Arg, function: str, *arguments: int) -> Any:
         """The weight `arg` rearranged at compile time by the packing function, as a placeholder."""
@@ -125,6 +127,13 @@ class Context:
         if packed not in self.packed:
             self.packed[packed] = te.placeholder(shape, arg.dtype, f"packed{len(self.packed)}")
         return self.packed[packed]
+
+    def table(self, values: np.ndarray) -> Any:
+        """A constant worked out here, which becomes a parameter of the kernel and a weight of the artefact."""
+        key = f"{values.dtype}{values.shape}".encode() + values.tobytes()
+        if key not in self.tables:
+            self.tables[key] = values, te.placeholder(values.shape, values.dtype.name, f"table{len(self.tables)}")
+        return self.tables[key][1]
 
     def tensor(self, arg: Arg) -> Any:
         """The value as a TE tensor: a number is spread over its shape, an expression gets a loop of its own."""
@@ -176,6 +185,11 @@ def number(value: bool | int | float, dtype: DType) -> Expr:
 def compute(shape: Sequence[int], body: Callable[..., Expr], name: str) -> Any:
     """`te.compute`, for scalars too."""
     return te.compute(tuple(shape), body, name)
+
+
+def identity(tensor: Any) -> tuple[int, int]:
+    """Which tensor this is: TVM hashes all results of a stage alike, and scalar tensors cannot be compared."""
+    return hash(tensor.op), int(tensor.value_index)
 
 
 def unsupported(op: Op, reason: str) -> UnsupportedError:

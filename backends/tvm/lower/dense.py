@@ -9,7 +9,7 @@ from tvm import te, tirx
 
 from lepton_compiler.backends.tvm.compute import conv as conv_compute
 from lepton_compiler.backends.tvm.compute import matmul as matmul_compute
-from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number, unsupported, wide
+from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number, wide
 from lepton_compiler.backends.tvm.schedules import n_block, oc_block
 from lepton_compiler.ir.types import TensorType
 
@@ -216,64 +216,6 @@ def lower_conv_transpose(ctx: Context, op: Any, x: Arg, w: Arg, b: Arg | None = 
 
     y = compute(ctx.outputs[0].static_shape, body, "conv_transpose")
     return [_add_bias(ctx, op, y, b, kind)]
-
-
-@lowers("MaxPool", "AveragePool")
-def lower_pool(ctx: Context, op: Any, x: Arg) -> list[Any]:
-    """Windows of any rank; an average counts what `count_include_pad` says, cut at the padded edge with `ceil_mode`."""
-    if getattr(op, "indices", False):
-        raise unsupported(op, "with indices")
-    spatial, last, kind = len(x.shape) - 2, op.layout == "NHWC", wide(x.dtype)
-    size = x.shape[1:-1] if last else x.shape[2:]
-    taps = [te.reduce_axis((0, k), f"r{a}") for a, k in enumerate(op.kernel_shape)]
-    most = op.name == "MaxPool"
-
-    def origin(i: Sequence[Expr]) -> list[Expr]:
-        pixel = i[1:-1] if last else i[2:]
-        return [p * s - b for p, s, b in zip(pixel, op.strides, op.pads[:spatial], strict=True)]
-
-    out = ctx.outputs[0].static_shape
-    reach = [
-        (o - 1) * s - b + (k - 1) * d
-        for o, s, b, k, d in zip(out[1:-1] if last else out[2:], op.strides, op.pads[:spatial], op.kernel_shape, op.dilations, strict=True)
-    ]
-
-    def body(*i: Expr) -> Expr:
-        at = [o + t * d for o, t, d in zip(origin(i), taps, op.dilations, strict=True)]
-        inside = []
-        for a, n, b, far in zip(at, size, op.pads[:spatial], reach, strict=True):
-            inside += [a >= 0] if b else []
-            inside += [a < n] if far >= n else []
-        value = x[[i[0], *at, i[-1]] if last else [i[0], i[1], *at]].astype(kind)
-        neutral = tirx.min_value(kind) if most and kind.startswith(("int", "uint")) else tirx.const(float("-inf") if most else 0, kind)
-        if inside:
-            value = tirx.if_then_else(tirx.all(*inside), value, neutral)
-        return te.max(value, axis=taps) if most else te.sum(value, axis=taps)
-
-    pooled = compute(out, body, op.name.lower())
-    if most:
-        return [_cast(ctx, pooled, x.dtype)]
-
-    def average(*i: Expr) -> Expr:
-        count: Expr = tirx.const(1, "int32")
-        for a, (o, k, d, n) in enumerate(zip(origin(i), op.kernel_shape, op.dilations, size, strict=True)):
-            low = -int(op.pads[a]) if op.count_include_pad else 0
-            high = n + (int(op.pads[spatial + a]) if op.count_include_pad else 0)
-            count = count * _taps_inside(o, k, d, low, high, reach[a])
-        return (pooled(*i) / count.astype(kind)).astype(x.dtype)
-
-    return [compute(out, average, "average")]
-
-
-def _taps_inside(origin: Expr, taps: int, dilation: int, low: int, high: int, reach: int) -> Expr:
-    """How many of `origin + t * dilation`, 0 <= t < taps, lie in [low, high)."""
-    first = tirx.max(tirx.const(0, "int32"), tirx.floordiv(low - origin + dilation - 1, dilation))
-    end = (
-        tirx.min(tirx.const(taps, "int32"), tirx.floordiv(high - origin + dilation - 1, dilation))
-        if reach >= high
-        else tirx.const(taps, "int32")
-    )
-    return tirx.max(tirx.const(1, "int32"), end - first)
 
 
 @lowers("BatchNormalization")

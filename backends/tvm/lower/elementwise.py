@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import tirx
 
 from lepton_compiler.backends.tvm.carriers import carrier
+from lepton_compiler.backends.tvm.lower import integers
 from lepton_compiler.backends.tvm.lower import scalar as sc
 from lepton_compiler.backends.tvm.lower.context import Arg, Expr, Read, element, wide
-from lepton_compiler.backends.tvm.lower.conversion import convert
+from lepton_compiler.backends.tvm.lower.conversion import convert, number_as
 from lepton_compiler.backends.tvm.lower.scalar import clamp, const, is_float, library, maximum, minimum, type_of
 from lepton_compiler.backends.tvm.naming import named
 from lepton_compiler.backends.tvm.outline import outlined
@@ -24,7 +26,14 @@ def _relu(x: Expr) -> Expr:
 
 
 def _div(a: Expr, b: Expr) -> Expr:
-    return a / b if is_float(a) else tirx.truncdiv(a, b)
+    return outlined(operator.truediv, a, b) if is_float(a) else integers.divide(a, b)
+
+
+def _inverse_root(x: Expr) -> Expr:
+    """Inverse square root as a power: it is 0 for minus infinity, and plus infinity for minus zero."""
+    return tirx.Select(
+        x.equal(const(-math.inf, x)), const(0, x), const(1, x) / tirx.sqrt(tirx.Select(x.equal(const(0, x)), const(0, x), x))
+    )
 
 
 def _pow(a: Expr, b: Expr) -> Expr:
@@ -41,18 +50,19 @@ def _pow(a: Expr, b: Expr) -> Expr:
             case 0.5:
                 return tirx.sqrt(a)
             case -0.5:
-                return const(1, a) / tirx.sqrt(a)
+                return outlined(_inverse_root, a)
             case -1.0:
                 return const(1, a) / a
-    if not is_float(a):
-        return tirx.pow(a.astype("float64"), b.astype("float64")).astype(type_of(a))
-    return tirx.pow(a, b.astype(type_of(a)))
+    if not is_float(a) and not is_float(b):
+        return integers.power(a, b)
+    kind = "float64" if not is_float(a) or type_of(b) in ("int32", "int64", "uint32", "uint64", "float64") else type_of(a)
+    return number_as(tirx.pow(a.astype(kind), b.astype(kind)), type_of(a))
 
 
 def _mod(op: Any, a: Expr, b: Expr) -> Expr:
     """Remainder with the sign of the divisor, or of the dividend with `fmod`."""
     if not is_float(a):
-        return tirx.truncmod(a, b) if op.fmod else tirx.floormod(a, b)
+        return integers.remainder(a, b, of_dividend=op.fmod)
     if op.fmod:
         return library("fmod", a, b)
 
@@ -70,7 +80,11 @@ def _as_number(x: Expr) -> Expr:
 def _sign(x: Expr) -> Expr:
     zero, one = const(0, x), const(1, x)
     unsigned = type_of(x).startswith("uint")
-    return tirx.Select(x > zero, one, zero if unsigned else tirx.Select(x < zero, const(-1, x), x if is_float(x) else zero))
+    return tirx.Select(x > zero, one, zero if unsigned else tirx.Select(x < zero, const(-1, x), _zero_or_nan(x) if is_float(x) else zero))
+
+
+def _zero_or_nan(x: Expr) -> Expr:
+    return tirx.Select(tirx.isnan(x), x, const(0, x))
 
 
 def _gelu(op: Any, x: Expr) -> Expr:
@@ -82,7 +96,7 @@ def _gelu(op: Any, x: Expr) -> Expr:
 
 
 UNARY: dict[str, Callable[[Any, Expr], Expr]] = {
-    "Abs": lambda op, x: x if type_of(x).startswith("uint") else tirx.abs(x),
+    "Abs": lambda op, x: tirx.abs(x) if is_float(x) else outlined(integers.absolute, x) if integers.is_signed(x) else x,
     "Acos": lambda op, x: library("acos", x),
     "Acosh": lambda op, x: library("acosh", x),
     "Asin": lambda op, x: library("asin", x),
@@ -97,7 +111,7 @@ UNARY: dict[str, Callable[[Any, Expr], Expr]] = {
     "Exp": lambda op, x: sc.exp(x),
     "Floor": lambda op, x: tirx.floor(x),
     "Log": lambda op, x: sc.log(x),
-    "Neg": lambda op, x: -x,
+    "Neg": lambda op, x: -x if is_float(x) else outlined(integers.negative, x),
     "Not": lambda op, x: tirx.Not(x),
     "Reciprocal": lambda op, x: const(1, x) / x,
     "Round": lambda op, x: tirx.nearbyint(x),
@@ -133,28 +147,30 @@ UNARY: dict[str, Callable[[Any, Expr], Expr]] = {
     "ThresholdedRelu": lambda op, x: tirx.Select(x > const(op.alpha, x), x, const(0, x)),
 }
 
+# Arithmetic and comparisons are outlined: TVM, which thinks of indices, would take `x - x` for 0, `x == x` for true,
+# `(x * 4) % 3` for `x % 3`, and `not a > b` for `a <= b`; with NaN, infinities, and numbers that wrap around, none of it holds.
 BINARY: dict[str, Callable[[Any, Expr, Expr], Expr]] = {
-    "Add": lambda op, a, b: a + b,
-    "Sub": lambda op, a, b: a - b,
-    "Mul": lambda op, a, b: a * b,
+    "Add": lambda op, a, b: outlined(operator.add, a, b),
+    "Sub": lambda op, a, b: outlined(operator.sub, a, b),
+    "Mul": lambda op, a, b: outlined(operator.mul, a, b),
     "Div": lambda op, a, b: _div(a, b),
     "Pow": lambda op, a, b: _pow(a, b),
     "Mod": lambda op, a, b: _mod(op, a, b),
     "And": lambda op, a, b: tirx.And(a, b),
     "Or": lambda op, a, b: tirx.Or(a, b),
     "Xor": lambda op, a, b: tirx.NE(_as_number(a), _as_number(b)),
-    "Equal": lambda op, a, b: tirx.EQ(_as_number(a), _as_number(b)),
-    "Greater": lambda op, a, b: a > b,
-    "GreaterOrEqual": lambda op, a, b: a >= b,
-    "Less": lambda op, a, b: a < b,
-    "LessOrEqual": lambda op, a, b: a <= b,
+    "Equal": lambda op, a, b: outlined(tirx.EQ, _as_number(a), _as_number(b)),
+    "Greater": lambda op, a, b: outlined(operator.gt, a, b),
+    "GreaterOrEqual": lambda op, a, b: outlined(operator.ge, a, b),
+    "Less": lambda op, a, b: outlined(operator.lt, a, b),
+    "LessOrEqual": lambda op, a, b: outlined(operator.le, a, b),
     "BitwiseAnd": lambda op, a, b: tirx.bitwise_and(a, b),
     "BitwiseOr": lambda op, a, b: tirx.bitwise_or(a, b),
     "BitwiseXor": lambda op, a, b: tirx.bitwise_xor(a, b),
-    "BitShift": lambda op, a, b: tirx.shift_left(a, b) if op.direction == "LEFT" else tirx.shift_right(a, b),
+    "BitShift": integers.shift,
     "Max": lambda op, a, b: once(maximum, a, b),
     "Min": lambda op, a, b: once(minimum, a, b),
-    "Sum": lambda op, a, b: a + b,
+    "Sum": lambda op, a, b: outlined(operator.add, a, b),
     "PRelu": lambda op, a, b: once(lambda v, slope: tirx.Select(v < const(0, v), v * slope, v), a, b),
 }
 

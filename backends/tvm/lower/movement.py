@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tvm import te, tirx
+from tvm import tirx
 
-from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number, unsupported, wide
-from lepton_compiler.backends.tvm.lower.scalar import type_of
+from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number
 from lepton_compiler.ir.op import Op
 
 
@@ -278,86 +277,3 @@ def lower_space_to_depth(ctx: Context, op: Any, x: Arg) -> list[Any]:
         return x[[n, tirx.floormod(c, channels), h * b + tirx.floordiv(block, b), w * b + tirx.floormod(block, b)]]
 
     return [compute(ctx.outputs[0].static_shape, body, "space_to_depth")]
-
-
-@lowers("ScatterElements")
-def lower_scatter_elements(ctx: Context, op: Any, x: Arg, indices: Arg, updates: Arg) -> list[Any]:
-    """Gather form: each element looks for the updates along `axis` that hit it; the last one counts."""
-    axis = op.axis % len(x.shape)
-    count = indices.shape[axis]
-
-    def body(*i: Expr) -> Expr:
-        inside = [i[a] < indices.shape[a] for a in range(len(x.shape)) if a != axis and indices.shape[a] < x.shape[a]]
-        result = _combined_type(op, x, x[i])
-        for j in range(count):
-            at = [_i(j) if a == axis else k for a, k in enumerate(i)]
-            hit = wrapped(indices[at], x.shape[axis]) == i[axis]
-            result = tirx.if_then_else(tirx.all(*inside, hit), _combine(op.reduction, result, _combined_type(op, x, updates[at])), result)
-        return result if type_of(result) == x.dtype else result.astype(x.dtype)
-
-    if count > 64:
-        raise unsupported(op, f"{count} updates along one axis; the native backend takes up to 64")
-    return [compute(x.shape, body, "scatter")]
-
-
-def _combined_type(op: Any, x: Arg, value: Expr) -> Expr:
-    """An element of `x` or an update in the type in which they are combined."""
-    return value if op.reduction == "none" or x.dtype == wide(x.dtype) else value.astype(wide(x.dtype))
-
-
-def _combine(reduction: str, old: Expr, new: Expr) -> Expr:
-    match reduction:
-        case "add":
-            return old + new
-        case "mul":
-            return old * new
-        case "max":
-            return tirx.max(old, new)
-        case "min":
-            return tirx.min(old, new)
-    return new
-
-
-@lowers("ScatterND")
-def lower_scatter_nd(ctx: Context, op: Any, x: Arg, indices: Arg, updates: Arg) -> list[Any]:
-    """Gather form: each element goes through the index tuples; the last one that names it counts."""
-    *outer, depth = indices.shape
-    count = 1
-    for d in outer:
-        count *= d
-    if count > 64:
-        raise unsupported(op, f"{count} index tuples; the native backend takes up to 64")
-
-    def body(*i: Expr) -> Expr:
-        result = _combined_type(op, x, x[i])
-        for j in range(count):
-            where = unravel(_i(j), outer)
-            hit = tirx.all(*[wrapped(indices[[*where, _i(d)]], x.shape[d]) == i[d] for d in range(depth)])
-            update = _combined_type(op, x, updates[[*where, *i[depth:]]])
-            result = tirx.if_then_else(hit, _combine(op.reduction, result, update), result)
-        return result if type_of(result) == x.dtype else result.astype(x.dtype)
-
-    return [compute(x.shape, body, "scatter_nd")]
-
-
-@lowers("CumSum", "CumProd")
-def lower_cumulate(ctx: Context, op: Any, x: Arg) -> list[Any]:
-    """Each element reduces the elements before it: quadratic along the axis, parallel elsewhere."""
-    axis = op.axis % len(x.shape)
-    size = x.shape[axis]
-    r = te.reduce_axis((0, size), "r")
-    product = op.name == "CumProd"
-
-    def body(*i: Expr) -> Expr:
-        at = i[axis]
-        if op.reverse:
-            keep = r > at if op.exclusive else r >= at
-        else:
-            keep = r < at if op.exclusive else r <= at
-        value = tirx.Select(keep, x[[r if a == axis else k for a, k in enumerate(i)]], number(1 if product else 0, x.type.dtype))
-        return _PRODUCT(value, axis=[r]) if product else te.sum(value, axis=[r])
-
-    return [compute(x.shape, body, op.name.lower())]
-
-
-_PRODUCT = te.comm_reducer(lambda a, b: a * b, lambda t: tirx.const(1, t), "prod")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import te, tirx
 
 from lepton_compiler.backends.tvm.lower import scalar as sc
-from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number, wide
+from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, identity, lowers, wide
 from lepton_compiler.backends.tvm.lower.elementwise import once
-from lepton_compiler.backends.tvm.outline import outlined
+from lepton_compiler.backends.tvm.lower.ordering import from_order_key, order_key, order_type
 
 PRODUCT = te.comm_reducer(lambda a, b: a * b, lambda t: tirx.const(1, t), "prod")
 REDUCERS: dict[str, Any] = {"ReduceSum": te.sum, "ReduceMean": te.sum, "ReduceMax": te.max, "ReduceMin": te.min, "ReduceProd": PRODUCT}
@@ -46,59 +47,52 @@ def lower_reduce(ctx: Context, op: Any, x: Arg) -> list[Any]:
     for a in axes:
         count *= x.shape[a]
     kind = wide(x.dtype)
-    if op.name in ("ReduceMax", "ReduceMin") and kind in ORDERED:
-        return [_narrow(ctx, _float_extreme(ctx, op, x, axes, kind), x.dtype)]
-    result = reduce(lambda i: x[i].astype(kind), x.shape, axes, op.keepdims, REDUCERS[op.name], op.name.lower())
+    if op.name in ("ReduceMax", "ReduceMin") and order_type(x.dtype) != x.dtype:
+        return [_float_extreme(ctx, op, x, axes)]
     if op.name == "ReduceMean":
-        total = result
-        if kind.startswith("float"):
-            result = compute(total.shape, lambda *i: total(*i) * tirx.const(1.0 / count, kind), "mean")
-        else:
-            result = compute(total.shape, lambda *i: tirx.truncdiv(total(*i), tirx.const(count, kind)), "mean")
-        ctx.workspace(total)
+        return [_mean(ctx, op, x, axes, count)]
+    result = reduce(lambda i: x[i].astype(kind), x.shape, axes, op.keepdims, REDUCERS[op.name], op.name.lower())
     return [_narrow(ctx, result, x.dtype)]
 
 
-ORDERED = {"float32": ("int32", 31, 0x7FFFFFFF), "float64": ("int64", 63, 0x7FFFFFFFFFFFFFFF)}
-"""Per float type the integer type of its bits, the place of the sign, and the mask of the rest."""
+def _mean(ctx: Context, op: Any, x: Arg, axes: Sequence[int], count: int) -> Any:
+    """Mean of floats; that of integers truncated, exact where sums fit 64 bits, else by way of float64."""
+    kind = wide(x.dtype) if x.type.dtype.is_float else "int64" if x.type.dtype.bits < 64 else "float64"
+    total = reduce(lambda i: x[i].astype(kind), x.shape, axes, op.keepdims, te.sum, "reducemean")
+    ctx.workspace(total)
+
+    def share(*i: Expr) -> Expr:
+        if x.type.dtype.is_float:
+            return (total(*i) * tirx.const(1.0 / count if count else math.nan, kind)).astype(x.dtype)
+        whole = (
+            tirx.truncdiv(total(*i), tirx.const(max(count, 1), kind)) if kind == "int64" else total(*i) / tirx.const(max(count, 1), kind)
+        )
+        return whole.astype(x.dtype)
+
+    return compute(total.shape, share, "mean")
 
 
-def _float_extreme(ctx: Context, op: Any, x: Arg, axes: Sequence[int], kind: str) -> Any:
-    """Maximum or minimum as that of integers in the same order: exact for infinities, and NaN wins, as in numpy.
-
-    TVM's own identity of `max` is the least finite number, and its comparison drops NaN.
-    """
-    integer, sign, rest = ORDERED[kind]
-    nan = tirx.const(rest if op.name == "ReduceMax" else -rest - 1, integer)
-
-    def flipped(bits: Expr) -> Expr:
-        return tirx.bitwise_xor(bits, tirx.bitwise_and(tirx.shift_right(bits, tirx.const(sign, integer)), tirx.const(rest, integer)))
-
-    def ordered(v: Expr) -> Expr:
-        return tirx.Select(tirx.isnan(v), nan, flipped(tirx.reinterpret(integer, v)))
-
-    reducer = te.max if op.name == "ReduceMax" else te.min
-    extreme = reduce(lambda i: outlined(ordered, x[i].astype(kind)), x.shape, axes, op.keepdims, reducer, op.name.lower())
+def _float_extreme(ctx: Context, op: Any, x: Arg, axes: Sequence[int]) -> Any:
+    """Maximum or minimum of the elements' order keys: exact for infinities, and NaN wins, as in numpy."""
+    most = op.name == "ReduceMax"
+    reducer = te.max if most else te.min
+    extreme = reduce(lambda i: order_key(x[i], most), x.shape, axes, op.keepdims, reducer, op.name.lower())
     ctx.workspace(extreme)
-
-    def restored(bits: Expr) -> Expr:
-        return tirx.Select(tirx.EQ(bits, nan), tirx.const(float("nan"), kind), tirx.reinterpret(kind, flipped(bits)))
-
-    return compute(extreme.shape, lambda *i: outlined(restored, extreme(*i)), "extreme")
+    return compute(extreme.shape, lambda *i: from_order_key(extreme(*i), x.dtype, most), "extreme")
 
 
 def _narrow(ctx: Context, tensor: Any, dtype: str) -> Any:
     if str(tensor.dtype) == dtype:
         return tensor
-    if all(hash(tensor) != hash(w) for w in ctx.workspaces) and isinstance(tensor.op, te.ComputeOp) and len(tensor.op.reduce_axis):
+    if identity(tensor) not in map(identity, ctx.workspaces) and isinstance(tensor.op, te.ComputeOp) and len(tensor.op.reduce_axis):
         ctx.workspace(tensor)
     return compute(tensor.shape, lambda *i: tensor(*i).astype(dtype), "narrow")
 
 
 @lowers("ArgMax", "ArgMin")
 def lower_arg(ctx: Context, op: Any, x: Arg) -> list[Any]:
-    """Index of the extreme element, the first (or last) one of equals."""
-    axis, most = op.axis % len(x.shape), op.name == "ArgMax"
+    """Index of the extreme element, the first (or last) one of equals; NaN is extreme."""
+    axis, most, key = op.axis % len(x.shape), op.name == "ArgMax", order_type(x.dtype)
 
     def join(a: Any, b: Any) -> tuple[Expr, Expr]:
         better = a[1] > b[1] if most else a[1] < b[1]
@@ -106,10 +100,10 @@ def lower_arg(ctx: Context, op: Any, x: Arg) -> list[Any]:
         keep = tirx.Or(better, tirx.And(a[1] == b[1], tie))
         return tirx.Select(keep, a[0], b[0]), tirx.Select(keep, a[1], b[1])
 
-    def identity(t0: str, t1: str) -> tuple[Expr, Expr]:
+    def identity_of(t0: str, t1: str) -> tuple[Expr, Expr]:
         return tirx.const(-1 if op.select_last_index else 2**31 - 1, t0), tirx.min_value(t1) if most else tirx.max_value(t1)
 
-    reducer = te.comm_reducer(join, identity, "argreduce")
+    reducer = te.comm_reducer(join, identity_of, "argreduce")
     r = te.reduce_axis((0, x.shape[axis]), "r")
     kept = [1 if a == axis else d for a, d in enumerate(x.shape) if op.keepdims or a != axis]
 
@@ -119,7 +113,7 @@ def lower_arg(ctx: Context, op: Any, x: Arg) -> list[Any]:
             index[axis] = r
         else:
             index.insert(axis, r)
-        return reducer((r, x[index]), axis=r)
+        return reducer((r, order_key(x[index], most).astype(key)), axis=r)
 
     positions, values = te.compute(tuple(kept), body, "arg")
     ctx.workspace(positions, values)
@@ -177,32 +171,3 @@ def lower_layer_norm(ctx: Context, op: Any, x: Arg, scale: Arg, bias: Arg | None
         results.append(compute(total.shape, lambda *i: total(*i) * share, "mean"))
         results.append(compute(total.shape, lambda *i: inverse(*i), "inv_std"))
     return results
-
-
-@lowers("TopK")
-def lower_topk(ctx: Context, op: Any, x: Arg) -> list[Any]:
-    """By rank: an element's place is the number of those that come before it; ties go to the lower index."""
-    axis = op.axis % len(x.shape)
-    size = x.shape[axis]
-    r = te.reduce_axis((0, size), "r")
-
-    def rank(*i: Expr) -> Expr:
-        mine, other = x[i], x[[r if a == axis else k for a, k in enumerate(i)]]
-        ahead = other > mine if op.largest else other < mine
-        first = tirx.Or(ahead, tirx.And(other == mine, r < i[axis]))
-        return te.sum(first.astype("int32"), axis=[r])
-
-    ranks = compute(x.shape, rank, "rank")
-    ctx.workspace(ranks)
-    values, indices = ctx.outputs
-    s, t = te.reduce_axis((0, size), "s"), te.reduce_axis((0, size), "t")
-
-    def value(*i: Expr) -> Expr:
-        at = [s if a == axis else k for a, k in enumerate(i)]
-        return te.sum(tirx.Select(ranks(*at) == i[axis], x[at], number(0, x.type.dtype)), axis=[s])
-
-    def index(*i: Expr) -> Expr:
-        at = [t if a == axis else k for a, k in enumerate(i)]
-        return te.sum(tirx.Select(ranks(*at) == i[axis], t.astype("int64"), tirx.const(0, "int64")), axis=[t])
-
-    return [compute(values.static_shape, value, "topk_values"), compute(indices.static_shape, index, "topk_indices")]

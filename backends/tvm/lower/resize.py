@@ -1,132 +1,112 @@
-"""Resize: nearest, linear and cubic interpolation with coordinates and weights computed per axis."""
+"""Resize: samples and weights of each axis as the operator defines them, worked out here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tvm import tirx
+from tvm import te, tirx
 
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, unsupported, wide
+from lepton_compiler.backends.tvm.lower.conversion import number_as
+from lepton_compiler.backends.tvm.lower.scalar import rounded
+from lepton_compiler.ops.resize import Taps
+
+UNROLLED = 4
+"""Samples per element up to which their sum is written out."""
+PERIOD = 4
+"""Length of a pattern of weights up to which it is chosen from, rather than read from a table."""
 
 
 @lowers("Resize")
 def lower_resize(ctx: Context, op: Any, x: Arg) -> list[Any]:
-    """One axis after another is interpolated; positions and weights of an axis come from tables worked out here."""
-    if op.antialias or op.coordinate_transformation_mode == "tf_crop_and_resize":
-        raise unsupported(op, "with antialiasing or a crop region")
-    out = ctx.outputs[0].static_shape
-    tables = [_table(op, axis, x.shape[axis], out[axis]) for axis in range(len(out))]
-    kind = wide(x.dtype)
+    """Nearest: one gather for all axes. Interpolation: a sum of gathered samples along each axis in turn, nothing in between stored.
 
-    def gather(axis: int, index: list[Expr], i: tuple[Expr, ...]) -> Expr:
-        if axis == len(out):
-            return x[index]
-        positions, weights = tables[axis]
-        if positions is None:
-            return gather(axis + 1, [*index, i[axis]], i)
-        taps = positions.shape[1]
-        if taps == 1:
-            return gather(axis + 1, [*index, _lookup(positions[:, 0], i[axis], "int32")], i)
-        terms = [
-            gather(axis + 1, [*index, _lookup(positions[:, t], i[axis], "int32")], i).astype(kind) * _lookup(weights[:, t], i[axis], kind)
-            for t in range(taps)
-        ]
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return total
+    In float32 for integers and narrow floats, rounded as the evaluator rounds, for the integers' sake.
+    """
+    old, new = x.shape, ctx.outputs[0].static_shape
+    moved = op.moved_axes(old, new)
+    taps = {axis: op.taps(axis, old[axis], new[axis], len(old)) for axis in moved}
+    if op.mode == "nearest" and not any(t.outside.any() for t in taps.values()):
+        places = {axis: _position(ctx, t.indices[:, 0]) for axis, t in taps.items()}
+        return [compute(new, lambda *i: x[[places[a](k) if a in places else k for a, k in enumerate(i)]], "resize")]
+    kind = wide(x.dtype) if x.type.dtype.is_float else "float32"
+    masks = {axis: _weight(ctx, t.outside.astype(np.float32)) for axis, t in taps.items() if t.outside.any()}
+
+    def finished(i: Sequence[Expr], value: Expr) -> Expr:
+        outside = [mask(i[axis]) > tirx.const(0.5, "float32") for axis, mask in masks.items()]
+        if outside:
+            value = tirx.Select(tirx.any(*outside), tirx.const(op.extrapolation_value, kind), value)
+        return number_as(value, x.dtype)
+
+    if len(moved) == 1 and taps[moved[0]].indices.shape[1] > UNROLLED:
+        total = _long_sum(ctx, x, moved[0], taps[moved[0]], kind)
+        return [compute(new, lambda *i: finished(i, total(*i)), "resize")]
+    if math.prod(t.indices.shape[1] for t in taps.values()) > UNROLLED:
+        raise unsupported(op, "interpolation along several axes at once")
+    pairs = {axis: _samples(ctx, t) for axis, t in taps.items()}
+
+    def sum_along(axes: Sequence[int], i: Sequence[Expr]) -> Expr:
+        if not axes:
+            return x[i].astype(kind)
+        axis = axes[-1]
+        terms = []
+        for position, weight in pairs[axis]:
+            sample = sum_along(axes[:-1], [position(k) if a == axis else k for a, k in enumerate(i)])
+            terms.append(rounded(sample * weight(i[axis]).astype(kind)))
+        return functools.reduce(lambda a, b: a + b, terms)
+
+    return [compute(new, lambda *i: finished(i, sum_along(moved, i)), "resize")]
+
+
+def _samples(ctx: Context, taps: Taps) -> list[tuple[Any, Any]]:
+    """Position and weight of each sample that counts anywhere on an axis, as functions of the index."""
+    used = np.flatnonzero(taps.weights.any(axis=0))
+    return [(_position(ctx, taps.indices[:, t]), _weight(ctx, taps.weights[:, t])) for t in used]
+
+
+def _long_sum(ctx: Context, x: Arg, axis: int, taps: Taps, kind: str) -> Any:
+    """The sum over many samples along one axis, as a reduction."""
+    positions = ctx.table(np.ascontiguousarray(taps.indices.T.astype(np.int32)))
+    weights = ctx.table(np.ascontiguousarray(taps.weights.T))
+    t = te.reduce_axis((0, taps.indices.shape[1]), "t")
 
     def body(*i: Expr) -> Expr:
-        value = gather(0, [], i)
-        if str(value.ty) == x.dtype:
-            return value
-        return (value if x.dtype == "float16" else tirx.nearbyint(value)).astype(x.dtype)
+        sample = x[[positions(t, k) if a == axis else k for a, k in enumerate(i)]].astype(kind)
+        return te.sum(rounded(sample * weights(t, i[axis]).astype(kind)), axis=[t])
 
-    return [compute(out, body, "resize")]
+    total = compute(ctx.outputs[0].static_shape, body, "samples")
+    ctx.workspace(total)
+    return total
 
 
-def _lookup(values: np.ndarray, at: Expr, dtype: str) -> Expr:
-    """`values[at]` as arithmetic where the values are `(at * a + b) // c`, else as a chain of selections by runs."""
+def _position(ctx: Context, values: np.ndarray) -> Any:
+    """`values[at]` as a function of `at`: clamped `(at * a + b) // c` where that is what they are, else read from a table."""
+    n, low, high = len(values), int(values.min()), int(values.max())
+    for c in (1, 2, 3, 4, 8, 16):
+        for a in (1, 2, 3, 4, 8, 16):
+            for b in (0, -1, 1, c // 2, -(c // 2), c // 2 - 1):
+                if np.array_equal(np.clip((np.arange(n) * a + b) // c, low, high), values):
+                    return lambda at: tirx.max(tirx.const(low, "int32"), tirx.min(tirx.floordiv(at * a + b, c), tirx.const(high, "int32")))
+    table = ctx.table(values.astype(np.int32))
+    return lambda at: table(at)
+
+
+def _weight(ctx: Context, values: np.ndarray) -> Any:
+    """`values[at]` as a function of `at`: a choice where a short pattern repeats, else read from a table."""
     n = len(values)
-    if dtype == "int32":
-        for c in (1, 2, 3, 4, 8, 16):
-            for a in (1, 2, 3, 4, 8, 16):
-                for b in (0, -1, 1, c // 2, -(c // 2), c // 2 - 1):
-                    low, high = int(values[0]), int(values[-1])
-                    if np.array_equal(np.clip((np.arange(n) * a + b) // c, low, high), values):
-                        position = tirx.floordiv(at * a + b, c) if c > 1 else at * a + b
-                        return tirx.max(tirx.const(low, "int32"), tirx.min(position, tirx.const(high, "int32")))
-    period = next((p for p in range(1, min(17, n)) if np.array_equal(values[p:], values[:-p])), None)
-    if period is not None:
-        return _select([values[k] for k in range(period)], tirx.floormod(at, period) if period > 1 else at, dtype)
-    return _runs(values, at, dtype)
+    period = next((p for p in range(1, min(PERIOD + 1, n)) if np.array_equal(values[p:], values[:-p])), None)
+    if period is None:
+        table = ctx.table(values)
+        return lambda at: table(at)
+    return lambda at: _choice([tirx.const(v.item(), "float32") for v in values[:period]], tirx.floormod(at, period))
 
 
-def _select(values: list[Any], at: Expr, dtype: str) -> Expr:
-    result = tirx.const(values[-1].item(), dtype)
+def _choice(values: Sequence[Expr], at: Expr) -> Expr:
+    result = values[-1]
     for k in range(len(values) - 2, -1, -1):
-        result = tirx.Select(at == k, tirx.const(values[k].item(), dtype), result)
+        result = tirx.Select(at.equal(k), values[k], result)
     return result
-
-
-def _runs(values: np.ndarray, at: Expr, dtype: str) -> Expr:
-    """Binary search over runs of equal values."""
-    starts = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist()]
-
-    def search(low: int, high: int) -> Expr:
-        if high - low == 1:
-            return tirx.const(values[starts[low]].item(), dtype)
-        middle = (low + high) // 2
-        return tirx.Select(at < starts[middle], search(low, middle), search(middle, high))
-
-    return search(0, len(starts))
-
-
-def source_coordinates(mode: str, size_in: int, size_out: int, scale: float) -> np.ndarray:
-    """Where each output element lies on the input axis, as the ONNX specification of Resize defines it."""
-    k = np.arange(size_out, dtype=np.float64)
-    match mode:
-        case "half_pixel":
-            return (k + 0.5) / scale - 0.5
-        case "half_pixel_symmetric":
-            adjustment = size_out / (scale * size_in)
-            return size_in / 2 * (1 - adjustment) + (k + 0.5) / scale - 0.5
-        case "pytorch_half_pixel":
-            return (k + 0.5) / scale - 0.5 if size_out > 1 else np.zeros_like(k)
-        case "align_corners":
-            return k * (size_in - 1) / (size_out - 1) if size_out > 1 else np.zeros_like(k)
-    return k / scale
-
-
-def _table(op: Any, axis: int, size_in: int, size_out: int) -> tuple[np.ndarray | None, np.ndarray]:
-    """Positions `[size_out, taps]` and weights of one axis; None where the axis does not change."""
-    scale = float(op.scales[axis]) if op.scales else size_out / size_in
-    if size_in == size_out and scale == 1.0:
-        return None, np.ones((size_out, 1))
-    at = source_coordinates(op.coordinate_transformation_mode, size_in, size_out, scale)
-    if op.mode == "nearest":
-        roundings: dict[str, Callable[[Any], Any]] = {"floor": np.floor, "ceil": np.ceil, "round_prefer_ceil": lambda v: np.floor(v + 0.5)}
-        rounding = roundings.get(op.nearest_mode, lambda v: np.ceil(v - 0.5))
-        return np.clip(rounding(at), 0, size_in - 1).astype(np.int64)[:, None], np.ones((size_out, 1))
-    base = np.floor(at)
-    share = at - base
-    if op.mode == "linear":
-        taps, weights = [0, 1], [1 - share, share]
-    else:
-        taps, weights = [-1, 0, 1, 2], [_cubic(share - t, op.cubic_coeff_a) for t in (-1, 0, 1, 2)]
-    positions = np.stack([base + t for t in taps], 1)
-    factors = np.stack(weights, 1)
-    if op.exclude_outside:
-        factors = np.where((positions < 0) | (positions >= size_in), 0, factors)
-        factors = factors / factors.sum(1, keepdims=True)
-    return np.clip(positions, 0, size_in - 1).astype(np.int64), factors.astype(np.float32)
-
-
-def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
-    """Keys' cubic convolution kernel (1981)."""
-    d = np.abs(distance)
-    near = (a + 2) * d**3 - (a + 3) * d**2 + 1
-    far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
-    return np.where(d <= 1, near, np.where(d < 2, far, 0))

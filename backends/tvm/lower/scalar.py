@@ -33,19 +33,24 @@ def maximum(a: Expr, b: Expr) -> Expr:
     """The larger one; NaN wins, as in numpy."""
     if not is_float(a):
         return tirx.max(a, b)
-    return named(a, lambda x: named(b, lambda y: tirx.Select(tirx.Or(x > y, x != x), x, y)))
+    return named(a, lambda x: named(b, lambda y: tirx.Select(tirx.Or(x > y, tirx.isnan(x)), x, y)))
 
 
 def minimum(a: Expr, b: Expr) -> Expr:
     """The smaller one; NaN wins, as in numpy."""
     if not is_float(a):
         return tirx.min(a, b)
-    return named(a, lambda x: named(b, lambda y: tirx.Select(tirx.Or(x < y, x != x), x, y)))
+    return named(a, lambda x: named(b, lambda y: tirx.Select(tirx.Or(x < y, tirx.isnan(x)), x, y)))
 
 
 def clamp(x: Expr, low: Expr, high: Expr) -> Expr:
     """`x` within bounds; NaN stays."""
     return named(x, lambda v: tirx.Select(v < low, low, tirx.Select(v > high, high, v)))
+
+
+def rounded(x: Expr) -> Expr:
+    """`x`, rounded here: the operation before it is not fused with the one after, so that results are those of the evaluator."""
+    return tirx.call_llvm_pure_intrin(type_of(x), "llvm.arithmetic.fence", x)
 
 
 def _vector(name: str) -> Callable[[Expr], Expr]:

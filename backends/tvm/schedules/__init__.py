@@ -25,7 +25,12 @@ __all__ = ["n_block", "oc_block", "schedule"]
 
 
 def schedule(func: Any, target: Target) -> Any:
-    """Schedule a `PrimFunc` from `te.create_prim_func` for `target`; returns the scheduled `PrimFunc`."""
+    """Schedule a `PrimFunc` from `te.create_prim_func` for `target`; returns the scheduled `PrimFunc`.
+
+    A lone procedure (`lower.procedure`) has its loops already.
+    """
+    if func.body.block.name_hint != "root":
+        return func
     sch = _schedule_of(tvm.IRModule({"main": func}))
     anchors = {name: _kind(sch, name) for name in _blocks(sch) if _kind(sch, name)}
     _inline(sch, set(anchors))

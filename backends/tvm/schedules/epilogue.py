@@ -159,13 +159,14 @@ def operations(expression: Any, limit: int) -> int:
     count, pending = 0, [expression]
     while pending and count < limit:
         node = pending.pop()
-        children = _children(node)
+        children = parts(node)
         count += outline.weight(node) if isinstance(node, tvm.ir.Call) and outline.is_outlined(node) else bool(children)
         pending += children
     return count
 
 
-def _children(node: Any) -> list[Any]:
+def parts(node: Any) -> list[Any]:
+    """The operands of an expression."""
     if isinstance(node, tirx.Let):
         return [node.value, node.body]
     if isinstance(node, tirx.Select):

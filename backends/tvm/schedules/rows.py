@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from tvm import tirx
+from tvm.ir import Call
 
+from lepton_compiler.backends.tvm.schedules.epilogue import parts
 from lepton_compiler.backends.tvm.schedules.loops import (
     PARALLEL_WORK,
     Nest,
@@ -85,10 +87,24 @@ def _one(sch: Any, name: str, shared: int, target: Target) -> list[Any]:
         _reduce_columns(sch, name, nest.reduced, inner, lanes)
         return [row]
     sch.reorder(*inner, *nest.reduced)
-    if extent_of(sch, nest.reduced[-1]) >= 2 * lanes and len(sch.get(sch.get_sblock(name)).writes) == 1:
+    if extent_of(sch, nest.reduced[-1]) >= 2 * lanes and _splits(sch, name):
         return _partial_results(sch, name, nest.reduced, lanes)
     sch.decompose_reduction(name, nest.reduced[0])
     return [row]
+
+
+def _splits(sch: Any, name: str) -> bool:
+    """Whether TVM can split the reduction by lane: one result, an operation that it knows, no condition on the loop."""
+    block = sch.get(sch.get_sblock(name))
+    if len(block.writes) != 1 or not isinstance(block.body.value, tirx.Add | tirx.Mul | tirx.Max | tirx.Min):
+        return False
+    pending = [block.body.value]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, Call) and str(node.op.name) == "prim.if_then_else":
+            return False
+        pending += parts(node)
+    return True
 
 
 def _partial_results(sch: Any, name: str, reduced: list[Any], lanes: int) -> list[Any]:

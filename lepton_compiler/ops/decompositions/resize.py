@@ -25,10 +25,10 @@ def resize(build: Builder, node: Node) -> Sequence[Value]:
     assert isinstance(op, Resize) and x is not None
     old, new = x.type.shape, node.output.type.shape
     rank, nearest = x.type.rank, op.mode == "nearest" and op.coordinate_transformation_mode != "tf_crop_and_resize"
-    moved = [i for i in range(rank) if old[i] != new[i] or not isinstance(old[i], int) or not op.is_identity(i, int(old[i]), int(new[i]))]  # type: ignore[arg-type]
-    moved = [i for i in moved if old[i] != new[i] or isinstance(old[i], int)]
-    if not all(isinstance(old[i], int) and isinstance(new[i], int) for i in moved):
+    loose = [i for i in range(rank) if not (isinstance(old[i], int) and isinstance(new[i], int))]
+    if any(old[i] != new[i] or (op.scales and op.scales[i] != 1) or op.roi for i in loose):
         raise UnsupportedError("Resize of an axis of unknown size", where=node.describe(), hint="bind the dimension")
+    moved = [i for i in range(rank) if i not in loose and not op.is_identity(i, int(old[i]), int(new[i]))]  # type: ignore[arg-type]
     y = x if nearest else wide(build, x) if x.type.dtype.is_float else as_type(build, x, FLOAT32)
     outside: Value | None = None
     for axis in moved:

@@ -246,18 +246,5 @@ def test_pools_and_transposed_convolutions(cache: Path) -> None:
     )
 
 
-def test_resize(cache: Path) -> None:
-    graph, b, (x,) = graph_of(x="float32[1,2,5,6]")
-    outs = []
-    for mode in ("nearest", "linear", "cubic"):
-        for transform in ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"):
-            outs.append(b.Resize(x, sizes=(1, 2, 10, 12), scales=(1.0, 1.0, 2.0, 2.0), mode=mode, coordinate_transformation_mode=transform))
-            outs.append(
-                b.Resize(x, sizes=(1, 2, 3, 7), scales=(1.0, 1.0, 3 / 5, 7 / 6), mode=mode, coordinate_transformation_mode=transform)
-            )
-    graph.set_outputs(outs)
-    check(graph, {"x": np.random.default_rng(7).normal(size=(1, 2, 5, 6)).astype(np.float32)}, cache, rtol=1e-5, atol=1e-5)
-
-
 def _op(name: str, **fields: object) -> Op:
     return make_op(name, fields)
