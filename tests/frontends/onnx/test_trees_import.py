@@ -306,3 +306,24 @@ def test_classifiers_that_are_refused(change: dict[str, Any], message: str) -> N
     given = forest(9, 2, 2, 1, prefix="class") | {"classlabels_int64s": [4, 9]} | change
     with pytest.raises(UnsupportedError, match=message):
         import_onnx(model("TreeEnsembleClassifier", rows(1, 3), 2, **{k: v for k, v in given.items() if v is not None}))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_mutated_tables_are_imported_or_diagnosed(seed: int) -> None:
+    rng, x = np.random.default_rng(seed), rows(1, 3)
+    given = version_5(np.float32) if seed % 2 else OLD | {"n_targets": 2}
+    proto = model("TreeEnsemble" if seed % 2 else "TreeEnsembleRegressor", x, 1, 5 if seed % 2 else 3, **given)
+    lists = [a.ints for a in proto.graph.node[0].attribute if a.ints]
+    for _ in range(2):
+        chosen = lists[rng.integers(len(lists))]
+        if len(chosen) and rng.random() < 0.8:
+            chosen[rng.integers(len(chosen))] = int(rng.choice([-1, 0, 1, 3, 2**31, 2**62]))
+        else:
+            del chosen[len(chosen) // 2 :]
+    start = time.monotonic()
+    try:
+        (y,) = evaluate(import_onnx(proto), {"x": x}).values()
+        assert y.shape == (3, 2)
+    except LeptonError as error:
+        assert error.diagnostics and "Error:" not in str(error)
+    assert time.monotonic() - start < 5
