@@ -31,6 +31,8 @@ def widened_and_back(b: Builder, node: Node) -> Replacement:
 
 def holds(wide: DType, narrow: DType) -> bool:
     """Whether every value of `narrow` is a value of `wide`."""
+    if narrow.kind == "bool" and wide.name == "float8_e8m0fnu":
+        return False  # it has no zero
     if wide == narrow or narrow.kind == "bool":
         return wide.kind != "complex"
     if narrow.is_integer and wide.is_integer:

@@ -9,11 +9,12 @@ import ml_dtypes
 import numpy as np
 
 from lepton_compiler.ir.op import Op, require
-from lepton_compiler.ir.types import FLOAT16, FLOAT32, DType, TensorType, dtype
+from lepton_compiler.ir.types import DTYPES, FLOAT16, FLOAT32, DType, TensorType, dtype
 from lepton_compiler.ops.precision import NARROW
 from lepton_compiler.ops.sizes import truth
 
 _EXPONENT_BITS, _MANTISSA_BITS = 0xFF, 0x7FFFFF
+UINT32 = DTYPES["uint32"]
 _FLOAT8 = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
 
 
@@ -75,6 +76,8 @@ def cast_array(x: np.ndarray, to: DType, *, saturate: bool = True, round_mode: s
         if to.name in _FLOAT8 and saturate:
             limit = float(ml_dtypes.finfo(target).max)
             return np.asarray(np.clip(x, -limit, limit)).astype(target)
+        if to == UINT32 and x.dtype.kind == "f":
+            x = x.astype(np.int64)
         return x.astype(target)
 
 

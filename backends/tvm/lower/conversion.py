@@ -71,14 +71,27 @@ def convert(x: Expr, source: DType, target: DType, *, saturate: bool = True, rou
 
 
 def number_as(x: Expr, target: str) -> Expr:
-    """A number as another type of numbers; floats go to narrow integers through int32, as numpy and ONNX Runtime do on x86."""
+    """A number as another type of numbers; floats go to integers through signed ones that hold more, so that negative ones wrap around."""
     if type_of(x) == target:
         return x
     if target == "bool":
         return _is_not_zero(x)
     if is_float(x) and target in ("int8", "uint8", "int16", "uint16"):
         return x.astype("int32").astype(target)
+    if is_float(x) and target == "uint32":
+        return x.astype("int64").astype(target)
+    if is_float(x) and target == "uint64":
+        return outlined(_unsigned, x)
     return x.astype(target)
+
+
+def _unsigned(x: Expr) -> Expr:
+    """A float as uint64: what int64 does not hold is converted less 2^63, which is the bit that is put back."""
+    wide = x if type_of(x) != "float16" else _name(x.astype("float32"))
+    zero, limit = tirx.const(0.0, type_of(wide)), tirx.const(2.0**63, type_of(wide))
+    excess = _name(tirx.Select(wide >= limit, limit, zero))
+    top = tirx.Select(excess > zero, tirx.const(-(1 << 63), "int64"), tirx.const(0, "int64"))
+    return tirx.bitwise_xor((wide - excess).astype("int64"), top).astype("uint64")
 
 
 def _is_not_zero(x: Expr) -> Expr:

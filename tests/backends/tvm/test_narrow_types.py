@@ -142,6 +142,20 @@ def test_floats_become_short_integers(cache: Path) -> None:
     check_casts(values, [Cast(to=DTYPES[name]) for name in INTEGERS], cache)
 
 
+SIGNED_BITS = {"int8": 31, "int16": 31, "int32": 31, "int64": 63, "uint8": 31, "uint16": 31, "uint32": 63, "uint64": 63}
+"""Width of the signed integer, without its sign, through which floats become integers of a type."""
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "float16"])
+def test_floats_become_integers_and_negative_ones_wrap_around(kind: str, cache: Path) -> None:
+    small = [0.5, 1.5, 2.5, 127.9, 128.0, 128.9, 255.9, 300.7, 32767.5, 32768.5, *np.linspace(0, 99, 57)]
+    powers = [2.0**k - d for k in range(7, 16 if kind == "float16" else 64) for d in (0.0, 2.0 ** (k - 10))]
+    for target, bits in SIGNED_BITS.items():
+        fitting = np.array([v for v in [*small, *powers] if v < 2.0**bits])
+        unsigned = [1.5 * 2.0**63] if target == "uint64" and kind != "float16" else []
+        check_casts(np.concatenate([fitting, -fitting, unsigned]).astype(kind), [Cast(to=DTYPES[target])], cache)
+
+
 @pytest.mark.parametrize("name", list(CARRIERS))
 def test_every_code_is_decoded(name: str, cache: Path) -> None:
     wider = ["float32", "float16", "bool"] if "float" in name else ["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
