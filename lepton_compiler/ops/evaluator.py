@@ -48,7 +48,7 @@ def check_feeds(graph: Graph, feeds: Mapping[str, Any]) -> list[np.ndarray]:
     for value in graph.inputs:
         if value.name not in feeds:
             continue
-        array = as_array(feeds[value.name])
+        array = as_array(feeds[value.name], value.type.dtype.numpy)
         problems += _mismatch(value, array, sizes)
         arrays.append(array)
     if problems:
@@ -56,11 +56,29 @@ def check_feeds(graph: Graph, feeds: Mapping[str, Any]) -> list[np.ndarray]:
     return arrays
 
 
-def as_array(feed: Any) -> np.ndarray:
-    """A numpy view of a feed: an array, a DLPack tensor, or nested sequences."""
-    if not hasattr(feed, "__array__") and hasattr(feed, "__dlpack__"):
-        return np.from_dlpack(feed)
-    return np.asarray(feed)
+def as_array(feed: Any, element: np.dtype | None = None) -> np.ndarray:
+    """A numpy view of a feed: an array, a DLPack tensor, or nested sequences.
+
+    `numpy.save` keeps the bytes of bfloat16 and narrower elements, not their type: such an array is viewed as `element`, if that fits.
+
+    Raises:
+        UsageError: a tensor of another library whose elements numpy does not know.
+    """
+    try:
+        plain = not hasattr(feed, "__array__") and hasattr(feed, "__dlpack__")
+        array = np.from_dlpack(feed) if plain else np.asarray(feed)
+    except (TypeError, BufferError) as error:
+        raise UsageError(
+            f"a feed is no array: {error}", hint="view narrow floats as integers there, and as ml_dtypes types here"
+        ) from error
+    untyped = array.dtype.type is np.void and array.dtype.names is None
+    if untyped and element is not None and element.isbuiltin == USER_DEFINED and element.itemsize == array.dtype.itemsize:
+        return array.view(element)
+    return array
+
+
+USER_DEFINED = 2
+"""`numpy.dtype.isbuiltin` of the types that ml_dtypes registers."""
 
 
 def _mismatch(value: Value, array: np.ndarray, sizes: dict[str, Dim]) -> list[str]:

@@ -111,7 +111,7 @@ class NativeLibrary:
         arrays = []
         for row in rows:
             if row["name"] in feeds:
-                array = as_array(feeds[row["name"]])
+                array = as_array(feeds[row["name"]], dtype(row["dtype"]).numpy)
                 shape = list(array.shape) if "varies" in row and array.ndim == len(row["shape"]) else row["shape"]
                 if array.dtype != dtype(row["dtype"]).numpy or list(array.shape) != shape:
                     problems.append(f"input '{row['name']}' is {row['dtype']}{row['shape']}, the feed is {array.dtype}{list(array.shape)}")

@@ -12,7 +12,7 @@ import lepton_compiler as lc
 from lepton_compiler.backends.tvm.capabilities import refusal
 from lepton_compiler.backends.tvm.carriers import codes
 from lepton_compiler.backends.tvm.legalize import LegalizeNative
-from lepton_compiler.errors import UnsupportedError
+from lepton_compiler.errors import UnsupportedError, UsageError
 from lepton_compiler.ir.graph import Graph, Value
 from lepton_compiler.ir.types import DTYPES, tensor_type
 from lepton_compiler.ops.builder import Builder, make_op
@@ -157,6 +157,31 @@ def test_the_header_says_what_a_byte_holds(tmp_path: Path) -> None:
     assert "const uint16_t *x; /* bfloat16[4], 'x'; an element is its bits */" in header
     assert "const uint8_t *y; /* int4[4], 'y'; an element is the low 4 bits of a byte */" in header
     assert "const uint8_t *z; /* float8_e4m3fn[4], 'z'; an element is its bits */" in header
+
+
+def test_saved_arrays_can_be_fed(tmp_path: Path) -> None:
+    graph, b, (x, y) = graph_of(x="bfloat16[4]", y="int4[4]")
+    graph.set_outputs([b.Neg(x), b.Neg(y)])
+    feeds = {"x": normal((4,)), "y": np.arange(-2, 2).astype(DTYPES["int4"].numpy)}
+    np.savez(tmp_path / "feeds.npz", **feeds)  # type: ignore[arg-type]
+    model, loaded = lc.compile(graph, cache_dir=tmp_path), dict(np.load(tmp_path / "feeds.npz"))
+    assert loaded["x"].dtype.type is np.void
+    for name, want in evaluate(graph, feeds).items():
+        np.testing.assert_array_equal(codes(model.run(loaded)[name]), codes(want))
+        np.testing.assert_array_equal(codes(evaluate(graph, loaded)[name]), codes(want))
+    with pytest.raises(UsageError, match="input 'y' is int4"):
+        model.run(loaded | {"y": loaded["x"]})
+
+
+def test_tensors_that_numpy_cannot_read_are_usage_errors(tmp_path: Path) -> None:
+    class Foreign:
+        def __array__(self, *_: object, **__: object) -> np.ndarray:
+            raise TypeError("Got unsupported ScalarType BFloat16")
+
+    graph, b, (x,) = graph_of(x="bfloat16[4]")
+    graph.set_outputs([b.Neg(x)])
+    with pytest.raises(UsageError, match="unsupported ScalarType BFloat16"):
+        lc.compile(graph, cache_dir=tmp_path).run({"x": Foreign()})
 
 
 def test_fused_casts_between_narrow_types(tmp_path: Path) -> None:
