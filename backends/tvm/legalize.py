@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lepton_compiler.backends.tvm.capabilities import refusal
-from lepton_compiler.backends.tvm.widen import widen
+from lepton_compiler.backends.tvm.widen import convert_constants, widen
 from lepton_compiler.ir.graph import Graph
 from lepton_compiler.ops.decompose import expand_where
 from lepton_compiler.pipeline import Pass, PassContext
@@ -20,3 +20,4 @@ class LegalizeNative(Pass):
         expand_where(graph, lambda node: refusal(node) is not None)
         while widen(graph):
             expand_where(graph, lambda node: refusal(node) is not None)
+        convert_constants(graph)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from lepton_compiler.analysis.weights import product_of_converted
 from lepton_compiler.backends.tvm.capabilities import CONTROL, element_types, handles_codes
 from lepton_compiler.backends.tvm.carriers import CARRIERS, computed
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.traverse import bodies
-from lepton_compiler.ir.types import DType, TensorType
+from lepton_compiler.ir.types import DTYPES, FLOAT16, INT8, UINT8, DType, TensorType
 from lepton_compiler.ops.builder import Builder
-from lepton_compiler.ops.cast import Cast, cast_array
+from lepton_compiler.ops.cast import Cast
 
+BFLOAT16 = DTYPES["bfloat16"]
 EXPONENT_ONLY = "float8_e8m0fnu"
 """A type of powers of two, without zero and sign: scales are stored in it, nothing is computed in it."""
 
@@ -21,7 +23,7 @@ def widen(graph: Graph) -> int:
     """Add(x: bfloat16, y)  -->  Cast(Add(Cast(x, float32), Cast(y, float32)), bfloat16), in nested graphs too.
 
     That is how the evaluator defines operators on narrow floats, so that the results are equal. Integers wrap around at their width, in
-    the wide type's low bits as in the narrow type. Constants are converted at compile time. Returns how many nodes were changed.
+    the wide type's low bits as in the narrow type. Returns how many nodes were changed.
     """
     count = 0
     for part in list(bodies(graph)):
@@ -72,5 +74,24 @@ def _as_computed(build: Builder, value: Value, known: dict[Value, Value]) -> Val
     if value.tensor is None:
         return build(Cast(to=wide), value)
     if value not in known:
-        known[value] = build.constant(cast_array(value.numpy(), wide), name=value.name)
+        known[value] = build(Cast(to=wide), value)
     return known[value]
+
+
+DECODED = frozenset({BFLOAT16, FLOAT16, INT8, UINT8})
+"""Types from which an instruction or two make a vector of numbers, so that products read weights faster than in the wider type."""
+
+
+def convert_constants(graph: Graph) -> None:
+    """Cast(constant)  -->  constant, whatever its size, except where a product can convert its weights as it reads them."""
+    for part in list(bodies(graph)):
+        for node in part.nodes:
+            source = node.present_inputs[0] if node.op.name == "Cast" else None
+            if source is None or source.tensor is None or (source.type.dtype in DECODED and product_of_converted(node) is not None):
+                continue
+            (array,) = node.op.evaluate(source.numpy())
+            name = node.output.name
+            constant = part.constant(array, name)
+            part.replace_all_uses(node.output, constant)
+            part.remove(node)
+            part.rename(constant, name)

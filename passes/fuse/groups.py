@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lepton_compiler.analysis.weights import product_of_converted
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.passes.fuse.kinds import Kind, kind
 
@@ -76,6 +77,8 @@ def _joins(node: Node, what: Kind, group: Group, users: list[Node]) -> bool:
         if what in ("anchor", "reduction") and group.moved:
             return False
         return what not in ("opaque", "control") and all(_whole(node.output, u) for u in users)
+    if product_of_converted(node) is group.anchor:
+        return True
     feeds_anchor = kind(group.anchor) == "reduction" and all(u is group.anchor or u in group.before for u in users)
     return what == "elementwise" and feeds_anchor and all(u is group.anchor or _whole(node.output, u) for u in users)
 

@@ -99,7 +99,7 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
             if operand is not None:
                 operand.uses += 1
         if step.op.name in ELEMENTS:
-            args[step.outputs[0]] = Arg(kinds[0], body=_body(step.op, kinds[0], operands))
+            args[step.outputs[0]] = Arg(kinds[0], body=_body(step.op, kinds[0], operands), stored=_stored(step.op, operands[0]))
             continue
         ctx.outputs = kinds
         for operand in operands:
@@ -114,6 +114,11 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
 
 def _body(op: Op, kind: TensorType, operands: Sequence[Arg | None]) -> Body:
     return lambda index, read: ELEMENTS[op.name](op, kind, index, read, *operands)
+
+
+def _stored(op: Op, source: Arg | None) -> Arg | None:
+    """The weight that an operator converts, if that is all it does."""
+    return source if op.name == "Cast" and source is not None and source.is_weight and source.stored is None else None
 
 
 def _own(arg: Arg, ctx: Context) -> Any:

@@ -47,6 +47,7 @@ class Arg:
         operand: which kernel operand this is, if it is one.
         constant: whether that operand is a weight.
         uses: how many operators read it.
+        stored: the weight operand that this value is a conversion of, element by element.
     """
 
     type: TensorType
@@ -56,6 +57,12 @@ class Arg:
     operand: int | None = None
     constant: bool = False
     uses: int = 0
+    stored: Arg | None = None
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether this is a weight operand that may be packed, as it is or under a conversion."""
+        return self.stored is not None or (self.constant and self.operand is not None)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -118,7 +125,8 @@ class Context:
     tables: dict[bytes, tuple[np.ndarray, Any]] = field(default_factory=dict)
 
     def pack(self, arg: Arg, function: str, *arguments: int) -> Any:
-        """The weight `arg` rearranged at compile time by the packing function, as a placeholder."""
+        """The weight `arg`, as it is stored, rearranged at compile time by the packing function: a placeholder."""
+        arg = arg.stored or arg
         assert arg.operand is not None and arg.constant
         from lepton_compiler.backends.tvm.lower.packing import PACKINGS
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import te, tirx
@@ -10,6 +10,7 @@ from tvm import te, tirx
 from lepton_compiler.backends.tvm.compute import conv as conv_compute
 from lepton_compiler.backends.tvm.compute import matmul as matmul_compute
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number, wide
+from lepton_compiler.backends.tvm.lower.conversion import convert
 from lepton_compiler.backends.tvm.schedules import n_block, oc_block
 from lepton_compiler.ir.types import TensorType
 
@@ -24,9 +25,9 @@ def lower_matmul(ctx: Context, op: Any, a: Arg, b: Arg) -> list[Any]:
     """Numpy's matmul, batched with broadcasting; a constant 2-D right operand is packed."""
     kind = ctx.outputs[0]
     acc = accumulator(kind.dtype.name)
-    if len(b.shape) == 2 and b.constant and b.operand is not None and len(a.shape) >= 2:
+    if len(b.shape) == 2 and b.is_weight and len(a.shape) >= 2:
         packed = ctx.pack(b, "matmul", n_block(b.shape[1], ctx.target), 0)
-        result, spaces = matmul_compute.matmul_packed(ctx.tensor(a), packed, b.shape[1], acc_dtype=acc)
+        result, spaces = matmul_compute.matmul_packed(ctx.tensor(a), packed, b.shape[1], load=_loaded(b), acc_dtype=acc)
         ctx.workspace(*spaces)
         return [_cast(ctx, result, kind.dtype.name)]
     left, right = ctx.tensor(a), ctx.tensor(b)
@@ -36,6 +37,12 @@ def lower_matmul(ctx: Context, op: Any, a: Arg, b: Arg) -> list[Any]:
     result, spaces = matmul_compute.matmul(left, right, n_block=n_block(b.shape[-1], ctx.target), acc_dtype=acc)
     ctx.workspace(*spaces)
     return [_cast(ctx, result, kind.dtype.name)]
+
+
+def _loaded(weight: Arg) -> Callable[[Expr], Expr]:
+    """From an element of the packed weight to the number that is multiplied."""
+    stored = weight.stored
+    return (lambda v: v) if stored is None else lambda v: convert(v, stored.type.dtype, weight.type.dtype)
 
 
 def _vector_product(ctx: Context, a: Arg, b: Arg, kind: TensorType, acc: str) -> Any:
@@ -72,9 +79,9 @@ def lower_gemm(ctx: Context, op: Any, a: Arg, b: Arg, c: Arg | None = None) -> l
     acc = accumulator(kind.dtype.name)
     n = b.shape[0] if op.trans_b else b.shape[1]
     left = ctx.tensor(a)
-    if b.constant and b.operand is not None and not op.trans_a:
+    if b.is_weight and not op.trans_a:
         packed = ctx.pack(b, "matmul", n_block(n, ctx.target), int(op.trans_b))
-        product, spaces = matmul_compute.matmul_packed(left, packed, n, acc_dtype=acc)
+        product, spaces = matmul_compute.matmul_packed(left, packed, n, load=_loaded(b), acc_dtype=acc)
     else:
         product, spaces = matmul_compute.matmul(
             left, ctx.tensor(b), n_block=n_block(n, ctx.target), trans_a=op.trans_a, trans_b=op.trans_b, acc_dtype=acc

@@ -132,12 +132,33 @@ def test_what_only_moves_elements_stays_narrow() -> None:
     assert [node.op.name for node in legal(graph)] == ["Slice", "Transpose"]
 
 
-def test_weights_are_converted_at_compile_time_and_once() -> None:
+def test_shared_weights_are_converted_at_compile_time_and_once() -> None:
     graph, b, (x,) = graph_of(x="bfloat16[4,6]")
     w = b.constant(normal((6, 6)))
     graph.set_outputs([b.MatMul(b.MatMul(x, w), w)])
     first, second = [node for node in legal(graph) if node.op.name == "MatMul"]
-    assert first.inputs[1] is second.inputs[1] and first.present_inputs[1].type == tensor_type("float32[6,6]")
+    assert first.inputs[1] is second.inputs[1] and first.present_inputs[1].is_constant
+
+
+@pytest.mark.parametrize(("kind", "stored"), [("bfloat16", 2), ("float8_e5m2", 4)])
+def test_products_read_the_weights_of_one_product_as_they_are_stored(kind: str, stored: int, tmp_path: Path) -> None:
+    graph, b, (x,) = graph_of(x=f"{kind}[5,64]")
+    rng = np.random.default_rng(0)
+    w, v = (b.constant(rng.integers(-4, 5, shape).astype(DTYPES[kind].numpy)) for shape in ((64, 64), (16, 64)))
+    graph.set_outputs([b.Relu(b.MatMul(x, w)), b.Gemm(x, v, trans_b=True)])
+    manifest = lc.compile(graph, cache_dir=tmp_path).manifest
+    assert manifest["weights_bytes"] == 80 * 64 * stored
+    check(graph, {"x": rng.integers(-4, 5, (5, 64)).astype(DTYPES[kind].numpy)}, tmp_path)
+
+
+def test_large_constants_are_converted_at_compile_time(tmp_path: Path) -> None:
+    graph, b, (x,) = graph_of(x="float32[3,1024]")
+    w = np.random.default_rng(0).integers(-4, 5, (1024, 1024))
+    narrow = [b.constant(w.astype(DTYPES[n].numpy)) for n in ("bfloat16", "float8_e4m3fn", "int8")]
+    graph.set_outputs([b.MatMul(x, b.Cast(c, to=DTYPES["float32"])) for c in narrow])
+    model = lc.compile(graph, cache_dir=tmp_path)
+    assert model.manifest["kernels"] == 3 and model.manifest["weights_bytes"] == (2 + 4 + 1) << 20
+    check(graph, {"x": np.random.default_rng(1).integers(-4, 5, (3, 1024)).astype(np.float32)}, tmp_path)
 
 
 def test_refusals_name_the_type(tmp_path: Path) -> None:
