@@ -20,4 +20,4 @@ class LegalizeNative(Pass):
         expand_where(graph, lambda node: refusal(node) is not None)
         while widen(graph):
             expand_where(graph, lambda node: refusal(node) is not None)
-        convert_constants(graph)
+        convert_constants(graph, small=ctx.level == "Os")

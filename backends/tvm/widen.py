@@ -10,11 +10,14 @@ from lepton_compiler.backends.tvm.carriers import CARRIERS, computed
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.traverse import bodies
-from lepton_compiler.ir.types import DTYPES, FLOAT16, INT8, UINT8, DType, TensorType
+from lepton_compiler.ir.types import DTYPES, FLOAT16, FLOAT32, INT8, UINT8, DType, TensorType
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.cast import Cast
 
 BFLOAT16 = DTYPES["bfloat16"]
+PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+"""Operators that read their operands several times, in kernels that convert nothing but weights on the way."""
+
 EXPONENT_ONLY = "float8_e8m0fnu"
 """A type of powers of two, without zero and sign: scales are stored in it, nothing is computed in it."""
 
@@ -23,7 +26,8 @@ def widen(graph: Graph) -> int:
     """Add(x: bfloat16, y)  -->  Cast(Add(Cast(x, float32), Cast(y, float32)), bfloat16), in nested graphs too.
 
     That is how the evaluator defines operators on narrow floats, so that the results are equal. Integers wrap around at their width, in
-    the wide type's low bits as in the narrow type. Returns how many nodes were changed.
+    the wide type's low bits as in the narrow type. Products of float16 are widened too: an operand that is read many times is converted
+    once. Returns how many nodes were changed.
     """
     count = 0
     for part in list(bodies(graph)):
@@ -38,12 +42,14 @@ def _is_narrow_arithmetic(node: Node) -> bool:
     if node.op.name in CONTROL | {"Fused"} or handles_codes(node) or EXPONENT_ONLY in element_types(node):
         return False
     made = getattr(node.op, "dtype", None)
-    return any(v.type.dtype.name in CARRIERS for v in node.present_inputs) or (isinstance(made, DType) and made.name in CARRIERS)
+    narrow = CARRIERS.keys() | ({FLOAT16.name} if node.op.name in PRODUCTS else set())
+    return any(v.type.dtype.name in narrow for v in node.present_inputs) or (isinstance(made, DType) and made.name in narrow)
 
 
 def _widen(node: Node, known: dict[Value, Value]) -> None:
     graph, build = node.graph, Builder(node.graph, before=node, loc=node.loc.by("widen"))
-    wide = build.node(_computing(node.op), [None if v is None else _as_computed(build, v, known) for v in node.inputs])
+    shared = node.op.name in PRODUCTS
+    wide = build.node(_computing(node.op), [None if v is None else _as_computed(build, v, known, shared) for v in node.inputs])
     names = [out.name for out in node.outputs]
     for old, new in zip(node.outputs, wide.outputs, strict=True):
         new.type = TensorType(new.type.dtype, old.type.shape)
@@ -66,12 +72,12 @@ def _rounded(build: Builder, value: Value, element: DType) -> Value:
     return value if value.type.dtype == element else build(Cast(to=element, saturate=False), value)
 
 
-def _as_computed(build: Builder, value: Value, known: dict[Value, Value]) -> Value:
-    """`value` in the type that operators compute in."""
-    wide = computed(value.type.dtype)
+def _as_computed(build: Builder, value: Value, known: dict[Value, Value], shared: bool) -> Value:
+    """`value` in the type that operators compute in; the conversion is shared where no kernel takes it in."""
+    wide = FLOAT32 if value.type.dtype == FLOAT16 else computed(value.type.dtype)
     if wide == value.type.dtype:
         return value
-    if value.tensor is None:
+    if not shared and value.tensor is None:
         return build(Cast(to=wide), value)
     if value not in known:
         known[value] = build(Cast(to=wide), value)
@@ -82,12 +88,18 @@ DECODED = frozenset({BFLOAT16, FLOAT16, INT8, UINT8})
 """Types from which an instruction or two make a vector of numbers, so that products read weights faster than in the wider type."""
 
 
-def convert_constants(graph: Graph) -> None:
-    """Cast(constant)  -->  constant, whatever its size, except where a product can convert its weights as it reads them."""
+def convert_constants(graph: Graph, small: bool) -> None:
+    """Cast(constant)  -->  constant, whatever its size, except where a product can convert its weights as it reads them.
+
+    It does so for types of which that is fast, or (`small`) for all.
+    """
     for part in list(bodies(graph)):
         for node in part.nodes:
             source = node.present_inputs[0] if node.op.name == "Cast" else None
-            if source is None or source.tensor is None or (source.type.dtype in DECODED and product_of_converted(node) is not None):
+            if source is None or source.tensor is None:
+                continue
+            shorter = source.type.nbytes < node.output.type.nbytes
+            if shorter and (small or source.type.dtype in DECODED) and product_of_converted(node) is not None:
                 continue
             (array,) = node.op.evaluate(source.numpy())
             name = node.output.name

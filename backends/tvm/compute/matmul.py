@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,17 +25,15 @@ def pack_matmul_weights(b: npt.NDArray[Any], n_block: int) -> npt.NDArray[Any]:
     return np.ascontiguousarray(padded.reshape(k, blocks, n_block).transpose(1, 0, 2))
 
 
-def matmul_packed(
-    a: Tensor, b_packed: Tensor, n: int, *, load: Callable[[Any], Any] = lambda v: v, acc_dtype: str = "float32"
-) -> tuple[Tensor, list[Tensor]]:
-    """`a [..., K]` times the packed `[K, N]`, whose elements go through `load`: `[..., N]` of `acc_dtype`, and no workspaces."""
+def matmul_packed(a: Tensor, b_packed: Tensor, n: int, *, acc_dtype: str = "float32") -> tuple[Tensor, list[Tensor]]:
+    """`a [..., K]` times the packed `[K, N]`: `[..., N]` of `acc_dtype`, and no workspaces."""
     *outer, k = ints(a.shape)
     blocks, _, lanes = ints(b_packed.shape)
     rows = int(np.prod(outer, dtype=np.int64))
     rk = te.reduce_axis((0, k), "rk")
 
     def element(m: Any, o: Any, lane: Any) -> Any:
-        return te.sum(a[(*_unflatten(m, outer), rk)].astype(acc_dtype) * load(b_packed(o, rk, lane)).astype(acc_dtype), [rk])
+        return te.sum(a[(*_unflatten(m, outer), rk)].astype(acc_dtype) * b_packed[o, rk, lane].astype(acc_dtype), [rk])
 
     acc = te.compute((rows, blocks, lanes), element, "matmul", attrs={KIND: TILE})
     return te.compute((*outer, n), lambda *i: acc[_flatten(i[:-1], outer), i[-1] // lanes, i[-1] % lanes], "matmul_out"), []

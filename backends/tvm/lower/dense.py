@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import te, tirx
@@ -12,7 +13,7 @@ from lepton_compiler.backends.tvm.compute import matmul as matmul_compute
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number, wide
 from lepton_compiler.backends.tvm.lower.conversion import convert
 from lepton_compiler.backends.tvm.schedules import n_block, oc_block
-from lepton_compiler.ir.types import TensorType
+from lepton_compiler.ir.types import DType, TensorType
 
 
 def accumulator(dtype: str) -> str:
@@ -26,8 +27,8 @@ def lower_matmul(ctx: Context, op: Any, a: Arg, b: Arg) -> list[Any]:
     kind = ctx.outputs[0]
     acc = accumulator(kind.dtype.name)
     if len(b.shape) == 2 and b.is_weight and len(a.shape) >= 2:
-        packed = ctx.pack(b, "matmul", n_block(b.shape[1], ctx.target), 0)
-        result, spaces = matmul_compute.matmul_packed(ctx.tensor(a), packed, b.shape[1], load=_loaded(b), acc_dtype=acc)
+        packed = _packed(ctx, b, "matmul", n_block(b.shape[1], ctx.target), 0)
+        result, spaces = matmul_compute.matmul_packed(ctx.tensor(a), packed, b.shape[1], acc_dtype=acc)
         ctx.workspace(*spaces)
         return [_cast(ctx, result, kind.dtype.name)]
     left, right = ctx.tensor(a), ctx.tensor(b)
@@ -39,10 +40,27 @@ def lower_matmul(ctx: Context, op: Any, a: Arg, b: Arg) -> list[Any]:
     return [_cast(ctx, result, kind.dtype.name)]
 
 
-def _loaded(weight: Arg) -> Callable[[Expr], Expr]:
-    """From an element of the packed weight to the number that is multiplied."""
-    stored = weight.stored
-    return (lambda v: v) if stored is None else lambda v: convert(v, stored.type.dtype, weight.type.dtype)
+@dataclass(frozen=True)
+class Converted:
+    """A packed weight as numbers of another type; each element is converted where it is read."""
+
+    tensor: Any
+    source: DType
+    target: DType
+
+    @property
+    def shape(self) -> Any:
+        """Of the packed weight."""
+        return self.tensor.shape
+
+    def __getitem__(self, index: tuple[Expr, ...]) -> Expr:
+        return convert(self.tensor(*index), self.source, self.target)
+
+
+def _packed(ctx: Context, weight: Arg, function: str, *arguments: int) -> Any:
+    """A weight in the arrangement that a kernel reads, in the type that it multiplies in."""
+    tensor = ctx.pack(weight, function, *arguments)
+    return tensor if weight.stored is None else Converted(tensor, weight.stored.type.dtype, weight.type.dtype)
 
 
 def _vector_product(ctx: Context, a: Arg, b: Arg, kind: TensorType, acc: str) -> Any:
@@ -80,8 +98,8 @@ def lower_gemm(ctx: Context, op: Any, a: Arg, b: Arg, c: Arg | None = None) -> l
     n = b.shape[0] if op.trans_b else b.shape[1]
     left = ctx.tensor(a)
     if b.is_weight and not op.trans_a:
-        packed = ctx.pack(b, "matmul", n_block(n, ctx.target), int(op.trans_b))
-        product, spaces = matmul_compute.matmul_packed(left, packed, n, load=_loaded(b), acc_dtype=acc)
+        packed = _packed(ctx, b, "matmul", n_block(n, ctx.target), int(op.trans_b))
+        product, spaces = matmul_compute.matmul_packed(left, packed, n, acc_dtype=acc)
     else:
         product, spaces = matmul_compute.matmul(
             left, ctx.tensor(b), n_block=n_block(n, ctx.target), trans_a=op.trans_a, trans_b=op.trans_b, acc_dtype=acc
@@ -143,17 +161,17 @@ def lower_conv(ctx: Context, op: Any, x: Arg, w: Arg, b: Arg | None = None) -> l
     """1-D and 2-D convolutions through the channels-last kernels; others, and run-time weights, directly."""
     rank, kind = len(x.shape), ctx.outputs[0].dtype.name
     acc = accumulator(kind)
-    if rank not in (3, 4) or not w.constant or w.operand is None:
+    if rank not in (3, 4) or not w.is_weight:
         return [_add_bias(ctx, op, direct_conv(ctx, op, x, w, acc), b, kind)]
     strides, dilations, pads = _spatial(op.strides, 1), _spatial(op.dilations, 1), _pads(op.pads)
     source = _to_nhwc(ctx, x, op.layout)
     channels, suffix = w.shape[0], "" if rank == 4 else "1d"
     if op.groups == int(source.shape[3]) and w.shape[1] == 1 and op.groups > 1:
         y, spaces = conv_compute.depthwise_conv2d_nhwc(
-            source, ctx.pack(w, f"depthwise{suffix}"), strides=strides, pads=pads, dilations=dilations, acc_dtype=acc
+            source, _packed(ctx, w, f"depthwise{suffix}"), strides=strides, pads=pads, dilations=dilations, acc_dtype=acc
         )
     else:
-        packed = ctx.pack(w, f"conv{suffix}", oc_block(channels // op.groups, ctx.target), op.groups)
+        packed = _packed(ctx, w, f"conv{suffix}", oc_block(channels // op.groups, ctx.target), op.groups)
         y, spaces = conv_compute.conv2d_nhwc(
             source, packed, out_channels=channels, strides=strides, pads=pads, dilations=dilations, groups=op.groups, acc_dtype=acc
         )

@@ -151,6 +151,36 @@ def test_products_read_the_weights_of_one_product_as_they_are_stored(kind: str, 
     check(graph, {"x": rng.integers(-4, 5, (5, 64)).astype(DTYPES[kind].numpy)}, tmp_path)
 
 
+def test_size_comes_first_where_asked(tmp_path: Path) -> None:
+    graph, b, (x,) = graph_of(x="float8_e4m3fn[5,64]")
+    graph.set_outputs([b.MatMul(x, b.constant(np.random.default_rng(0).integers(-4, 5, (64, 64)).astype(DTYPES["float8_e4m3fn"].numpy)))])
+    model, feed = lc.compile(graph, level="s", cache_dir=tmp_path), normal((5, 64)).astype(DTYPES["float8_e4m3fn"].numpy)
+    assert model.manifest["weights_bytes"] == 64 * 64
+    name = graph.outputs[0].name
+    np.testing.assert_array_equal(codes(model.run({"x": feed})[name]), codes(evaluate(graph, {"x": feed})[name]))
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_convolutions_read_short_weights(kind: str, tmp_path: Path) -> None:
+    graph, b, (x, line) = graph_of(x=f"{kind}[1,32,7,7]", line=f"{kind}[1,32,9]")
+    rng = np.random.default_rng(0)
+
+    def weights(*shape: int) -> Value:
+        return b.constant(rng.integers(-2, 3, shape).astype(DTYPES[kind].numpy))
+
+    two = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1)}
+    one = {"strides": (1,), "pads": (0, 0), "dilations": (1,), "groups": 1}
+    results = [b.Conv(x, weights(48, 32, 3, 3), weights(48), groups=1, **two), b.Conv(x, weights(32, 1, 3, 3), groups=32, **two)]
+    graph.set_outputs([*results, b.Conv(x, weights(32, 16, 3, 3), groups=2, **two), b.Conv(line, weights(16, 32, 3), **one)])
+    stored = 2 * (48 * 32 * 9 + 32 * 9 + 32 * 16 * 9 + 16 * 32 * 3)
+    assert lc.compile(graph, cache_dir=tmp_path).manifest["weights_bytes"] < 1.1 * stored + 4 * 64
+    feeds = {
+        "x": rng.integers(-2, 3, (1, 32, 7, 7)).astype(DTYPES[kind].numpy),
+        "line": rng.integers(-2, 3, (1, 32, 9)).astype(DTYPES[kind].numpy),
+    }
+    check(graph, feeds, tmp_path)
+
+
 def test_large_constants_are_converted_at_compile_time(tmp_path: Path) -> None:
     graph, b, (x,) = graph_of(x="float32[3,1024]")
     w = np.random.default_rng(0).integers(-4, 5, (1024, 1024))
