@@ -91,7 +91,7 @@ def _outputs(interface: Interface) -> list[str]:
 
 
 def _pointer(port: Port, qualifier: str) -> str:
-    return f"  {qualifier}{c_type(port.dtype)} *{port.field}; /* {port}{storage_note(port.dtype)}, '{_comment(port.name)}' */"
+    return f"  {qualifier}{c_type(port.dtype)} *{port.field}; /* {port}, '{_comment(port.name)}'{storage_note(port.dtype)} */"
 
 
 def _comment(text: str) -> str:
