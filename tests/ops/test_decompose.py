@@ -64,6 +64,10 @@ FLOATS: list[Case] = [
         ("i,j->ji", ((2,), (3,))),
         ("ij,kl->", ((2, 3), (4, 5))),
         ("...ij,...jk", ((2, 1, 3, 4), (5, 4, 2))),
+        ("ij,ij->ij", ((3, 4), (3, 4))),
+        ("ij,ij->i", ((3, 4), (3, 1))),
+        ("bi,bj,i->bj", ((2, 3), (2, 4), (3,))),
+        ("ab,cd,bc,da->", ((2, 3), (4, 5), (3, 4), (5, 2))),
     )),
     (RotaryEmbedding(), [HEADS, draw(9, 4), draw(9, 4), RNG.integers(0, 9, (2, 3))]),
     (RotaryEmbedding(interleaved=True, num_heads=2, rotary_embedding_dim=4), [draw(2, 3, 16), draw(2, 3, 2), draw(2, 3, 2)]),
@@ -208,3 +212,12 @@ def test_unknown_length_is_refused_before_anything_changes() -> None:
     with pytest.raises(UnsupportedError, match="length of a DFT"):
         expand(graph.nodes[0])
     assert len(graph) == 1
+
+
+def test_einsum_multiplies_the_operands_with_the_smallest_product_first() -> None:
+    graph = Graph()
+    operands = [graph.add_input(n, tensor_type(s)) for n, s in (("x", "float32[50,60]"), ("y", "float32[60,70]"), ("z", "float32[70,80]"))]
+    node = graph.add(matmul.Einsum("ab,cd,bc->ad"), [operands[0], operands[2], operands[1]])
+    graph.set_outputs(node.outputs)
+    expand(node)
+    assert max(v.type.size for n in graph for v in n.outputs) <= 70 * 80

@@ -213,9 +213,10 @@ def lower_one_hot(ctx: Context, op: Any, indices: Arg, values: Arg) -> list[Any]
     depth = shape[axis]
 
     def body(*i: Expr) -> Expr:
-        index = indices[[k for a, k in enumerate(i) if a != axis]].astype("int32")
-        index = tirx.Select(index < 0, index + depth, index)
-        return tirx.Select(index == i[axis], values[[_i(1)]], values[[_i(0)]])
+        index = indices[[k for a, k in enumerate(i) if a != axis]].astype("int64")
+        known = tirx.max(tirx.const(-depth - 1, "int64"), tirx.min(index, tirx.const(depth, "int64"))).astype("int32")
+        known = tirx.Select(known < 0, known + depth, known)
+        return tirx.Select(known.equal(i[axis]), values[[_i(1)]], values[[_i(0)]])
 
     return [compute(shape, body, "one_hot")]
 

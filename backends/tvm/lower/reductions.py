@@ -91,33 +91,21 @@ def _narrow(ctx: Context, tensor: Any, dtype: str) -> Any:
 
 @lowers("ArgMax", "ArgMin")
 def lower_arg(ctx: Context, op: Any, x: Arg) -> list[Any]:
-    """Index of the extreme element, the first (or last) one of equals; NaN is extreme."""
-    axis, most, key = op.axis % len(x.shape), op.name == "ArgMax", order_type(x.dtype)
+    """Index of the extreme element, the first (or last) one of equals; NaN is extreme.
 
-    def join(a: Any, b: Any) -> tuple[Expr, Expr]:
-        better = a[1] > b[1] if most else a[1] < b[1]
-        tie = a[0] > b[0] if op.select_last_index else a[0] < b[0]
-        keep = tirx.Or(better, tirx.And(a[1] == b[1], tie))
-        return tirx.Select(keep, a[0], b[0]), tirx.Select(keep, a[1], b[1])
+    First the extreme key, then the least (or largest) index where it stands: two reductions of vectors.
+    """
+    axis, most, last = op.axis % len(x.shape), op.name == "ArgMax", op.select_last_index
+    top = reduce(lambda i: order_key(x[i], most), x.shape, [axis], True, te.max if most else te.min, "extreme")
 
-    def identity_of(t0: str, t1: str) -> tuple[Expr, Expr]:
-        return tirx.const(-1 if op.select_last_index else 2**31 - 1, t0), tirx.min_value(t1) if most else tirx.max_value(t1)
+    def candidate(i: Sequence[Expr]) -> Expr:
+        here = top(*(tirx.const(0, "int32") if a == axis else k for a, k in enumerate(i)))
+        found = order_key(x[i], most).equal(here)
+        return tirx.Select(found, i[axis], tirx.const(-1 if last else x.shape[axis], "int32"))
 
-    reducer = te.comm_reducer(join, identity_of, "argreduce")
-    r = te.reduce_axis((0, x.shape[axis]), "r")
-    kept = [1 if a == axis else d for a, d in enumerate(x.shape) if op.keepdims or a != axis]
-
-    def body(*i: Expr) -> Any:
-        index = list(i)
-        if op.keepdims:
-            index[axis] = r
-        else:
-            index.insert(axis, r)
-        return reducer((r, order_key(x[index], most).astype(key)), axis=r)
-
-    positions, values = te.compute(tuple(kept), body, "arg")
-    ctx.workspace(positions, values)
-    return [compute(kept, lambda *i: positions(*i).astype("int64"), "argmax")]
+    place = reduce(candidate, x.shape, [axis], op.keepdims, te.max if last else te.min, "place")
+    ctx.workspace(top, place)
+    return [compute(place.shape, lambda *i: place(*i).astype("int64"), "index")]
 
 
 @lowers("Softmax", "LogSoftmax")

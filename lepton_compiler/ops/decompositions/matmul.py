@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 from lepton_compiler.ir.dim import Dim
@@ -51,11 +53,11 @@ def _(build: Builder, node: Node) -> Sequence[Value]:
     assert isinstance(op, ops.Einsum)
     terms, output = op.parsed.labels([v.type.rank for v in operands])
     factors = [_diagonal(build, wide(build, v), term) for v, term in zip(operands, terms, strict=True)]
-    left, kept = factors[0]
-    for i, right in enumerate(factors[1:], 1):
-        later = set(output).union(*terms[i + 1 :])
-        left, kept = _contract(build, (left, kept), right, later)
-    left, kept = _sum_out(build, left, kept, set(output))
+    while len(factors) > 1:
+        i, j = _smallest_product(factors, output)
+        right, left = factors.pop(j), factors.pop(i)
+        factors.append(_contract(build, left, right, _needed(factors, output)))
+    left, kept = _sum_out(build, *factors[0], set(output))
     perm = tuple(kept.index(label) for label in output)
     left = build.Transpose(left, perm=perm) if perm != tuple(range(len(perm))) else left
     return [as_type(build, left, node.output.type.dtype)]
@@ -82,8 +84,26 @@ def _sum_out(build: Builder, value: Value, labels: Labels, needed: set[str]) -> 
     return (build.ReduceSum(value, axes=axes, keepdims=False) if axes else value), tuple(label for label in labels if label in needed)
 
 
+def _needed(factors: Sequence[tuple[Value, Labels]], output: Labels) -> set[str]:
+    return set(output).union(*(labels for _, labels in factors))
+
+
+def _smallest_product(factors: Sequence[tuple[Value, Labels]], output: Labels) -> tuple[int, int]:
+    """The two operands to multiply first: those with the smallest product, the first of equals (unknown sizes count as 64)."""
+
+    def size(pair: tuple[int, int]) -> int:
+        rest = [f for k, f in enumerate(factors) if k not in pair]
+        sizes = {label: d for k in pair for label, d in zip(factors[k][1], factors[k][0].type.shape, strict=True) if d != 1}
+        return math.prod(d if isinstance(d, int) else 64 for label, d in sizes.items() if label in _needed(rest, output))
+
+    return min(itertools.combinations(range(len(factors)), 2), key=size)
+
+
 def _contract(build: Builder, left: tuple[Value, Labels], right: tuple[Value, Labels], later: set[str]) -> tuple[Value, Labels]:
-    """One batched product of two operands; the result's labels are the shared kept ones, then the left's, then the right's."""
+    """The product of two operands; the result's labels are the shared kept ones, then the left's, then the right's.
+
+    A batched matrix product; where no axis is summed, or each result is one inner product, the elements' products, summed.
+    """
     a, a_labels = _sum_out(build, *left, later | set(right[1]))
     b, b_labels = _sum_out(build, *right, later | set(a_labels))
     sizes_a, sizes_b = dict(zip(a_labels, a.type.shape, strict=True)), dict(zip(b_labels, b.type.shape, strict=True))
@@ -92,6 +112,8 @@ def _contract(build: Builder, left: tuple[Value, Labels], right: tuple[Value, La
     inner = tuple(label for label in shared if label not in later)
     rows = tuple(label for label in a_labels if label not in shared)
     columns = tuple(label for label in b_labels if label not in shared)
+    if not inner or not (rows or columns):
+        return _by_element(build, (a, a_labels), (b, b_labels), (*batch, *rows, *columns), inner)
     for label in inner:  # one of the operands broadcasts along the axis that is summed
         size = broadcast_dim(sizes_a[label], sizes_b[label])
         a = _stretched(build, a, a_labels.index(label), size)
@@ -105,6 +127,18 @@ def _contract(build: Builder, left: tuple[Value, Labels], right: tuple[Value, La
     shape = (*product.type.shape[: len(batch)], *(sizes_a[label] for label in rows), *(sizes_b[label] for label in columns))
     result = build.Reshape(product, shape=shape) if shape != product.type.shape else product
     return result, (*batch, *rows, *columns)
+
+
+def _by_element(
+    build: Builder, left: tuple[Value, Labels], right: tuple[Value, Labels], kept: Labels, summed: Labels
+) -> tuple[Value, Labels]:
+    """`left * right` with axes aligned, summed over the axes `summed`."""
+    order, factors = (*kept, *summed), []
+    for value, labels in (left, right):
+        sizes = dict(zip(labels, value.type.shape, strict=True))
+        own = tuple(label for label in order if label in sizes)
+        factors.append(_matrix(build, value, labels, own, tuple(sizes.get(label, 1) for label in order)))
+    return _sum_out(build, build.Mul(*factors), order, set(kept))
 
 
 def _matrix(build: Builder, value: Value, labels: Labels, order: Labels, shape: tuple[Dim, ...]) -> Value:
