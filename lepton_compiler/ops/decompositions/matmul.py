@@ -57,10 +57,10 @@ def _(build: Builder, node: Node) -> Sequence[Value]:
         i, j = _smallest_product(factors, output)
         right, left = factors.pop(j), factors.pop(i)
         factors.append(_contract(build, left, right, _needed(factors, output)))
-    left, kept = _sum_out(build, *factors[0], set(output))
+    result, kept = _sum_out(build, *factors[0], set(output))
     perm = tuple(kept.index(label) for label in output)
-    left = build.Transpose(left, perm=perm) if perm != tuple(range(len(perm))) else left
-    return [as_type(build, left, node.output.type.dtype)]
+    result = build.Transpose(result, perm=perm) if perm != tuple(range(len(perm))) else result
+    return [as_type(build, result, node.output.type.dtype)]
 
 
 def _diagonal(build: Builder, value: Value, labels: Labels) -> tuple[Value, Labels]:
