@@ -25,18 +25,18 @@ def scales(shape: tuple[int, ...]) -> tuple[float, ...]:
 def test_nearest_along_all_axes(check_cases: CheckCases) -> None:
     cases: list[Any] = []
     for transform, rounding in itertools.product(COORDINATES[:-1], NEAREST):
-        for shape in ((2, 3, 10, 12), (2, 3, 3, 8)):
-            fields = {"sizes": shape, "scales": scales(shape), "coordinate_transformation_mode": transform, "nearest_mode": rounding}
-            cases.append(("Resize", fields, [X]))
+        shape = (2, 3, 10, 8) if transform in COORDINATES[::2] else (2, 3, 3, 12)
+        fields = {"sizes": shape, "scales": scales(shape), "coordinate_transformation_mode": transform, "nearest_mode": rounding}
+        cases.append(("Resize", fields, [X]))
     check_cases(cases, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
 def test_interpolation_along_one_axis(check_cases: CheckCases, mode: str) -> None:
     cases: list[Any] = []
-    for transform, shape in itertools.product(COORDINATES[:-1], SHAPES[:3]):
+    for transform, shape in itertools.product(COORDINATES[:-1], SHAPES[:2]):
         cases.append(("Resize", {"sizes": shape, "scales": scales(shape), "mode": mode, "coordinate_transformation_mode": transform}, [X]))
-    for shape, antialias, exclude in itertools.product(SHAPES, (False, True), (False, True)):
+    for shape, antialias, exclude in itertools.product(SHAPES[2:], (False, True), (False, True)):
         cases.append(("Resize", {"sizes": shape, "mode": mode, "antialias": antialias, "exclude_outside": exclude}, [X]))
     check_cases(cases, rtol=1e-5, atol=1e-5)
 

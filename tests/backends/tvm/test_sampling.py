@@ -32,7 +32,8 @@ def test_grids(check_cases: CheckCases, mode: str) -> None:
         fields = {"mode": mode, "padding_mode": padding, "align_corners": align}
         cases.append(("GridSample", fields, [normal(2, 3, 5, 4), grid(2, 6, 20, 2)]))
         cases.append(("GridSample", fields, [normal(1, 2, 3, 4, 5), grid(1, 3, 4, 18, 3)]))
-        cases.append(("GridSample", fields, [normal(1, 2, 1, 7), grid(1, 2, 20, 2)]))
+        if padding != "border":
+            cases.append(("GridSample", fields, [normal(1, 2, 1, 7), grid(1, 2, 20, 2)]))
     cases.append(("GridSample", {"mode": mode}, [normal(2, 3, 9), grid(2, 8, 1)]))
     check_cases(cases, rtol=1e-5, atol=1e-5)
 

@@ -48,7 +48,7 @@ def test_slices_of_repeated_indices_are_written_in_order(check_cases: Callable[.
     check_cases(cases)
 
 
-@pytest.mark.parametrize("kind", ["bool", "int8", "uint8", "int64", "float16", "float64"])
+@pytest.mark.parametrize("kind", ["bool", "uint8", "int64", "float16"])
 def test_scatters_of_other_types(check_cases: Callable[..., None], kind: str) -> None:
     x, updates = normal(6, 7, dtype=kind), normal(50, 7, seed=1, dtype=kind)
     cases: list[Any] = [("ScatterElements", {"axis": 0, "reduction": r}, [x, places(6, 50, 7, dtype="int32"), updates]) for r in REDUCTIONS]

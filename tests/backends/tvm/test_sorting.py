@@ -14,12 +14,12 @@ def test_best_elements_and_their_order_among_equals(check_cases: CheckCases) -> 
     rng = np.random.default_rng(0)
     cases: list[Any] = []
     special = np.array([1, np.nan, -np.inf, 0.0, -0.0, np.nan, np.inf, 1, 0.0, -1], np.float32)
-    for k in (0, 1, 3, 10):
+    for k in (0, 3, 10):
         for largest in (True, False):
             cases.append(("TopK", {"k": k, "largest": largest}, [special]))
-    for axis, k in ((0, 2), (1, 5), (-1, 7)):
+    for axis, k in ((0, 2), (1, 5), (2, 7)):
         ties: Any = rng.integers(-3, 4, (4, 5, 7))
-        for kind in ("float32", "int64", "uint8", "float16", "float64"):
+        for kind in ("float32", "int64", "uint8", "float16", "float64")[axis::3]:
             cases.append(("TopK", {"k": k, "axis": axis, "largest": axis != 1}, [ties.astype(kind)]))
     check_cases(cases)
 
