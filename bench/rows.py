@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import lepton_compiler as lc
+from bench.random_weights import with_random_weights
 from lepton_compiler import zoo
 from lepton_compiler.feeds import feeds_from_recipes
 from lepton_compiler.measure import interleaved, native_call, onnxruntime_call, ratio
@@ -65,7 +66,7 @@ def measure(
     entry = zoo.find(name)
     try:
         stage(f"{entry.id}: fetch")
-        path = zoo.fetch(entry)
+        path = with_random_weights(zoo.fetch(entry))
         stage(f"{entry.id}: compile")
         graph = lc.import_model(path, inputs=entry.shapes)
         nodes_after = len(lc.optimize(graph, level))
