@@ -108,6 +108,8 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
         results = RULES[step.op.name](ctx, step.op, *operands)
         for number, kind, tensor in zip(step.outputs, kinds, results, strict=True):
             args[number] = Arg(kind, tensor)
+            if isinstance(tensor.op, te.ExternOp) and number not in spec.outputs:
+                ctx.workspace(tensor)
     outputs = [_own(args[o], ctx) for o in spec.outputs]
     return _finish(spec, ctx, args, outputs)
 

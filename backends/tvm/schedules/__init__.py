@@ -33,7 +33,8 @@ def schedule(func: Any, target: Target) -> Any:
         return func
     sch = _schedule_of(tvm.IRModule({"main": func}))
     anchors = {name: _kind(sch, name) for name in _blocks(sch) if _kind(sch, name)}
-    _inline(sch, set(anchors))
+    procedures = {name for name in _blocks(sch) if _is_procedure(sch, name)}
+    _inline(sch, anchors.keys() | procedures)
     epilogues: dict[str, list[str]] = {}
     for name in [name for name in _blocks(sch) if name in anchors or _keeps_last_axis(sch, name)]:
         lane = int(sch.get(sch.get_sblock(name)).writes[0].source.shape[-1]) if anchors.get(name) == TILE else None
@@ -44,7 +45,7 @@ def schedule(func: Any, target: Target) -> Any:
     for name in names:
         if name not in taken and not sch.get_loops(name):
             sch.add_unit_loop(sch.get_sblock(name))  # `rfactor` wants every block of its scope inside a loop
-    shared = shared_rows(sch, names) if not anchors and len(names) > 1 else 0
+    shared = shared_rows(sch, names) if not anchors and not procedures and len(names) > 1 else 0
     if shared:
         schedule_rows(sch, names, shared, target)
         return sch.mod["main"]
@@ -54,7 +55,7 @@ def schedule(func: Any, target: Target) -> Any:
             template(sch, name, epilogues[name], target, parallel=len(names) == 1 + len(taken))
         elif name not in taken and is_reduction(sch, name):
             schedule_rows(sch, [name], shared_rows(sch, [name]), target)
-        elif name not in taken:
+        elif name not in taken and name not in procedures:
             schedule_elementwise(sch, name, target)
     return sch.mod["main"]
 
@@ -71,6 +72,12 @@ def _kind(sch: Any, name: str) -> str:
     return str(sch.get(sch.get_sblock(name)).annotations.get(KIND, ""))
 
 
+def _is_procedure(sch: Any, name: str) -> bool:
+    """Whether the block is a procedure: TVM does not know what it reads and writes."""
+    block = sch.get(sch.get_sblock(name))
+    return not block.reads and not block.writes
+
+
 def _keeps_last_axis(sch: Any, name: str) -> bool:
     """Whether the block is a reduction with a single result that is vectorised over an axis that it keeps."""
     writes = sch.get(sch.get_sblock(name)).writes
@@ -78,7 +85,7 @@ def _keeps_last_axis(sch: Any, name: str) -> bool:
 
 
 def _inline(sch: Any, anchors: set[str]) -> None:
-    """Inline the element-wise stages that are neither results nor follow an anchor, which inlines its own epilogue."""
+    """Inline the element-wise stages that are neither results nor follow an anchor, which inlines its own epilogue; no procedures."""
     for name in _blocks(sch):
         if name in anchors or writes_parameter(sch, name) or is_reduction(sch, name):
             continue

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from lepton_compiler.backend import BuildOptions
+from lepton_compiler.backends.tvm import build
+from lepton_compiler.ir.text import parse_graph
+from lepton_compiler.ops.evaluator import evaluate
+from lepton_compiler.runtime.library import NativeLibrary
+from lepton_compiler.target import parse_target
 
 REDUCTIONS = ("none", "add", "mul", "max", "min")
 
@@ -97,3 +105,25 @@ def test_running_sums_and_products(check_cases: Callable[..., None]) -> None:
 def test_long_running_sums_on_two_threads(check_cases: Callable[..., None]) -> None:
     cases: list[Any] = [("CumSum", {"axis": a}, [normal(*s)]) for s, a in (((300, 250), 1), ((300, 250), 0), ((2, 300, 250), 1))]
     check_cases(cases, rtol=1e-5, atol=1e-4, threads=2)
+
+
+def test_loops_beside_other_stages_of_a_kernel(kernel_cache: Path) -> None:
+    """Fusion leaves these operators alone; a kernel that has more is right all the same."""
+    graph = parse_graph(
+        """graph @g(%x: float32[6,5], %i: int64[9,1], %u: float32[9,5]) {
+          %y = Fused(label="abs_neg_scatternd_relu_cumsum")(%x, %u, %i) : float32[6,5]
+            graph @inner(%x: float32[6,5], %u: float32[9,5], %i: int64[9,1]) {
+              %abs = Abs()(%x)
+              %neg = Neg()(%u)
+              %scattered = ScatterND(reduction="add")(%abs, %i, %neg)
+              %relu = Relu()(%scattered)
+              %y = CumSum(axis=1)(%relu)
+              return %y
+            }
+          return %y
+        }"""
+    )
+    feeds = {"x": normal(6, 5), "i": places(6, 9, 1), "u": normal(9, 5, seed=1)}
+    artifact = build(graph, BuildOptions("m", parse_target("native"), cache_dir=kernel_cache))
+    got = NativeLibrary.from_bytes(artifact.files["libm.so"], {**artifact.manifest, "name": "m"}).run(feeds)
+    np.testing.assert_allclose(got["y"], evaluate(graph, feeds)["y"], rtol=1e-5, atol=1e-6)
