@@ -24,6 +24,7 @@ from lepton_compiler.backends.tvm.lower import (
     scan,
     scatter,
     topk,
+    winograd,
 )
 from lepton_compiler.backends.tvm.lower.context import ELEMENTS, RULES, Arg, Body, Context, Packed, identity
 from lepton_compiler.backends.tvm.spec import KernelSpec
@@ -92,6 +93,8 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
         args[k] = Arg(kind, te.placeholder(kind.static_shape, carrier(kind.dtype).name, f"in{k}"), operand=k, constant=k in spec.constants)
     for k, value in spec.scalars:
         args[k] = Arg(spec.types[k], number=value)
+    if (whole := _winograd(spec, ctx, args)) is not None:
+        return _finish(spec, ctx, args, whole)
     for step in spec.steps:
         kinds = tuple(spec.types[o] for o in step.outputs)
         operands = [None if i is None else args[i] for i in step.inputs]
@@ -112,6 +115,32 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
                 ctx.workspace(tensor)
     outputs = [_own(args[o], ctx) for o in spec.outputs]
     return _finish(spec, ctx, args, outputs)
+
+
+def _winograd(spec: KernelSpec, ctx: Context, args: dict[int, Arg]) -> list[Any] | None:
+    """The results of a kernel that is one convolution that Winograd's algorithm suits, and element-wise operators after it; else None."""
+    first, *rest = spec.steps
+    if first.op.name != "Conv" or len(spec.outputs) != 1 or any(s.op.name not in ELEMENTS for s in rest):
+        return None
+    x, w, *bias = (None if i is None else args.get(i) for i in first.inputs)
+    kind = spec.types[first.outputs[0]]
+    if x is None or w is None or not w.is_weight or w.stored is not None or any(spec.types[s.outputs[0]].shape != kind.shape for s in rest):
+        return None
+    how = winograd.plan_for(first.op, x.type, w.type, kind, ctx.target)
+    if how is None:
+        return None
+    result = winograd.Result()
+    local = {**args, first.outputs[0]: result.arg(kind)}
+    read: set[int] = set()
+    for step in rest:
+        operands = [None if i is None else local[i] for i in step.inputs]
+        read.update(i for i in step.inputs if i is not None and i in args)
+        for operand in operands:
+            if operand is not None:
+                operand.uses += 1
+        local[step.outputs[0]] = Arg(spec.types[step.outputs[0]], body=_body(step.op, spec.types[step.outputs[0]], operands))
+    others = [args[i] for i in sorted(read)]
+    return winograd.lower_winograd(ctx, first.op, how, x, w, next(iter(bias), None), others, result, local[spec.outputs[0]])
 
 
 def _body(op: Op, kind: TensorType, operands: Sequence[Arg | None]) -> Body:

@@ -9,6 +9,7 @@ import numpy as np
 
 from lepton_compiler.backends.tvm.compute.conv import pack_conv_weights
 from lepton_compiler.backends.tvm.compute.matmul import pack_matmul_weights
+from lepton_compiler.backends.tvm.compute.winograd import pack_winograd_weights
 
 
 def _conv(w: np.ndarray, oc_block: int, groups: int) -> np.ndarray:
@@ -43,4 +44,5 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "depthwise1d": _depthwise1d,
     "matmul": _matmul,
     "transpose": _transpose,
+    "winograd": pack_winograd_weights,
 }

@@ -1,0 +1,123 @@
+"""Winograd's minimal filtering F(m x m, 3 x 3): which tile pays, and the transforms.
+
+Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015. A tile of m x m outputs takes (m + 2)^2 products per
+pair of channels instead of 9 m^2. With m = 4 the result is less accurate than the direct sum: about ten times its rounding error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lepton_compiler.backends.tvm.schedules.tiling import max_pixels, vectors_per_block
+from lepton_compiler.target import Target
+
+Matrix = Sequence[Sequence[float]]
+
+INPUT: dict[int, Matrix] = {
+    2: ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
+    4: (
+        (4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1),
+    ),
+}  # fmt: skip
+"""B transposed, by m."""
+FILTER: dict[int, Matrix] = {
+    2: ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
+    4: (
+        (1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1),
+    ),
+}  # fmt: skip
+"""G, by m."""
+OUTPUT: dict[int, Matrix] = {
+    2: ((1, 1, 1, 0), (0, 1, -1, -1)),
+    4: ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
+}
+"""A transposed, by m."""
+
+SMALLEST = 16
+"""Channels from which the transforms can pay."""
+GAIN = 0.85
+"""Largest share of the direct kernel's estimated time at which Winograd is taken."""
+TRANSFORM_CYCLES = {2: (40, 34), 4: (130, 100)}
+"""Estimated cycles per tile and vector of channels: input and output transform, by m."""
+FMAS, STREAM_BYTES = 1.6, 8
+"""Fused multiply-adds of vectors, and bytes from beyond level 2, per cycle, that kernels reach."""
+SLOTS = 4
+"""Parts of the image that threads may work on at once; each has scratch memory of its own."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a convolution is done: tiles of `m` outputs, `tiles` of them in all, worked on in `chunks` of `chunk` tiles.
+
+    Register tiles have `rows` image tiles and `vectors` vectors of output channels.
+    """
+
+    m: int
+    size: tuple[int, int]
+    rows: int
+    vectors: int
+    chunk: int
+    chunks: int
+
+    @property
+    def alpha(self) -> int:
+        """Width of an input tile."""
+        return self.m + 2
+
+    @property
+    def slots(self) -> int:
+        """Scratch areas."""
+        return min(SLOTS, self.chunks)
+
+
+def plan(images: int, size: tuple[int, int], channels: int, out_channels: int, target: Target) -> Plan | None:
+    """The best way to compute a 3 x 3 convolution with these output sizes, or None where the direct kernel is as good."""
+    lanes = target.lanes(32)
+    if min(channels, out_channels) < SMALLEST or channels % lanes or out_channels % lanes:
+        return None
+    pixels, weights = images * size[0] * size[1], channels * out_channels
+    best = GAIN * _cycles(9 * pixels, 9, weights, 1, lanes, target)
+    found: Plan | None = None
+    for m in (2, 4):
+        candidate = _candidate(m, images, size, channels, out_channels, target)
+        points = candidate.alpha**2
+        tiles = images * -(-size[0] // m) * -(-size[1] // m)
+        passes = candidate.chunks if points * weights * 4 > target.l2_bytes // 2 else 1
+        before, after = TRANSFORM_CYCLES[m]
+        cycles = _cycles(points * tiles, points, weights, passes, lanes, target) + tiles * (before * channels + after * out_channels) / lanes
+        if cycles < best:
+            best, found = cycles, candidate
+    return found
+
+
+def _cycles(products: int, points: int, weights: int, passes: int, lanes: int, target: Target) -> float:
+    """Estimated time of that many products per pair of channels: of arithmetic, or of reading weights that level 2 cannot hold."""
+    size = points * weights * 4
+    return max(products * weights / lanes / FMAS, passes * size / STREAM_BYTES if size > target.l2_bytes // 2 else 0.0)
+
+
+def _candidate(m: int, images: int, size: tuple[int, int], channels: int, out_channels: int, target: Target) -> Plan:
+    tiles = images * -(-size[0] // m) * -(-size[1] // m)
+    vectors = vectors_per_block(out_channels, target)
+    rows = min(max_pixels(vectors, target), tiles)
+    room = target.l2_bytes // 2 // ((m + 2) ** 2 * (channels + out_channels) * 4)
+    most = max(rows, min(tiles, room) // rows * rows)
+    chunks = -(-tiles // most)
+    chunk = -(-(-(-tiles // chunks)) // rows) * rows
+    return Plan(m, size, rows, vectors, chunk, -(-tiles // chunk))
+
+
+def pack_winograd_weights(w: npt.NDArray[Any], m: int, block: int) -> npt.NDArray[Any]:
+    """`[OC, IC, 3, 3]` to `[(m + 2)^2, ceil(OC / block), IC, block]`: G w G^T, computed in float64, zero-padded."""
+    g = np.asarray(FILTER[m], np.float64)
+    oc, ic = w.shape[:2]
+    transformed = np.einsum("ai,ocij,bj->aboc", g, w.astype(np.float64), g).reshape(-1, oc, ic)
+    blocks = -(-oc // block)
+    padded = np.zeros((len(transformed), blocks * block, ic))
+    padded[:, :oc] = transformed
+    return np.ascontiguousarray(padded.reshape(len(transformed), blocks, block, ic).transpose(0, 1, 3, 2).astype(w.dtype))

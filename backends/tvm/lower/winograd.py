@@ -1,0 +1,204 @@
+"""Kernels of 3 x 3 convolutions by Winograd's algorithm, with whatever element-wise operators follow.
+
+Chunks of tiles go through three steps while their scratch memory stays in the cache: transform the input, multiply by the transformed
+weights for each of the (m + 2)^2 points, transform back and apply the epilogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from lepton_compiler.backends.tvm.compute.winograd import INPUT, OUTPUT, Matrix, Plan, plan
+from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, expression
+from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
+from lepton_compiler.ir.types import FLOAT32, TensorType
+from lepton_compiler.target import Target
+
+
+def plan_for(op: Any, x: TensorType, w: TensorType, y: TensorType, target: Target) -> Plan | None:
+    """How to compute a convolution this way, or None where it cannot be, or does not pay."""
+    plain = op.layout == "NHWC" and op.groups == 1 and x.rank == 4 and w.static_shape[2:] == (3, 3)
+    if not plain or x.dtype != FLOAT32 or set(op.strides) != {1} or set(op.dilations) != {1}:
+        return None
+    n, oh, ow, oc = y.static_shape
+    return plan(n, (oh, ow), x.static_shape[3], oc, target)
+
+
+@dataclass
+class Result:
+    """The convolution's element while it is in registers: what the epilogue reads in place of a tensor."""
+
+    value: Expr = None
+
+    def arg(self, kind: TensorType) -> Arg:
+        """As an operand of element-wise operators."""
+        return Arg(kind, body=lambda index, read: self.value)
+
+
+def lower_winograd(
+    ctx: Context, op: Any, how: Plan, x: Arg, w: Arg, b: Arg | None, others: Sequence[Arg], result: Result, last: Arg
+) -> list[Any]:
+    """The kernel: `last` is the expression of an output element in terms of `result` and of the operands `others`."""
+    kernel = _Kernel(ctx, op, how, x, w, last.shape)
+    lanes, points = kernel.lanes, how.alpha**2
+    packed = Arg(TensorType(FLOAT32, (1,)), ctx.pack(w, "winograd", how.m, how.vectors * lanes))
+    inputs, outputs = x.shape[3], last.shape[3]
+    scratch = [TensorType(FLOAT32, (how.slots, points, how.chunk, width)) for width in (inputs, kernel.blocks * how.vectors * lanes)]
+    stored = [a for a in others if a.number is None and a is not x]
+
+    def write(x: Arg, u: Arg, b: Arg | None, *rest: Any) -> None:
+        loaded, (y, v, m) = [x, *rest[:-3]], rest[-3:]
+        with T.parallel(0, how.slots) as slot, T.serial(0, -(-how.chunks // how.slots)) as turn:
+            chunk = turn * how.slots + slot
+            with when(chunk < how.chunks):
+                kernel.transform_input(x, v, slot, chunk)
+                kernel.multiply(u, v, m, slot, chunk)
+                with _read_through([source, *stored], loaded):
+                    kernel.transform_output(b, m, y, slot, chunk, result, last)
+
+    source = x
+    ctx.outputs = (last.type,)
+    assert inputs % lanes == 0 and outputs % lanes == 0
+    return procedure(ctx, "winograd", [x, packed, b, *stored], write, scratch)
+
+
+@contextmanager
+def _read_through(args: Sequence[Arg], loaded: Sequence[Arg]) -> Iterator[None]:
+    """Let operands be read from the buffers that the procedure was given for them."""
+    kept = [a.tensor for a in args]
+    for arg, reader in zip(args, loaded, strict=True):
+        arg.tensor = reader.tensor
+    try:
+        yield
+    finally:
+        for arg, tensor in zip(args, kept, strict=True):
+            arg.tensor = tensor
+
+
+class _Kernel:
+    """The three steps for one chunk of tiles."""
+
+    def __init__(self, ctx: Context, op: Any, how: Plan, x: Arg, w: Arg, out: tuple[int, ...]) -> None:
+        self.how, self.lanes = how, ctx.target.lanes(32)
+        self.images, self.height, self.width, self.inputs = x.shape
+        self.out, self.top, self.left = out, op.pads[0], op.pads[1]
+        self.blocks = -(-w.shape[0] // (how.vectors * self.lanes))
+        self.down, self.across = -(-out[1] // how.m), -(-out[2] // how.m)
+        self.tiles = out[0] * self.down * self.across
+
+    def place(self, tile: Expr) -> tuple[Expr, Expr, Expr]:
+        """Image, row and column of a tile's first output."""
+        per_image, m = self.down * self.across, self.how.m
+        image = tirx.floordiv(tile, per_image) if self.images > 1 else tirx.const(0, "int32")
+        inside = tirx.floormod(tile, per_image) if self.images > 1 else tile
+        return image, tirx.floordiv(inside, self.across) * m, tirx.floormod(inside, self.across) * m
+
+    def transform_input(self, x: Arg, v: Buffer, slot: Expr, chunk: Expr) -> None:
+        """V = B^T d B for each tile and vector of channels; tiles past the end are those of the last one."""
+        how, alpha = self.how, self.how.alpha
+        with T.serial(0, how.chunk) as t:
+            tile = tirx.min(chunk * how.chunk + t, self.tiles - 1)
+            image, row, column = self.place(tile)
+            top, left = row - self.top, column - self.left
+            inside = tirx.all(top >= 0, left >= 0, top + alpha <= self.height, left + alpha <= self.width)
+
+            def read(r: int, c: int, channel: Expr) -> Expr:
+                return x[[image, top + r, left + c, channel]]
+
+            def guarded(r: int, c: int, channel: Expr) -> Expr:
+                here = tirx.all(top + r >= 0, top + r < self.height, left + c >= 0, left + c < self.width)
+                return tirx.if_then_else(here, read(r, c, channel), tirx.const(0, "float32"))
+
+            with T.If(inside):
+                with T.Then():
+                    self._forward(read, v, slot, t)
+                with T.Else():
+                    self._forward(guarded, v, slot, t)
+
+    def _forward(self, read: Callable[[int, int, Expr], Expr], v: Buffer, slot: Expr, t: Expr) -> None:
+        alpha, lanes, matrix = self.how.alpha, self.lanes, INPUT[self.how.m]
+        with T.serial(0, self.inputs // lanes) as block:
+            half = T.alloc_buffer((alpha * alpha * lanes,), "float32", scope="global")
+            for c in range(alpha):
+                column = T.alloc_buffer((alpha * lanes,), "float32", scope="global")
+                for r in range(alpha):
+                    with T.vectorized(0, lanes) as lane:
+                        store(column, [r * lanes + lane], read(r, c, block * lanes + lane))
+                for r in range(alpha):
+                    with T.vectorized(0, lanes) as lane:
+                        store(half, [(r * alpha + c) * lanes + lane], _combined(matrix, r, lambda i: load(column, [i * lanes + lane])))
+            for r in range(alpha):
+                for c in range(alpha):
+                    with T.vectorized(0, lanes) as lane:
+                        value = _combined(matrix, c, lambda i: load(half, [(r * alpha + i) * lanes + lane]))
+                        store(v, [slot, r * alpha + c, t, block * lanes + lane], value)
+
+    def multiply(self, u: Arg, v: Buffer, m: Buffer, slot: Expr, chunk: Expr) -> None:
+        """M = V U at every point: register tiles of `rows` tiles and `vectors` vectors."""
+        how, lanes = self.how, self.lanes
+        width = how.vectors * lanes
+        left = tirx.min(tirx.const(how.chunk, "int32"), self.tiles - chunk * how.chunk)
+        with T.serial(0, how.alpha**2) as point, T.serial(0, self.blocks) as block, T.serial(0, how.chunk // how.rows) as group:
+            with when(group * how.rows < left):
+                sums = T.alloc_buffer((how.rows * width,), "float32", scope="global")
+                for k in range(how.rows * how.vectors):
+                    with T.vectorized(0, lanes) as lane:
+                        store(sums, [k * lanes + lane], tirx.const(0, "float32"))
+                with T.serial(0, self.inputs) as channel:
+                    for r in range(how.rows):
+                        for k in range(how.vectors):
+                            with T.vectorized(0, lanes) as lane:
+                                at = [r * width + k * lanes + lane]
+                                factor = load(v, [slot, point, group * how.rows + r, channel])
+                                store(sums, at, load(sums, at) + factor * u.tensor(point, block, channel, k * lanes + lane))
+                for r in range(how.rows):
+                    for k in range(how.vectors):
+                        with T.vectorized(0, lanes) as lane:
+                            value = load(sums, [r * width + k * lanes + lane])
+                            store(m, [slot, point, group * how.rows + r, block * width + k * lanes + lane], value)
+
+    def transform_output(self, b: Arg | None, m: Buffer, y: Buffer, slot: Expr, chunk: Expr, result: Result, last: Arg) -> None:
+        """Y = A^T M A, the bias and the epilogue."""
+        how, alpha, lanes, matrix = self.how, self.how.alpha, self.lanes, OUTPUT[self.how.m]
+        with T.serial(0, how.chunk) as t:
+            tile = chunk * how.chunk + t
+            with when(tile < self.tiles):
+                image, row, column = self.place(tile)
+                with T.serial(0, self.out[3] // lanes) as block:
+                    half = T.alloc_buffer((how.m * alpha * lanes,), "float32", scope="global")
+                    for c in range(alpha):
+                        for r in range(how.m):
+                            with T.vectorized(0, lanes) as lane:
+                                value = _combined(matrix, r, lambda i: load(m, [slot, i * alpha + c, t, block * lanes + lane]))
+                                store(half, [(r * alpha + c) * lanes + lane], value)
+                    for r in range(how.m):
+                        for c in range(how.m):
+                            exact = [row + r < self.out[1]] * (self.out[1] % how.m > 0) + [column + c < self.out[2]] * (self.out[2] % how.m > 0)
+                            with when(*exact), T.vectorized(0, lanes) as lane:
+                                value = _combined(matrix, c, lambda i: load(half, [(r * alpha + i) * lanes + lane]))
+                                channel = block * lanes + lane
+                                result.value = value if b is None else value + b[[channel]]
+                                at = [image, row + r, column + c, channel]
+                                store(y, at, expression(last, at))
+
+
+def _combined(matrix: Matrix, row: int, element: Callable[[int], Expr]) -> Expr:
+    """The sum of elements with the factors of a row of the matrix."""
+    total: Expr = None
+    for i, factor in enumerate(matrix[row]):
+        if factor == 0:
+            continue
+        term = element(i)
+        if total is None:
+            total = term if factor == 1 else tirx.const(float(factor), "float32") * term
+        elif abs(factor) == 1:
+            total = total + term if factor > 0 else total - term
+        else:
+            total = total + tirx.const(float(factor), "float32") * term
+    return total
