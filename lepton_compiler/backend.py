@@ -29,6 +29,7 @@ class BuildOptions:
         jobs: compiler processes that may run at once; None leaves it to the backend.
         cache_dir: where compiled kernels may be kept between builds; None for the user's cache.
         level: optimisation level; the passes have run already, the backend picks schedules by it.
+        profile: let the artefact measure each kernel call, for `lepton bench --profile`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class BuildOptions:
     jobs: int | None = None
     cache_dir: Path | None = None
     level: Level = "O2"
+    profile: bool = False
 
 
 @dataclass(frozen=True)

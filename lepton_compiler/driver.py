@@ -58,6 +58,7 @@ class Job:
         feeds: inputs to verify with; random ones for those that are missing.
         stage: called with the name of each stage as it begins.
         detail: called within a stage, with what is going on.
+        profile: let the artefact measure each kernel call.
     """
 
     target: Target
@@ -76,6 +77,7 @@ class Job:
     feeds: Mapping[str, Any] = field(default_factory=dict)
     stage: Stage = lambda name: None
     detail: Stage = lambda text: None
+    profile: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ def compile(
     recover: str | None = None,
     max_drop: str | None = None,
     tune: float | None = None,
+    profile: bool = False,
 ) -> CompiledModel:
     """Compile a model and load it.
 
@@ -183,6 +186,7 @@ def compile(
         verify: compare with a reference on random inputs first.
         jobs: compiler processes at once.
         cache_dir: where compiled kernels are kept.
+        profile: let the model measure each of its kernel calls, for `lepton_compiler.profile`.
         quantize: with `calibration`, `prune`, `recover`, `max_drop`, `tune`: accepted by name, refused by this version.
 
     Returns:
@@ -199,7 +203,7 @@ def compile(
     machine = target if isinstance(target, Target) else parse_target(target, cpu)
     job = Job(
         machine, parse_level(level), name=name, threads=threads, passes=passes, inputs=inputs or {}, dims=dims or {}, jobs=jobs,
-        cache_dir=Path(cache_dir) if cache_dir is not None else None, verify=verify,
+        cache_dir=Path(cache_dir) if cache_dir is not None else None, verify=verify, profile=profile,
     )  # fmt: skip
     name = check_name(job.name) if job.name else default_name(source)
     choices = Choices.of(job.dims)
@@ -323,7 +327,7 @@ def build_sizes(dimensions: Sequence[str], graphs: Mapping[tuple[int, ...], Grap
         required = tuple(getattr(backend, "REQUIRED_PASSES", ()))
         legal[sizes] = optimize(graph, job.level, job.target, ",".join(required), job.instruments) if required else graph
     job.stage("generate code")
-    options = BuildOptions(name, job.target, job.threads, job.emit, job.jobs, job.cache_dir, job.level)
+    options = BuildOptions(name, job.target, job.threads, job.emit, job.jobs, job.cache_dir, job.level, job.profile)
 
     def progress(done: int, total: int, label: str) -> None:
         job.detail(f"kernel {done} of {total}, {label}")

@@ -40,8 +40,8 @@ class NativeLibrary:
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
         self.manifest = manifest
         try:
-            self._handle = ctypes.CDLL(str(path))
-            self._run = getattr(self._handle, f"{manifest['name']}_run")
+            self.handle = ctypes.CDLL(str(path))
+            self._run = getattr(self.handle, f"{manifest['name']}_run")
         except (OSError, AttributeError) as error:
             raise LeptonError(f"cannot load {path.name}: {error}", hint="was it built for this machine?") from error
         self._run.restype = ctypes.c_int

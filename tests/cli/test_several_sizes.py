@@ -77,7 +77,7 @@ def test_what_cannot_hold_several_sizes_says_so(call, unbound, tmp_path):
     assert call("leptonc", unbound, "--dim", "batch=1,x").status == 2
     with pytest.raises(UsageError, match="too many"):
         lc.compile(unbound, dims={"batch": range(65)})
-    with pytest.raises(UsageError, match="has no dimension 'rows'|symbolic dimension"):
+    with pytest.raises(UsageError, match=r"has no dimension 'rows'|symbolic dimension"):
         lc.compile(unbound, dims={"rows": (1, 2)})
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lepton_compiler.backends.tvm.schedules.tiling import max_pixels, vectors_per_block
+from lepton_compiler.backends.tvm.schedules.tiling import pixel_tile, vectors_per_block
 from lepton_compiler.target import Target
 
 Matrix = Sequence[Sequence[float]]
@@ -44,7 +44,7 @@ GAIN = 0.85
 """Largest share of the direct kernel's estimated time at which Winograd is taken."""
 TRANSFORM_CYCLES = {2: (40, 34), 4: (130, 100)}
 """Estimated cycles per tile and vector of channels: input and output transform, by m."""
-FMAS, STREAM_BYTES = 1.6, 8
+FMAS, STREAM_BYTES = 1.6, 2.5
 """Fused multiply-adds of vectors, and bytes from beyond level 2, per cycle, that kernels reach."""
 SLOTS = 4
 """Parts of the image that threads may work on at once; each has scratch memory of its own."""
@@ -80,35 +80,37 @@ def plan(images: int, size: tuple[int, int], channels: int, out_channels: int, t
     lanes = target.lanes(32)
     if min(channels, out_channels) < SMALLEST or channels % lanes or out_channels % lanes:
         return None
-    pixels, weights = images * size[0] * size[1], channels * out_channels
-    best = GAIN * _cycles(9 * pixels, 9, weights, 1, lanes, target)
+    products, weights = channels * out_channels / lanes / FMAS, channels * out_channels * 4
+    best = GAIN * max(9 * images * size[0] * size[1] * products, _streamed(9 * weights, target))
     found: Plan | None = None
-    for m in (2, 4):
-        candidate = _candidate(m, images, size, channels, out_channels, target)
-        points = candidate.alpha**2
-        tiles = images * -(-size[0] // m) * -(-size[1] // m)
-        passes = candidate.chunks if points * weights * 4 > target.l2_bytes // 2 else 1
-        before, after = TRANSFORM_CYCLES[m]
-        cycles = _cycles(points * tiles, points, weights, passes, lanes, target) + tiles * (before * channels + after * out_channels) / lanes
+    for m, whole in ((2, False), (2, True), (4, False), (4, True)):
+        candidate = _candidate(m, images, size, channels, out_channels, target, whole)
+        points, (before, after) = candidate.alpha**2, TRANSFORM_CYCLES[m]
+        rows = candidate.chunk * candidate.chunks
+        passes = candidate.chunks if points * weights > target.l2_bytes // 2 else 1
+        scratch = 4 * points * candidate.chunk * (channels + out_channels)
+        cycles = max(points * rows * products, _streamed(passes * points * weights, target))
+        cycles += 2 * candidate.chunks * _streamed(scratch, target) + rows * (before * channels + after * out_channels) / lanes
         if cycles < best:
             best, found = cycles, candidate
     return found
 
 
-def _cycles(products: int, points: int, weights: int, passes: int, lanes: int, target: Target) -> float:
-    """Estimated time of that many products per pair of channels: of arithmetic, or of reading weights that level 2 cannot hold."""
-    size = points * weights * 4
-    return max(products * weights / lanes / FMAS, passes * size / STREAM_BYTES if size > target.l2_bytes // 2 else 0.0)
+def _streamed(size: int, target: Target) -> float:
+    """Cycles to read so many bytes, of which level 2 can hold half of its size."""
+    return size / STREAM_BYTES if size > target.l2_bytes // 2 else 0.0
 
 
-def _candidate(m: int, images: int, size: tuple[int, int], channels: int, out_channels: int, target: Target) -> Plan:
+def _candidate(m: int, images: int, size: tuple[int, int], channels: int, out_channels: int, target: Target, whole: bool) -> Plan:
+    """A plan whose chunks fit half of level 2, or that works on all tiles at once."""
     tiles = images * -(-size[0] // m) * -(-size[1] // m)
     vectors = vectors_per_block(out_channels, target)
-    rows = min(max_pixels(vectors, target), tiles)
-    room = target.l2_bytes // 2 // ((m + 2) ** 2 * (channels + out_channels) * 4)
-    most = max(rows, min(tiles, room) // rows * rows)
+    rows = pixel_tile(tiles, vectors, target)
+    room = tiles if whole else target.l2_bytes // 2 // ((m + 2) ** 2 * (channels + out_channels) * 4)
+    most = max(rows, -(-min(tiles, room) // rows) * rows if whole else min(tiles, room) // rows * rows)
     chunks = -(-tiles // most)
-    chunk = -(-(-(-tiles // chunks)) // rows) * rows
+    even = -(-tiles // chunks)
+    chunk = -(-even // rows) * rows
     return Plan(m, size, rows, vectors, chunk, -(-tiles // chunk))
 
 

@@ -7,14 +7,14 @@ weights for each of the (m + 2)^2 points, transform back and apply the epilogue.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from lepton_compiler.backends.tvm.compute.winograd import INPUT, OUTPUT, Matrix, Plan, plan
+from lepton_compiler.backends.tvm.compute.winograd import INPUT, OUTPUT, Plan, plan
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, expression
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
 from lepton_compiler.ir.types import FLOAT32, TensorType
@@ -132,11 +132,15 @@ class _Kernel:
                         store(column, [r * lanes + lane], read(r, c, block * lanes + lane))
                 for r in range(alpha):
                     with T.vectorized(0, lanes) as lane:
-                        store(half, [(r * alpha + c) * lanes + lane], _combined(matrix, r, lambda i: load(column, [i * lanes + lane])))
+                        store(
+                            half,
+                            [(r * alpha + c) * lanes + lane],
+                            _combined(matrix[r], [load(column, [i * lanes + lane]) for i in range(alpha)]),
+                        )
             for r in range(alpha):
                 for c in range(alpha):
                     with T.vectorized(0, lanes) as lane:
-                        value = _combined(matrix, c, lambda i: load(half, [(r * alpha + i) * lanes + lane]))
+                        value = _combined(matrix[c], [load(half, [(r * alpha + i) * lanes + lane]) for i in range(alpha)])
                         store(v, [slot, r * alpha + c, t, block * lanes + lane], value)
 
     def multiply(self, u: Arg, v: Buffer, m: Buffer, slot: Expr, chunk: Expr) -> None:
@@ -144,7 +148,8 @@ class _Kernel:
         how, lanes = self.how, self.lanes
         width = how.vectors * lanes
         left = tirx.min(tirx.const(how.chunk, "int32"), self.tiles - chunk * how.chunk)
-        with T.serial(0, how.alpha**2) as point, T.serial(0, self.blocks) as block, T.serial(0, how.chunk // how.rows) as group:
+        with ExitStack() as nest:
+            point, block, group = (nest.enter_context(T.serial(0, n)) for n in (how.alpha**2, self.blocks, how.chunk // how.rows))
             with when(group * how.rows < left):
                 sums = T.alloc_buffer((how.rows * width,), "float32", scope="global")
                 for k in range(how.rows * how.vectors):
@@ -175,26 +180,29 @@ class _Kernel:
                     for c in range(alpha):
                         for r in range(how.m):
                             with T.vectorized(0, lanes) as lane:
-                                value = _combined(matrix, r, lambda i: load(m, [slot, i * alpha + c, t, block * lanes + lane]))
+                                value = _combined(
+                                    matrix[r], [load(m, [slot, i * alpha + c, t, block * lanes + lane]) for i in range(alpha)]
+                                )
                                 store(half, [(r * alpha + c) * lanes + lane], value)
                     for r in range(how.m):
                         for c in range(how.m):
-                            exact = [row + r < self.out[1]] * (self.out[1] % how.m > 0) + [column + c < self.out[2]] * (self.out[2] % how.m > 0)
+                            exact = [row + r < self.out[1]] * (self.out[1] % how.m > 0) + [column + c < self.out[2]] * (
+                                self.out[2] % how.m > 0
+                            )
                             with when(*exact), T.vectorized(0, lanes) as lane:
-                                value = _combined(matrix, c, lambda i: load(half, [(r * alpha + i) * lanes + lane]))
+                                value = _combined(matrix[c], [load(half, [(r * alpha + i) * lanes + lane]) for i in range(alpha)])
                                 channel = block * lanes + lane
                                 result.value = value if b is None else value + b[[channel]]
                                 at = [image, row + r, column + c, channel]
                                 store(y, at, expression(last, at))
 
 
-def _combined(matrix: Matrix, row: int, element: Callable[[int], Expr]) -> Expr:
-    """The sum of elements with the factors of a row of the matrix."""
+def _combined(factors: Sequence[float], elements: Sequence[Expr]) -> Expr:
+    """The sum of the elements times their factors."""
     total: Expr = None
-    for i, factor in enumerate(matrix[row]):
+    for factor, term in zip(factors, elements, strict=True):
         if factor == 0:
             continue
-        term = element(i)
         if total is None:
             total = term if factor == 1 else tirx.const(float(factor), "float32") * term
         elif abs(factor) == 1:

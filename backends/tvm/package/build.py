@@ -18,6 +18,7 @@ from lepton_compiler.backends.tvm.package.link import find_toolchain
 from lepton_compiler.backends.tvm.package.source import calls, source
 from lepton_compiler.backends.tvm.program import Buffer, Call
 from lepton_compiler.backends.tvm.weights import WeightStore
+from lepton_compiler.ir.graph import Node
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ def package(content: Package) -> Artifact:
     arena_bytes = max(plan.arena_bytes for plan in plans)
     texts = {
         f"{name}.h": header(content.interface, arena_bytes, len(weights), threads),
-        f"{name}.c": source(content.interface, content.variants, [dict(enumerate(p.offsets)) for p in plans], threads),
+        f"{name}.c": source(
+            content.interface, content.variants, [dict(enumerate(p.offsets)) for p in plans], threads, content.options.profile
+        ),
     }
     library = _link(content, kernels, texts, weights)
     files = {**library, **{k: v.encode() for k, v in texts.items()}}
@@ -87,7 +90,7 @@ def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str], we
                 return {f"{name}.o": (folder / "joined.o").read_bytes()}
             case _:
                 result = f"lib{name}.so"
-                tools.shared(folder, objects, result, [f"{name}_run"], options.threads)
+                tools.shared(folder, objects, result, [f"{name}_run", *([f"{name}_profile"] if options.profile else [])], options.threads)
         return {result: (folder / result).read_bytes()}
 
 
@@ -150,8 +153,16 @@ def _call_row(call: Call, plan: Plan) -> dict[str, Any]:
         "sources": list(call.node.loc.sources),
         "rules": list(call.node.loc.rules),
         "outputs": [str(o.type) for o in call.node.outputs],
+        **_work(call.node),
         "arguments": [place(a.buffer) for a in call.arguments],
     }
+
+
+def _work(node: Node) -> dict[str, int]:
+    """Multiply-accumulates of a kernel as its operators define them, and bytes of what it reads and writes."""
+    inner = [n for region in node.regions for n in region] or [node]
+    costs = [n.op.cost([v.type if v else None for v in n.inputs], [o.type for o in n.outputs]) for n in inner]
+    return {"macs": sum(c.macs for c in costs), "bytes": sum(v.type.nbytes for v in (*node.present_inputs, *node.outputs))}
 
 
 def _text_bytes(code: bytes) -> int:

@@ -8,8 +8,23 @@ from lepton_compiler.backends.tvm.package.header import _comment as comment
 from lepton_compiler.backends.tvm.package.interface import Interface, Variant
 from lepton_compiler.backends.tvm.program import Branch, Call, Clear, Copy, Ref, Repeat, SetCounter, SetSize, Statement, Stop
 
+PROFILE = """\
+#include <time.h>
 
-def source(interface: Interface, variants: Sequence[Variant], offsets: Sequence[dict[int, int]], threads: int) -> str:
+/* Seconds spent in each kernel call, summed over all runs. */
+__attribute__((visibility("default"))) double {name}_profile[{count}];
+
+static double now(void) {{
+  struct timespec t;
+  timespec_get(&t, TIME_UTC);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}}
+"""
+
+
+def source(
+    interface: Interface, variants: Sequence[Variant], offsets: Sequence[dict[int, int]], threads: int, profile: bool = False
+) -> str:
     """The text of the C source.
 
     Args:
@@ -17,15 +32,17 @@ def source(interface: Interface, variants: Sequence[Variant], offsets: Sequence[
         variants: a program for each choice of sizes.
         offsets: for each variant, places of its arena buffers by index.
         threads: that one call may use.
+        profile: measure each kernel call.
     """
-    return _Writer(interface, threads).text(variants, offsets)
+    return _Writer(interface, threads, profile).text(variants, offsets)
 
 
 class _Writer:
     """Formats statements; addresses become `arena + N`, `weights + N`, or tensor pointers."""
 
-    def __init__(self, interface: Interface, threads: int) -> None:
-        self.interface, self.name, self.threads = interface, interface.name, threads
+    def __init__(self, interface: Interface, threads: int, profile: bool) -> None:
+        self.interface, self.name, self.threads, self.profile = interface, interface.name, threads, profile
+        self.calls = 0
         self.inputs, self.outputs = [p.field for p in interface.inputs], [p.field for p in interface.outputs]
         self.offsets: dict[int, int] = {}
 
@@ -42,6 +59,7 @@ class _Writer:
             "#include <string.h>",
             "",
             *(['#include "lepton_threads.h"', ""] if self.threads > 1 else []),
+            *([PROFILE.format(name=self.name, count=max(1, len(calls(every))))] if self.profile else []),
             *(f"extern int32_t {line};" for line in self.prototypes(every)),
             f"extern const uint8_t {self.name}_weights[];",
             "",
@@ -120,7 +138,7 @@ class _Writer:
     def statement(self, s: Statement, indent: str) -> list[str]:
         match s:
             case Call():
-                return self.call(s, indent)
+                return self.measured(self.call(s, indent), indent) if self.profile else self.call(s, indent)
             case Copy():
                 return [f"{indent}memcpy({self.address(s.target)}, {self.address(s.source)}, {s.size});"] if s.size else []
             case Clear():
@@ -145,6 +163,12 @@ class _Writer:
                 return self.repeat(s, indent)
             case Stop():
                 return [f"{indent}/* {comment(str(getattr(s.node.op, 'message')))} */", f"{indent}return {self.name.upper()}_ERROR_BRANCH;"]  # noqa: B009
+
+    def measured(self, lines: list[str], indent: str) -> list[str]:
+        """The lines of a call between two looks at the clock."""
+        self.calls += 1
+        begin, end = f"{indent}const double t{self.calls} = now();", f"{self.name}_profile[{self.calls - 1}] += now() - t{self.calls};"
+        return [begin, *lines, indent + end]
 
     def call(self, s: Call, indent: str) -> list[str]:
         where = ", ".join(s.node.loc.sources[:4]) + (f" and {len(s.node.loc.sources) - 4} more" if len(s.node.loc.sources) > 4 else "")

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lepton_compiler.cli import options
 from lepton_compiler.cli.outcome import print_json
 from lepton_compiler.cli.progress import Progress
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lepton_compiler.profile import KernelTime
+
 EXAMPLE = """\
 example:
   lepton bench model.onnx -O3 --against onnxruntime --seconds 5
+  lepton bench model.onnx -O3 --profile
 Runs are interleaved, so that both see the same machine; the ratio is the number to quote.
 """
 
@@ -23,6 +29,7 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="the model")
     parser.add_argument("--against", action="append", default=[], choices=["onnxruntime"], help="measure this one as well, interleaved")
+    parser.add_argument("--profile", action="store_true", help="say how long each kernel call takes, instead of the whole")
     parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="how long to measure altogether (default 3)")
     parser.add_argument("--feed", action="append", default=[], metavar="NAME=FILE.npy", help="an input, also FILE.npz (default: random)")
     options.add_level_option(parser)
@@ -35,6 +42,9 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compile, measure, and print the medians in milliseconds."""
     from lepton_compiler.feeds import read_feeds
+
+    if args.profile:
+        return _profile(args)
     from lepton_compiler.measure import measure_model
 
     with Progress("lepton bench", args.verbose, args.quiet) as progress:
@@ -49,3 +59,41 @@ def run(args: argparse.Namespace) -> int:
             ratio = f"  lepton takes {row['lepton_ratio']:.2f} times as long" if "lepton_ratio" in row else ""
             print(f"{name}: median {row['median_ms']:.3f} ms, best {row['best_ms']:.3f} ms, {row['count']} runs{ratio}")
     return 0
+
+
+def _profile(args: argparse.Namespace) -> int:
+    """Compile with a clock around each kernel call, and print the calls, the longest first."""
+    from lepton_compiler import driver
+    from lepton_compiler.feeds import random_feeds, read_feeds
+    from lepton_compiler.profile import profile
+
+    given = read_feeds(args.feed)
+    shapes = {**{name: array.shape for name, array in given.items()}, **dict(args.input)}
+    with Progress("lepton bench", args.verbose, args.quiet) as progress:
+        progress("compile")
+        graph = driver.import_model(args.model, shapes, dict(args.dim))
+        model = driver.compile(graph, args.target, args.level, threads=args.threads, cpu=args.cpu, profile=True)
+        progress("measure")
+        rows = profile(model, random_feeds(graph.inputs, fixed=given), args.seconds)
+    if args.json:
+        print_json({"kernels": [row.as_json() for row in rows], "threads": args.threads})
+    elif not args.quiet:
+        _show(rows)
+    return 0
+
+
+def _show(rows: Sequence[KernelTime]) -> None:
+    """The calls as a table, the longest first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    total = sum(row.seconds for row in rows) or 1.0
+    table = Table(title=f"{len(rows)} kernel calls, {total * 1e3:.3f} ms")
+    for heading in ("share", "ms", "GFLOP/s", "GB/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("kernel", "first node", "result"):
+        table.add_column(heading, overflow="fold")
+    for row in sorted(rows, key=lambda r: -r.seconds):
+        figures = [f"{100 * row.seconds / total:.1f} %", f"{row.seconds * 1e3:.4f}", f"{row.gflops:.1f}", f"{row.gbytes:.1f}"]
+        table.add_row(*figures, row.symbol, next(iter(row.sources), ""), ", ".join(row.outputs))
+    Console(highlight=False, markup=False).print(table)
