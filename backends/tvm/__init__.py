@@ -16,7 +16,16 @@ from lepton_compiler.ir.graph import Graph, Node, Value
 if TYPE_CHECKING:
     from lepton_compiler.backends.tvm.spec import KernelSpec
 
-REQUIRED_PASSES: tuple[str, ...] = ("bound-sizes", "legalize-native", "layout", "split-resize", "canonicalize", "dce", "fuse")
+REQUIRED_PASSES: tuple[str, ...] = (
+    "bound-sizes",
+    "legalize-native",
+    "layout",
+    "simplify-transposes",
+    "split-resize",
+    "canonicalize",
+    "dce",
+    "fuse",
+)
 """Pipeline items that run before `build`."""
 
 Progress = Callable[[int, int, str], None]

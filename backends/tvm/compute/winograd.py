@@ -78,9 +78,11 @@ class Plan:
 def plan(images: int, size: tuple[int, int], channels: int, out_channels: int, target: Target) -> Plan | None:
     """The best way to compute a 3 x 3 convolution with these output sizes, or None where the direct kernel is as good."""
     lanes = target.lanes(32)
-    if min(channels, out_channels) < SMALLEST or channels % lanes or out_channels % lanes:
+    if min(channels, out_channels) < SMALLEST:
         return None
-    products, weights = channels * out_channels / lanes / FMAS, channels * out_channels * 4
+    block = vectors_per_block(out_channels, target) * lanes
+    computed = -(-out_channels // block) * block
+    products, weights = channels * computed / lanes / FMAS, channels * computed * 4
     best = GAIN * max(9 * images * size[0] * size[1] * products, _streamed(9 * weights, target))
     found: Plan | None = None
     for m, whole in ((2, False), (2, True), (4, False), (4, True)):
@@ -88,9 +90,11 @@ def plan(images: int, size: tuple[int, int], channels: int, out_channels: int, t
         points, (before, after) = candidate.alpha**2, TRANSFORM_CYCLES[m]
         rows = candidate.chunk * candidate.chunks
         passes = candidate.chunks if points * weights > target.l2_bytes // 2 else 1
-        scratch = 4 * points * candidate.chunk * (channels + out_channels)
+        scratch = 4 * points * candidate.chunk * (channels + computed)
         cycles = max(points * rows * products, _streamed(passes * points * weights, target))
-        cycles += 2 * candidate.chunks * _streamed(scratch, target) + rows * (before * channels + after * out_channels) / lanes
+        cycles += 2 * candidate.chunks * _streamed(scratch, target) + rows * (
+            before * -(-channels // lanes) + after * -(-out_channels // lanes)
+        )
         if cycles < best:
             best, found = cycles, candidate
     return found

@@ -166,6 +166,11 @@ def lower_conv(ctx: Context, op: Any, x: Arg, w: Arg, b: Arg | None = None) -> l
     strides, dilations, pads = _spatial(op.strides, 1), _spatial(op.dilations, 1), _pads(op.pads)
     source = _to_nhwc(ctx, x, op.layout)
     channels, suffix = w.shape[0], "" if rank == 4 else "1d"
+    tall = rank == 4 and int(source.shape[2]) == 1 and w.shape[3] == 1 and not pads[1] and not pads[3] and strides[1] == 1
+    if tall:  # a register tile runs along the row
+        column, suffix = source, "tall"
+        source = compute((int(column.shape[0]), 1, *column.shape[1::2]), lambda n, i, j, k: column(n, j, 0, k), "row")
+        strides, dilations, pads = strides[::-1], dilations[::-1], (0, pads[0], 0, pads[2])
     if op.groups == int(source.shape[3]) and w.shape[1] == 1 and op.groups > 1:
         y, spaces = conv_compute.depthwise_conv2d_nhwc(
             source, _packed(ctx, w, f"depthwise{suffix}"), strides=strides, pads=pads, dilations=dilations, acc_dtype=acc
@@ -176,6 +181,9 @@ def lower_conv(ctx: Context, op: Any, x: Arg, w: Arg, b: Arg | None = None) -> l
             source, packed, out_channels=channels, strides=strides, pads=pads, dilations=dilations, groups=op.groups, acc_dtype=acc
         )
     ctx.workspace(*spaces)
+    if tall:
+        row = y
+        y = compute((int(row.shape[0]), int(row.shape[2]), 1, int(row.shape[3])), lambda n, i, j, k: row(n, 0, i, k), "column")
     if b is not None:
         plain, bias = y, b
         y = compute(plain.shape, lambda n, i, j, k: plain(n, i, j, k) + bias[[k]].astype(acc), "bias")

@@ -33,6 +33,14 @@ def _conv1d(w: np.ndarray, oc_block: int, groups: int) -> np.ndarray:
     return pack_conv_weights(w[:, :, None, :], oc_block, groups)
 
 
+def _convtall(w: np.ndarray, oc_block: int, groups: int) -> np.ndarray:
+    return pack_conv_weights(w.transpose(0, 1, 3, 2), oc_block, groups)
+
+
+def _depthwisetall(w: np.ndarray) -> np.ndarray:
+    return _depthwise(w.transpose(0, 1, 3, 2))
+
+
 def _depthwise1d(w: np.ndarray) -> np.ndarray:
     return _depthwise(w[:, :, None, :])
 
@@ -40,8 +48,10 @@ def _depthwise1d(w: np.ndarray) -> np.ndarray:
 PACKINGS: dict[str, Callable[..., Any]] = {
     "conv": _conv,
     "conv1d": _conv1d,
+    "convtall": _convtall,
     "depthwise": _depthwise,
     "depthwise1d": _depthwise1d,
+    "depthwisetall": _depthwisetall,
     "matmul": _matmul,
     "transpose": _transpose,
     "winograd": pack_winograd_weights,

@@ -48,8 +48,7 @@ def lower_winograd(
     kernel = _Kernel(ctx, op, how, x, w, last.shape)
     lanes, points = kernel.lanes, how.alpha**2
     packed = Arg(TensorType(FLOAT32, (1,)), ctx.pack(w, "winograd", how.m, how.vectors * lanes))
-    inputs, outputs = x.shape[3], last.shape[3]
-    scratch = [TensorType(FLOAT32, (how.slots, points, how.chunk, width)) for width in (inputs, kernel.blocks * how.vectors * lanes)]
+    scratch = [TensorType(FLOAT32, (how.slots, points, how.chunk, width)) for width in (x.shape[3], kernel.blocks * how.vectors * lanes)]
     stored = [a for a in others if a.number is None and a is not x]
 
     def write(x: Arg, u: Arg, b: Arg | None, *rest: Any) -> None:
@@ -64,7 +63,6 @@ def lower_winograd(
 
     source = x
     ctx.outputs = (last.type,)
-    assert inputs % lanes == 0 and outputs % lanes == 0
     return procedure(ctx, "winograd", [x, packed, b, *stored], write, scratch)
 
 
@@ -122,26 +120,23 @@ class _Kernel:
                     self._forward(guarded, v, slot, t)
 
     def _forward(self, read: Callable[[int, int, Expr], Expr], v: Buffer, slot: Expr, t: Expr) -> None:
-        alpha, lanes, matrix = self.how.alpha, self.lanes, INPUT[self.how.m]
-        with T.serial(0, self.inputs // lanes) as block:
+        alpha, matrix = self.how.alpha, INPUT[self.how.m]
+        for first, lanes in _vectors(self.inputs, self.lanes):
             half = T.alloc_buffer((alpha * alpha * lanes,), "float32", scope="global")
             for c in range(alpha):
                 column = T.alloc_buffer((alpha * lanes,), "float32", scope="global")
                 for r in range(alpha):
                     with T.vectorized(0, lanes) as lane:
-                        store(column, [r * lanes + lane], read(r, c, block * lanes + lane))
+                        store(column, [r * lanes + lane], read(r, c, first + lane))
                 for r in range(alpha):
                     with T.vectorized(0, lanes) as lane:
-                        store(
-                            half,
-                            [(r * alpha + c) * lanes + lane],
-                            _combined(matrix[r], [load(column, [i * lanes + lane]) for i in range(alpha)]),
-                        )
+                        value = _combined(matrix[r], [load(column, [i * lanes + lane]) for i in range(alpha)])
+                        store(half, [(r * alpha + c) * lanes + lane], value)
             for r in range(alpha):
                 for c in range(alpha):
                     with T.vectorized(0, lanes) as lane:
                         value = _combined(matrix[c], [load(half, [(r * alpha + i) * lanes + lane]) for i in range(alpha)])
-                        store(v, [slot, r * alpha + c, t, block * lanes + lane], value)
+                        store(v, [slot, r * alpha + c, t, first + lane], value)
 
     def multiply(self, u: Arg, v: Buffer, m: Buffer, slot: Expr, chunk: Expr) -> None:
         """M = V U at every point: register tiles of `rows` tiles and `vectors` vectors."""
@@ -170,31 +165,44 @@ class _Kernel:
 
     def transform_output(self, b: Arg | None, m: Buffer, y: Buffer, slot: Expr, chunk: Expr, result: Result, last: Arg) -> None:
         """Y = A^T M A, the bias and the epilogue."""
-        how, alpha, lanes, matrix = self.how, self.how.alpha, self.lanes, OUTPUT[self.how.m]
+        how = self.how
         with T.serial(0, how.chunk) as t:
             tile = chunk * how.chunk + t
             with when(tile < self.tiles):
-                image, row, column = self.place(tile)
-                with T.serial(0, self.out[3] // lanes) as block:
-                    half = T.alloc_buffer((how.m * alpha * lanes,), "float32", scope="global")
-                    for c in range(alpha):
-                        for r in range(how.m):
-                            with T.vectorized(0, lanes) as lane:
-                                value = _combined(
-                                    matrix[r], [load(m, [slot, i * alpha + c, t, block * lanes + lane]) for i in range(alpha)]
-                                )
-                                store(half, [(r * alpha + c) * lanes + lane], value)
+                place = self.place(tile)
+                for first, lanes in _vectors(self.out[3], self.lanes):
+                    half = T.alloc_buffer((how.m * how.alpha * lanes,), "float32", scope="global")
+                    self._backward_columns(m, half, [slot, t, first], lanes)
                     for r in range(how.m):
                         for c in range(how.m):
-                            exact = [row + r < self.out[1]] * (self.out[1] % how.m > 0) + [column + c < self.out[2]] * (
-                                self.out[2] % how.m > 0
-                            )
-                            with when(*exact), T.vectorized(0, lanes) as lane:
-                                value = _combined(matrix[c], [load(half, [(r * alpha + i) * lanes + lane]) for i in range(alpha)])
-                                channel = block * lanes + lane
-                                result.value = value if b is None else value + b[[channel]]
-                                at = [image, row + r, column + c, channel]
+                            with when(*self._inside(place, r, c)), T.vectorized(0, lanes) as lane:
+                                terms = [load(half, [(r * how.alpha + i) * lanes + lane]) for i in range(how.alpha)]
+                                value = _combined(OUTPUT[how.m][c], terms)
+                                result.value = value if b is None else value + b[[first + lane]]
+                                at = [place[0], place[1] + r, place[2] + c, first + lane]
                                 store(y, at, expression(last, at))
+
+    def _backward_columns(self, m: Buffer, half: Buffer, where: Sequence[Expr], lanes: int) -> None:
+        alpha, (slot, t, first) = self.how.alpha, where
+        for c in range(alpha):
+            for r in range(self.how.m):
+                with T.vectorized(0, lanes) as lane:
+                    terms = [load(m, [slot, i * alpha + c, t, first + lane]) for i in range(alpha)]
+                    store(half, [(r * alpha + c) * lanes + lane], _combined(OUTPUT[self.how.m][r], terms))
+
+    def _inside(self, place: Sequence[Expr], r: int, c: int) -> list[Expr]:
+        """Conditions under which an output of a tile is one of the image's."""
+        found = [(place[1] + r < self.out[1], self.out[1]), (place[2] + c < self.out[2], self.out[2])]
+        return [condition for condition, size in found if size % self.how.m]
+
+
+def _vectors(extent: int, lanes: int) -> Iterator[tuple[Expr, int]]:
+    """Loops over channels: the first channel and the width of each vector, whole ones first."""
+    if extent >= lanes:
+        with T.serial(0, extent // lanes) as block:
+            yield block * lanes, lanes
+    if extent % lanes:
+        yield tirx.const(extent - extent % lanes, "int32"), extent % lanes
 
 
 def _combined(factors: Sequence[float], elements: Sequence[Expr]) -> Expr:

@@ -13,6 +13,8 @@ from lepton_compiler.ir.types import INT32, INT64
 from lepton_compiler.ops import conv as ops
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.decompose import as_type, decomposition, wide
+from lepton_compiler.ops.decompositions.phases import conv_transpose
+from lepton_compiler.ops.decompositions.whole import whole_data, whole_weights
 from lepton_compiler.ops.shape import Reshape
 from lepton_compiler.ops.window import window_shape
 
@@ -23,16 +25,29 @@ def _(build: Builder, node: Node) -> Sequence[Value]:
     assert isinstance(op, ops.ConvInteger)
     x, w, x_zero, w_zero = (*node.inputs, None, None)[:4]
     assert x is not None and w is not None
+    conv = ops.Conv(strides=op.strides, pads=op.pads, dilations=op.dilations, groups=op.groups)
+    x_zero = None if x_zero is None else _scalar(build, x_zero)
+    w_zero = None if w_zero is None else _per_channel(build, w_zero, w.type.rank)
+    whole = whole_weights(build, w, w_zero, tuple(range(1, w.type.rank)))
+    if whole is not None and x.type.dtype.bits == 8:
+        return [as_type(build, build(conv, whole_data(build, x, x_zero), whole), INT32)]
     data, weights = as_type(build, x, INT32), as_type(build, w, INT32)
     if x_zero is not None:
-        data = build.Sub(data, _scalar(build, as_type(build, x_zero, INT32)))
+        data = build.Sub(data, as_type(build, x_zero, INT32))
     if w_zero is not None:
-        zero = as_type(build, w_zero, INT32)
-        many = zero.type.rank == 1 and zero.type.shape[0] != 1
-        weights = build.Sub(
-            weights, build.Reshape(zero, shape=(zero.type.shape[0], *(1,) * (w.type.rank - 1))) if many else _scalar(build, zero)
-        )
-    return [build(ops.Conv(strides=op.strides, pads=op.pads, dilations=op.dilations, groups=op.groups), data, weights)]
+        weights = build.Sub(weights, as_type(build, w_zero, INT32))
+    return [build(conv, data, weights)]
+
+
+def _per_channel(build: Builder, zero: Value, rank: int) -> Value:
+    """Zero points of output channels, in a shape that broadcasts to weights; one for all as a scalar."""
+    if zero.type.rank != 1 or zero.type.shape[0] == 1:
+        return _scalar(build, zero)
+    shape = (zero.type.static_shape[0], *(1,) * (rank - 1))
+    return build.Reshape(zero, shape=shape) if zero.tensor is None else build.constant(zero.numpy().reshape(shape))
+
+
+decomposition(ops.ConvTranspose)(conv_transpose)
 
 
 @decomposition(ops.Col2Im)
@@ -126,4 +141,6 @@ def _ends(build: Builder, op: ops.DeformPatches, shifts: Value, axis: int, size:
 
 
 def _scalar(build: Builder, value: Value) -> Value:
-    return build.Reshape(value, shape=()) if value.type.rank else value
+    if not value.type.rank:
+        return value
+    return build.Reshape(value, shape=()) if value.tensor is None else build.constant(value.numpy().reshape(()))

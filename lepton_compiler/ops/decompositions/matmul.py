@@ -13,6 +13,7 @@ from lepton_compiler.ops import matmul as ops
 from lepton_compiler.ops.broadcasting import broadcast_dim
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.decompose import as_type, decomposition, decomposition_in_float32, wide
+from lepton_compiler.ops.decompositions.whole import whole_data, whole_weights
 
 Labels = tuple[str, ...]
 
@@ -33,18 +34,26 @@ def _(build: Builder, op: ops.Gemm, a: Value, b: Value, c: Value | None = None) 
 def _(build: Builder, node: Node) -> Sequence[Value]:
     a, b, a_zero, b_zero = (*node.inputs, None, None)[:4]
     assert a is not None and b is not None
+    if a_zero is not None:
+        rows = a_zero.type.rank == 1 and a_zero.type.shape[0] != 1
+        a_zero = build.Reshape(a_zero, shape=(a_zero.type.shape[0], 1)) if rows else _at_most_rank(build, a_zero, a)
+    if b_zero is not None:
+        b_zero = _at_most_rank(build, b_zero, b)
+    whole = whole_weights(build, b, b_zero, (b.type.rank - 2,)) if b.type.rank >= 2 else None
+    if whole is not None and a.type.dtype.bits == 8:
+        return [as_type(build, build.MatMul(whole_data(build, a, a_zero), whole), INT32)]
     left, right = as_type(build, a, INT32), as_type(build, b, INT32)
     if a_zero is not None:
-        zero = as_type(build, a_zero, INT32)
-        rows = zero.type.rank == 1 and zero.type.shape[0] != 1
-        left = build.Sub(left, build.Reshape(zero, shape=(zero.type.shape[0], 1)) if rows else _at_most_rank(build, zero, a))
+        left = build.Sub(left, as_type(build, a_zero, INT32))
     if b_zero is not None:
-        right = build.Sub(right, _at_most_rank(build, as_type(build, b_zero, INT32), b))
+        right = build.Sub(right, as_type(build, b_zero, INT32))
     return [build.MatMul(left, right)]
 
 
 def _at_most_rank(build: Builder, zero: Value, operand: Value) -> Value:
-    return build.Reshape(zero, shape=()) if zero.type.rank > operand.type.rank or zero.type.shape == (1,) else zero
+    if zero.type.rank <= operand.type.rank and zero.type.shape != (1,):
+        return zero
+    return build.Reshape(zero, shape=()) if zero.tensor is None else build.constant(zero.numpy().reshape(()))
 
 
 @decomposition(ops.Einsum)

@@ -48,6 +48,7 @@ def conv(shape: tuple[int, int, int, int], out: int, pads: tuple[int, int, int, 
         ((2, 29, 31, 32), 64, (1, 1, 1, 1), "swish", True),
         ((1, 40, 37, 32), 32, (0, 0, 0, 0), "scaled", False),
         ((1, 33, 34, 64), 48, (2, 0, 1, 2), "none", True),
+        ((1, 30, 30, 37), 43, (1, 1, 1, 1), "residual", True),
     ],
 )
 def test_equals_the_evaluator(shape, out, pads, epilogue, bias):
@@ -85,4 +86,3 @@ def test_it_is_taken_where_it_pays_only():
     assert winograd.plan(1, (56, 56), 64, 64, target) is not None
     assert winograd.plan(1, (56, 56), 8, 64, target) is None  # the transforms cost more than the products
     assert winograd.plan(1, (1, 1), 512, 512, target) is None  # one tile: reading the weights is all there is
-    assert winograd.plan(1, (56, 56), 60, 64, target) is None  # no whole vectors of channels
