@@ -54,6 +54,29 @@ def counted_loop(b: Builder, node: Node) -> Replacement:
     return b.node(replace(op, trips=trips), operands, regions=[region]).outputs
 
 
+@simplifies("Scan")
+def scan_first_axes(b: Builder, node: Node) -> Replacement:
+    """Scan along other axes  -->  Transpose, Scan along the first axes, Transpose"""
+    op: Any = node.op
+    if not op.input_axes and not op.output_axes:
+        return None
+    operands = list(node.inputs)
+    for k, axis in enumerate(op.axes_in(), op.carried):
+        operands[k] = _moved(b, operands[k], axis, 0)
+    results = list(b.node(replace(op, input_axes=(), output_axes=()), operands, regions=[node.regions[0].copy()]).outputs)
+    for k, axis in enumerate(op.output_axes, op.carried):
+        results[k] = _moved(b, results[k], 0, axis)
+    return results
+
+
+def _moved(b: Builder, value: Value | None, source: int, target: int) -> Any:
+    """`value` with one axis at another place."""
+    assert value is not None
+    order = list(range(value.type.rank))
+    order.insert(target % value.type.rank, order.pop(source % value.type.rank))
+    return value if order == sorted(order) else b.Transpose(value, perm=tuple(order))
+
+
 def _known(value: Value | None) -> Any:
     return None if value is None else known_number(value)
 
@@ -72,4 +95,4 @@ def _inlined(b: Builder, node: Node, index: int, arguments: list[Value]) -> list
     return outputs
 
 
-CONTROL_FLOW = [known_branch, short_loop, counted_loop]
+CONTROL_FLOW = [known_branch, short_loop, counted_loop, scan_first_axes]

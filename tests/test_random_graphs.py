@@ -2,46 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given, settings
 
-import lepton_compiler as lc
-from lepton_compiler.instruments import Verify
+from lepton_compiler import ops
 from lepton_compiler.ir.graph import Graph
 from lepton_compiler.ir.tensor import Tensor
 from lepton_compiler.ir.text import parse_graph, print_graph
 from lepton_compiler.ir.verify import verify
 from lepton_compiler.ops.evaluator import evaluate
-from lepton_compiler.passes import TABLE
-from lepton_compiler.passes.levels import LEVELS, passes_for_level
-from lepton_compiler.pipeline import PassContext, Pipeline, parse_pipeline
+from lepton_compiler.pipeline import Pass, PassContext, Pipeline
+from lepton_compiler.testing import fuzz
 from lepton_compiler.testing.compare import compare, random_feeds
-from lepton_compiler.testing.graphs import graphs
+from lepton_compiler.testing.generate import graphs, random_case
+from lepton_compiler.testing.rounding import ensemble
 
-PIPELINES = {
-    **{level: Pipeline(passes_for_level(level)) for level in LEVELS},
-    **{name: parse_pipeline(name) for name in TABLE},
-    "kernels": Pipeline((*passes_for_level("O2"), *parse_pipeline("legalize-native,layout,simplify-transposes,fuse"))),
-}
+QUICK, ALL, BLOCK = 300, 10_000, 100
 
 
-def check_pipelines(graph: Graph) -> None:
-    verify(graph)
-    feeds = random_feeds(graph)
-    expected = evaluate(graph, feeds)
-    for name, pipeline in PIPELINES.items():
-        result = pipeline.run(graph.copy(), PassContext(instruments=(Verify(),)))
-        difference = compare(expected, evaluate(result, feeds), 1e-4, 1e-5)
-        assert not difference, f"{name}: {difference}\n{print_graph(graph)}becomes\n{print_graph(result)}"
+MADE_BY_PASSES = ("DeformPatches", "Dynamic", "Fail", "Fused", "Sized")
+CLASSICAL = ("TfIdfVectorizer", "TreeEnsemble")
 
 
-@settings(derandomize=True, deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
-@given(graphs())
-def test_passes_keep_results(graph: Graph) -> None:
-    check_pipelines(graph)
+def check(seeds: range) -> None:
+    report = fuzz.run(seeds)
+    print(report)
+    assert not report.failures, "\n".join(map(str, report.failures))
+    assert report.cases == len(seeds)
+
+
+@pytest.mark.parametrize("first", range(0, QUICK, fuzz.BATCH))
+def test_passes_and_native_code_keep_results(first: int) -> None:
+    check(range(first, first + fuzz.BATCH))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(QUICK, ALL, BLOCK))
+def test_ten_thousand_graphs(first: int) -> None:
+    check(range(first, min(first + BLOCK, ALL)))
+
+
+def test_cases_reach_every_operator() -> None:
+    seen = {node.op.name for seed in range(6000) for node in random_case(seed).graph.walk()}
+    every = {name for names in ops.FAMILIES.values() for name in names.split()}
+    assert every - seen == {*MADE_BY_PASSES, *CLASSICAL}
+
+
+def test_cases_are_valid_and_reproducible() -> None:
+    for seed in range(200):
+        case = random_case(seed)
+        verify(case.graph)
+        assert print_graph(case.graph) == print_graph(random_case(seed).graph)
 
 
 @settings(derandomize=True, deadline=None, max_examples=50, suppress_health_check=list(HealthCheck))
@@ -54,49 +67,19 @@ def test_text_keeps_results(graph: Graph) -> None:
     assert not compare(evaluate(graph, feeds), evaluate(again, feeds), 0, 0)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One cache of kernels for all graphs: many share some."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("kernels")
-        patch.setenv("LEPTON_CACHE", str(folder))
-        yield folder
+def test_a_failure_is_shrunk_and_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass that takes cosine for sine is found, on a graph of one node, from what it writes down as well."""
+    monkeypatch.setitem(fuzz.PIPELINES, "broken", Pipeline((_Cosine(),)))
+    cases = (c for c in map(random_case, range(5000)) if len(c.graph) > 5 and any(n.op.name == "Sin" for n in c.graph))
+    tried = ((c, fuzz.pass_difference("broken", c.graph, c.feeds, ensemble(c.graph, c.feeds))) for c in cases)
+    case, reason = next((c, r) for c, r in tried if r)
+    failure = fuzz.smaller(fuzz.Failure(0, "broken", reason, case.graph, case.feeds))
+    assert [n.op.name for n in failure.graph] == ["Sin"]
+    assert fuzz.replay(failure.write(tmp_path)).startswith("broken: output")
 
 
-def check_native(graph: Graph) -> None:
-    feeds = random_feeds(graph)
-    expected = evaluate(graph, feeds)
-    for level in (0, 3):
-        difference = compare(expected, lc.compile(graph, level=level).run(feeds), 1e-4, 1e-5)
-        assert not difference, f"O{level}: {difference}\n{print_graph(graph)}"
-
-
-def natively(count: int, steps: int) -> Callable[[Callable[[Path, Graph], None]], Callable[[Path], None]]:
-    """Graphs that each cost seconds to compile: as many as asked for and, where one fails, no shrinking."""
-    options = settings(
-        derandomize=True, deadline=None, max_examples=count, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
-    )
-    return lambda test: options(given(graph=graphs(steps))(test))
-
-
-@natively(12, 5)
-def test_native(cache: Path, graph: Graph) -> None:
-    check_native(graph)
-
-
-def test_not_of_a_comparison(cache: Path) -> None:
-    check_native(
-        parse_graph("""
-graph @main(%x: float32[8]) {
-  %half = const float32[] (0.5)
-  %equal = Equal()(%x, %half)
-  %y = Not()(%equal)
-  return %y
-}""")
-    )
-
-
-@pytest.mark.slow
-@natively(150, 10)
-def test_native_large(cache: Path, graph: Graph) -> None:
-    check_native(graph)
+class _Cosine(Pass):
+    def run(self, graph: Graph, ctx: PassContext) -> None:
+        for node in graph:
+            if node.op.name == "Sin":
+                graph.replace_all_uses(node.output, graph.add(ops.get("Cos")(), node.inputs, before=node).output)

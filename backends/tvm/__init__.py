@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton_compiler.backend import Artifact, BuildOptions
-from lepton_compiler.backends.tvm.capabilities import CONTROL, VIEWS, refusal
+from lepton_compiler.backends.tvm.capabilities import CONTROL, VIEWS, computes_nothing, refusal
 from lepton_compiler.errors import Diagnostic, UnsupportedError
 from lepton_compiler.ir.graph import Graph, Node, Value
 
@@ -117,13 +117,13 @@ def default_cache() -> Path:
 
 
 def kernel_nodes(graph: Graph) -> list[Node]:
-    """The nodes that become kernel calls: all but views and control flow, nested graphs included."""
+    """The nodes that become kernel calls: all but views, control flow and those with empty results; nested graphs included."""
     found: list[Node] = []
     for node in graph:
         if node.op.name in CONTROL:
             for region in node.regions:
                 found += kernel_nodes(region)
-        elif node.op.name not in VIEWS:
+        elif node.op.name not in VIEWS and not computes_nothing(node):
             found.append(node)
     return found
 

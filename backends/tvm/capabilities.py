@@ -44,6 +44,11 @@ MOVES = frozenset(
 """Operators that only move elements, of whatever type, or decompose to such; Scatter operators where they combine nothing."""
 
 
+def computes_nothing(node: Node) -> bool:
+    """Whether all results of a node are empty, so that it needs no kernel."""
+    return all(v.type.is_static and v.type.size == 0 for v in node.outputs)
+
+
 def refusal(node: Node) -> str | None:
     """Why this backend cannot take `node` as it is, or None."""
     if node.op.name == "Fused" or node.op.name in CONTROL:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from lepton_compiler.backends.tvm.capabilities import VIEWS
+from lepton_compiler.backends.tvm.capabilities import VIEWS, computes_nothing
 from lepton_compiler.backends.tvm.kernels import Kernel, KernelParameter
 from lepton_compiler.backends.tvm.spec import KernelSpec, kernel_operands
 from lepton_compiler.backends.tvm.weights import WeightStore
@@ -197,6 +197,9 @@ class _Builder:
             case "Fail":
                 self.places[node.output] = self.wanted.get(node.output) or self.new(0, node.output.name)
                 return [Stop(node)]
+        if computes_nothing(node):
+            self.places.update({v: self.wanted.get(v) or self.new(0, v.name) for v in node.outputs})
+            return []
         return [self.call(node, position, last)]
 
     def call(self, node: Node, position: int, last: dict[Value, int]) -> Call:

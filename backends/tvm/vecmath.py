@@ -116,6 +116,17 @@ def log(x: Expr) -> Expr:
     return named(x, guarded)
 
 
+def log1p_of_share(x: Expr) -> Expr:
+    """log(1 + x) for x from 0 to 1, with full relative precision near 0."""
+
+    def reduced(v: Expr) -> Expr:
+        large = v > _f32(math.sqrt(2) - 1)
+        f = tirx.Select(large, (v - _f32(1.0)) * _f32(0.5), v)
+        return named(f, lambda r: _log_sum(r, tirx.Select(large, _f32(1.0), _f32(0.0))))
+
+    return named(x, reduced)
+
+
 def sin(x: Expr) -> Expr:
     """Sine, for |x| up to 1e9; the reduction is in float64."""
     return _circular(x, 0)

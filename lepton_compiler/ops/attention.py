@@ -180,10 +180,9 @@ class Attention(Op):
     def _softmax(self, scores: Any) -> Any:
         if self.softmax_precision is not None:
             scores = widen(scores.astype(self.softmax_precision.numpy))
-        peak = np.max(scores, axis=-1, keepdims=True, initial=-np.inf)
-        powers = np.exp(scores - np.where(np.isneginf(peak), 0, peak))
-        total = np.sum(powers, axis=-1, keepdims=True)
-        weights = powers / np.where(total == 0, 1, total)
+        with np.errstate(invalid="ignore"):
+            powers = np.exp(scores - np.max(scores, axis=-1, keepdims=True, initial=-np.inf))
+            weights = powers / np.sum(powers, axis=-1, keepdims=True)
         return weights if self.softmax_precision is None else weights.astype(self.softmax_precision.numpy).astype(scores.dtype)
 
     def cost(self, inputs: Types, outputs: Types) -> Cost:  # noqa: D102

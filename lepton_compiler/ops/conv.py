@@ -293,8 +293,8 @@ def deformed_patches(x: Any, offset: Any, mask: Any, kernel: Sequence[int], op: 
     patches = np.empty((batch, channels, kh, kw, oh, ow), source.dtype)
     for i in range(kh):
         for j in range(kw):
-            rows = np.arange(oh)[:, None] * op.strides[0] - pads[0] + i * op.dilations[0] + shifts[:, :, i, j, 0]
-            cols = np.arange(ow) * op.strides[1] - pads[1] + j * op.dilations[1] + shifts[:, :, i, j, 1]
+            rows = (np.arange(oh) * op.strides[0] - pads[0] + i * op.dilations[0]).astype(shifts.dtype)[:, None] + shifts[:, :, i, j, 0]
+            cols = (np.arange(ow) * op.strides[1] - pads[1] + j * op.dilations[1]).astype(shifts.dtype) + shifts[:, :, i, j, 1]
             taken = bilinear(source, rows.reshape(-1, oh, ow), cols.reshape(-1, oh, ow))
             taken = taken.reshape(batch, op.offset_groups, -1, oh, ow)
             patches[:, :, i, j] = (taken if scale is None else taken * scale[:, :, i, j]).reshape(batch, channels, oh, ow)
@@ -302,7 +302,7 @@ def deformed_patches(x: Any, offset: Any, mask: Any, kernel: Sequence[int], op: 
 
 
 def bilinear(x: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-    """Sample `x` [B, C, H, W] at `rows`, `cols` [B, ...]; what lies outside is zero. Gives [B, C, ...]."""
+    """Sample `x` [B, C, H, W] at `rows`, `cols` [B, ...]; what lies outside, or nowhere (NaN), is zero. Gives [B, C, ...]."""
     height, width = x.shape[2:]
     top, left = np.floor(rows), np.floor(cols)
     batch = np.arange(x.shape[0]).reshape(-1, *[1] * (rows.ndim - 1))
@@ -311,7 +311,7 @@ def bilinear(x: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
         for c in (left, left + 1):
             weight = (1 - np.abs(rows - r)) * (1 - np.abs(cols - c))
             inside = (r >= 0) & (r < height) & (c >= 0) & (c < width)
-            i, j = np.clip(r, 0, height - 1).astype(np.int64), np.clip(c, 0, width - 1).astype(np.int64)
+            i, j = (np.clip(np.nan_to_num(at), 0, n - 1).astype(np.int64) for at, n in ((r, height), (c, width)))
             total += x[batch, :, i, j] * np.where(inside, weight, 0)[..., None].astype(x.dtype)
     return np.moveaxis(total, -1, 1)
 

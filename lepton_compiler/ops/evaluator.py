@@ -12,6 +12,7 @@ from lepton_compiler.ir.dim import Dim, SymDim, bind
 from lepton_compiler.ir.graph import Graph, Node, Value
 
 Observer = Callable[[Node, Sequence[np.ndarray]], None]
+Execute = Callable[[Node, Sequence["np.ndarray | None"], Mapping[str, Dim]], Sequence[np.ndarray]]
 
 
 def evaluate(graph: Graph, feeds: Mapping[str, Any], observe: Observer | None = None) -> dict[str, np.ndarray]:
@@ -95,7 +96,15 @@ def _mismatch(value: Value, array: np.ndarray, sizes: dict[str, Dim]) -> list[st
     return []
 
 
-def _run(graph: Graph, arrays: Sequence[np.ndarray], observe: Observer | None, outer_sizes: Mapping[str, Dim]) -> list[np.ndarray]:
+def interpret(graph: Graph, arrays: Sequence[np.ndarray], execute: Execute, outer_sizes: Mapping[str, Dim]) -> list[np.ndarray]:
+    """Run the nodes of `graph` in order on the arrays of its inputs; gives its outputs.
+
+    Args:
+        graph: the graph, or a region of one.
+        arrays: one per input.
+        execute: gives the outputs of a node from the arrays of its operands and the sizes of symbolic dimensions so far.
+        outer_sizes: the sizes that are known outside the region.
+    """
     values: dict[Value, np.ndarray] = dict(zip(graph.inputs, arrays, strict=True))
     sizes = dict(outer_sizes)
     for value, array in values.items():
@@ -104,10 +113,7 @@ def _run(graph: Graph, arrays: Sequence[np.ndarray], observe: Observer | None, o
     kept = set(graph.outputs)
     for node in graph:
         inputs = [None if v is None else v.numpy() if v.is_constant else values[v] for v in node.inputs]
-        results = evaluate_node(node, inputs, observe, sizes)
-        if observe is not None:
-            observe(node, results)
-        for value, array in zip(node.outputs, results, strict=True):
+        for value, array in zip(node.outputs, execute(node, inputs, sizes), strict=True):
             values[value] = array
             _learn_sizes(value, array, sizes)
         for v in node.present_inputs:
@@ -116,6 +122,16 @@ def _run(graph: Graph, arrays: Sequence[np.ndarray], observe: Observer | None, o
                 if not left[v]:
                     values.pop(v, None)
     return [v.numpy() if v.is_constant else values[v] for v in graph.outputs]
+
+
+def _run(graph: Graph, arrays: Sequence[np.ndarray], observe: Observer | None, outer_sizes: Mapping[str, Dim]) -> list[np.ndarray]:
+    def execute(node: Node, inputs: Sequence[np.ndarray | None], sizes: Mapping[str, Dim]) -> list[np.ndarray]:
+        results = evaluate_node(node, inputs, observe, sizes)
+        if observe is not None:
+            observe(node, results)
+        return results
+
+    return interpret(graph, arrays, execute, outer_sizes)
 
 
 def _learn_sizes(value: Value, array: np.ndarray, sizes: dict[str, Dim]) -> None:

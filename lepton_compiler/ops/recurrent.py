@@ -310,7 +310,7 @@ def _rounded(h: np.ndarray) -> np.ndarray:
 
 def activation(name: str, alpha: float | None, beta: float | None) -> Activation:
     """The activation function of that name; what it leaves unused of alpha and beta is None."""
-    a, b = np.float32(alpha or 0), np.float32(beta or 0)
+    a, b = alpha or 0.0, beta or 0.0
     table: dict[str, Activation] = {
         "Affine": lambda v: a * v + b,
         "Elu": lambda v: np.where(v < 0, a * np.expm1(np.minimum(v, 0)), v),

@@ -171,7 +171,8 @@ class Resize(Op):
             weights = np.where((indices < 0) | (indices >= old), 0, weights)
         if self.exclude_outside or shrink < 1:
             weights = weights / weights.sum(axis=1, keepdims=True)
-        return Taps(np.clip(indices, 0, max(old - 1, 0)), weights.astype(np.float32), outside)
+        used = np.flatnonzero(weights.any(axis=0))
+        return Taps(np.clip(indices, 0, max(old - 1, 0))[:, used], weights.astype(np.float32)[:, used], outside)
 
     def window(self, axis: int, old: int, new: int) -> tuple[np.ndarray, np.float32]:
         """Which elements, counted from the one at or before a coordinate, interpolation takes; and what shrinks distances to them."""

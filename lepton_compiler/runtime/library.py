@@ -80,19 +80,21 @@ class NativeLibrary:
             for row, array in zip(self.manifest["outputs"], outputs, strict=True)
         }
 
-    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> list[tuple[int, ...]]:
+    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], arena: np.ndarray | None = None) -> list[tuple[int, ...]]:
         """Run on dense arrays in the order of the manifest, without any check: the bare call, for benchmarks too.
 
-        Gives the actual shapes of those outputs whose size data decides; they lie at the front of their arrays.
+        Gives the actual shapes of those outputs whose size data decides; they lie at the front of their arrays. An `arena` of the
+        caller must have the bytes and the alignment that the manifest and `ARENA_ALIGNMENT` say.
         """
-        arena = self._arenas.pop() if self._arenas else self._new_arena()
+        memory = arena if arena is not None else self._arenas.pop() if self._arenas else self._new_arena()
         ranks = [len(row["shape"]) for row in self.manifest["outputs"] if "dynamic" in row]
         results = _struct(outputs, [0] * sum(ranks))
         try:
             sizes = self._sizes[tuple(a.shape for a in inputs)] if self._sizes else ()
-            status = self._run(_struct(inputs, sizes), results, arena.ctypes.data)
+            status = self._run(_struct(inputs, sizes), results, memory.ctypes.data)
         finally:
-            self._arenas.append(arena)
+            if arena is None:
+                self._arenas.append(memory)
         if status:
             reason = STATUS.get(status, "an unknown error")
             raise LeptonError(f"{self.manifest['name']}_run returned {status}: {reason}")

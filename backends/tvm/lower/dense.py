@@ -242,10 +242,9 @@ def lower_conv_transpose(ctx: Context, op: Any, x: Arg, w: Arg, b: Arg | None = 
         inside = [c for o, s, a, n in zip(offset, op.strides, at, size, strict=True) for c in (tirx.floormod(o, s) == 0, a >= 0, a < n)]
         group = tirx.floordiv(channel, per_group) if op.groups > 1 else tirx.const(0, "int32")
         source = group * in_group + rc
-        value = tirx.if_then_else(
-            tirx.all(*inside), x[[i[0], *at, source] if last else [i[0], source, *at]].astype(acc), tirx.const(0, acc)
-        )
-        return te.sum(value * w[[source, channel - group * per_group, *taps]].astype(acc), axis=[rc, *taps])
+        element = x[[i[0], *at, source] if last else [i[0], source, *at]].astype(acc)
+        product = element * w[[source, channel - group * per_group, *taps]].astype(acc)
+        return te.sum(tirx.if_then_else(tirx.all(*inside), product, tirx.const(0, acc)), axis=[rc, *taps])
 
     y = compute(ctx.outputs[0].static_shape, body, "conv_transpose")
     return [_add_bias(ctx, op, y, b, kind)]

@@ -87,6 +87,13 @@ def _zero_or_nan(x: Expr) -> Expr:
     return tirx.Select(tirx.isnan(x), x, const(0, x))
 
 
+def _shrink(op: Any, x: Expr) -> Expr:
+    """Integers are moved as float64 and truncated."""
+    v = x if is_float(x) else number_as(x, "float64")
+    inside = tirx.Select(v > const(op.lambd, v), v - const(op.bias, v), const(0, v))
+    return number_as(tirx.Select(v < const(-op.lambd, v), v + const(op.bias, v), inside), type_of(x))
+
+
 def _gelu(op: Any, x: Expr) -> Expr:
     half, one = const(0.5, x), const(1, x)
     if op.approximate == "tanh":
@@ -138,9 +145,7 @@ UNARY: dict[str, Callable[[Any, Expr], Expr]] = {
     "LeakyRelu": lambda op, x: tirx.Select(x < const(0, x), x * const(op.alpha, x), x),
     "Mish": lambda op, x: sc.mish(x),
     "Selu": lambda op, x: const(op.gamma, x) * tirx.Select(x <= const(0, x), const(op.alpha, x) * (sc.exp(x) - const(1, x)), x),
-    "Shrink": lambda op, x: tirx.Select(
-        x < const(-op.lambd, x), x + const(op.bias, x), tirx.Select(x > const(op.lambd, x), x - const(op.bias, x), const(0, x))
-    ),
+    "Shrink": lambda op, x: _shrink(op, x),
     "Softplus": lambda op, x: sc.softplus(x),
     "Softsign": lambda op, x: x / (const(1, x) + tirx.abs(x)),
     "Swish": lambda op, x: x * sc.sigmoid(x if op.alpha == 1.0 else const(op.alpha, x) * x),
@@ -171,7 +176,9 @@ BINARY: dict[str, Callable[[Any, Expr, Expr], Expr]] = {
     "Max": lambda op, a, b: once(maximum, a, b),
     "Min": lambda op, a, b: once(minimum, a, b),
     "Sum": lambda op, a, b: outlined(operator.add, a, b),
-    "PRelu": lambda op, a, b: once(lambda v, slope: tirx.Select(v < const(0, v), v * slope, v), a, b),
+    "PRelu": lambda op, a, b: (
+        a if type_of(a).startswith("uint") else once(lambda v, slope: tirx.Select(v < const(0, v), v * slope, v), a, b)
+    ),
 }
 
 
@@ -210,16 +217,23 @@ def binary(op: Op, kind: TensorType, index: Sequence[Expr], read: Read, *args: A
 
 @element("Clip")
 def clip(op: Op, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg, low: Arg | None = None, high: Arg | None = None) -> Expr:
-    """Limits are scalars; NaN stays NaN."""
+    """Limits are scalars; NaN stays NaN, and so does a computed limit."""
+    given = [(limit, least) for limit, least in ((low, True), (high, False)) if limit is not None]
 
     def limited(v: Expr, *limits: Expr) -> Expr:
-        bounds = list(limits)
-        if low is not None:
-            least = bounds.pop(0)
-            v = tirx.Select(v < least, least, v)
-        return named(v, lambda raised: tirx.Select(raised > bounds[0], bounds[0], raised)) if high is not None else v
+        for bound, (limit, least) in zip(limits, given, strict=True):
+            known = limit.number is not None and not math.isnan(limit.number)
+            v = named(_limited(v, bound, least, known), lambda x: x)
+        return v
 
-    return once(limited, read(x, index), *(read(limit, index) for limit in (low, high) if limit is not None))
+    return outlined(limited, read(x, index), *(read(limit, index) for limit, _ in given)) if given else read(x, index)
+
+
+def _limited(x: Expr, limit: Expr, least: bool, known: bool) -> Expr:
+    """The larger or the smaller of `x` and a limit; one that is known is not NaN."""
+    if known or not is_float(x):
+        return tirx.Select(x < limit if least else x > limit, limit, x)
+    return (maximum if least else minimum)(x, limit)
 
 
 @element("Where")

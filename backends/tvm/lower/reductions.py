@@ -46,7 +46,7 @@ def lower_reduce(ctx: Context, op: Any, x: Arg) -> list[Any]:
     count = 1
     for a in axes:
         count *= x.shape[a]
-    kind = wide(x.dtype)
+    kind = "int8" if x.dtype == "bool" else wide(x.dtype)
     if op.name in ("ReduceMax", "ReduceMin") and order_type(x.dtype) != x.dtype:
         return [_float_extreme(ctx, op, x, axes)]
     if op.name == "ReduceMean":

@@ -99,5 +99,16 @@ def mish(x: Expr) -> Expr:
 
 
 def softplus(x: Expr) -> Expr:
-    """`log(1 + e^x)` without overflow."""
-    return named(x, lambda v: maximum(v, const(0, v)) + log(const(1, v) + exp(-tirx.abs(v))))
+    """`max(x, 0) + log(1 + e^-|x|)`, without overflow, and with full relative precision where x is far below zero."""
+    return named(x, lambda v: maximum(v, const(0, v)) + _log1p(exp(-tirx.abs(v))))
+
+
+def _log1p(x: Expr) -> Expr:
+    """`log(1 + x)` for x from 0 to 1; in float64 with W. Kahan's correction for the rounding of `1 + x`."""
+    if type_of(x) == "float32":
+        return vecmath.log1p_of_share(x)
+
+    def corrected(v: Expr, u: Expr) -> Expr:
+        return tirx.Select(tirx.EQ(u, const(1, u)), v, log(u) * (v / (u - const(1, u))))
+
+    return named(x, lambda v: named(v + const(1, v), lambda u: corrected(v, u)))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 from lepton_compiler.ir.graph import Value
+from lepton_compiler.ir.types import FLOAT64
 from lepton_compiler.ops import activation as ops
 from lepton_compiler.ops.builder import Builder
-from lepton_compiler.ops.decompose import decomposition_in_float32
+from lepton_compiler.ops.cast import Cast
+from lepton_compiler.ops.decompose import as_type, decomposition_in_float32
 
 
 def _positive_or(build: Builder, x: Value, otherwise: Value) -> Value:
@@ -15,12 +17,15 @@ def _positive_or(build: Builder, x: Value, otherwise: Value) -> Value:
 
 
 def _expm1_below_zero(build: Builder, x: Value) -> Value:
-    return build.Sub(build.Exp(build.Min(x, 0.0)), 1.0)
+    """exp(min(x, 0)) - 1 without cancellation near 0: 2 t / (1 - t) with t = tanh(x / 2)."""
+    half = build.Tanh(build.Mul(build.Min(x, 0.0), 0.5))
+    return build.Div(build.Add(half, half), build.Sub(build.constant(1.0, half), half))
 
 
 @decomposition_in_float32(ops.Celu)
 def _(build: Builder, op: ops.Celu, x: Value) -> Value:
-    below = build.Sub(build.Exp(build.Div(build.Min(x, 0.0), op.alpha)), 1.0)
+    scaled = build.Div(build.Min(x, 0.0), op.alpha)  # not below zero where alpha is: there the plain difference does not cancel
+    below = _expm1_below_zero(build, scaled) if op.alpha > 0 else build.Sub(build.Exp(scaled), 1.0)
     return build.Add(build.Max(x, 0.0), build.Mul(below, op.alpha))
 
 
@@ -65,14 +70,12 @@ def _(build: Builder, op: ops.LeakyRelu, x: Value) -> Value:
     return build.Where(build.Less(x, 0.0), build.Mul(x, op.alpha), x)
 
 
-def _softplus(build: Builder, x: Value) -> Value:
-    small = build.Exp(build.Neg(build.Abs(x)))
-    return build.Add(build.Max(x, 0.0), build.Log(build.Add(small, 1.0)))
-
-
 @decomposition_in_float32(ops.Mish)
 def _(build: Builder, op: ops.Mish, x: Value) -> Value:
-    return build.Mul(x, build.Tanh(_softplus(build, x)))
+    """tanh(log(1 + e)) = p / (p + 2) with p = e (e + 2); beyond 20 it is 1."""
+    power = build.Exp(build.Min(x, 20.0))
+    p = build.Mul(power, build.Add(power, 2.0))
+    return build.Mul(x, build.Div(p, build.Add(p, 2.0)))
 
 
 @decomposition_in_float32(ops.PRelu)
@@ -92,13 +95,19 @@ def _(build: Builder, op: ops.Selu, x: Value) -> Value:
 
 @decomposition_in_float32(ops.Shrink)
 def _(build: Builder, op: ops.Shrink, x: Value) -> Value:
-    inside = build.Where(build.Greater(x, op.lambd), build.Sub(x, op.bias), build.constant(0, x))
-    return build.Where(build.Less(x, -op.lambd), build.Add(x, op.bias), inside)
+    element = x.type.dtype
+    x = x if element.is_float else build(Cast(to=FLOAT64), x)
+    inside = build.Where(build.Greater(x, op.lambd), build.Sub(x, op.bias), build.constant(0.0, x))
+    return as_type(build, build.Where(build.Less(x, -op.lambd), build.Add(x, op.bias), inside), element)
 
 
 @decomposition_in_float32(ops.Softplus)
 def _(build: Builder, op: ops.Softplus, x: Value) -> Value:
-    return _softplus(build, x)
+    """max(x, 0) + log(1 + e); the rounding of 1 + e is undone by e / ((1 + e) - 1) (W. Kahan)."""
+    small = build.Exp(build.Neg(build.Abs(x)))
+    whole = build.Add(small, 1.0)
+    corrected = build.Mul(build.Log(whole), build.Div(small, build.Sub(whole, 1.0)))
+    return build.Add(build.Max(x, 0.0), build.Where(build.Equal(whole, 1.0), small, corrected))
 
 
 @decomposition_in_float32(ops.Softsign)

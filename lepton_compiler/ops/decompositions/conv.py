@@ -1,4 +1,4 @@
-"""Convolutions of other kinds: integers on int32, columns back to images by transposition, learnt offsets by sampling first."""
+"""Convolutions of other kinds: integers on int32, columns back to images by scattering, learnt offsets by sampling first."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.decompose import as_type, decomposition, wide
 from lepton_compiler.ops.decompositions.phases import conv_transpose
 from lepton_compiler.ops.decompositions.whole import whole_data, whole_weights
-from lepton_compiler.ops.shape import Reshape
-from lepton_compiler.ops.window import window_shape
+from lepton_compiler.ops.indexing import Slice
+from lepton_compiler.ops.shape import ConstantOfShape, Reshape
+from lepton_compiler.ops.window import ints
 
 
 @decomposition(ops.ConvInteger)
@@ -52,21 +53,31 @@ decomposition(ops.ConvTranspose)(conv_transpose)
 
 @decomposition(ops.Col2Im)
 def col2im(build: Builder, node: Node) -> Sequence[Value]:
-    """`ConvTranspose` of the columns, each kernel position being a channel, with a one-hot kernel."""
+    """Each element added to its pixel of the padded image, which is then cropped."""
     op, x = node.op, node.inputs[0]
     assert isinstance(op, ops.Col2Im) and x is not None
-    block, rank = tuple(int(b) for b in op.block_shape), len(op.image_shape)  # type: ignore[arg-type]
-    out = window_shape(op.image_shape, block, op.strides, op.dilations, op.pads)
-    area = math.prod(block)
-    n, channels = node.output.type.shape[:2]
-    columns = build(Reshape(shape=(n * channels, area, *out)), x)
-    kernel = build.constant(np.eye(area, dtype=np.float64).reshape(area, 1, *block).astype(x.type.dtype.numpy))
-    rest = []
-    for i, (image, windows) in enumerate(zip(op.image_shape, out, strict=True)):
-        reach = (windows - 1) * op.strides[i] + (block[i] - 1) * op.dilations[i] + 1
-        rest.append(image + op.pads[i] + op.pads[rank + i] - reach)
-    spread = ops.ConvTranspose(strides=op.strides, pads=op.pads, dilations=op.dilations, output_padding=tuple(rest))  # type: ignore[arg-type]
-    return [build(Reshape(shape=node.output.type.shape), build(spread, columns, kernel))]
+    image, block, pads = ints(op.image_shape), ints(op.block_shape), ints(op.pads)
+    rank = len(image)
+    n, channels = node.output.type.static_shape[:2]
+    padded = [size + pads[i] + pads[rank + i] for i, size in enumerate(image)]
+    places = _places(block, padded, op.strides, op.dilations)
+    index = np.array(np.broadcast_to(places.reshape(-1), (n, channels, places.size)))
+    canvas = build(ConstantOfShape(shape=(n, channels, math.prod(padded)), value=0.0, dtype=x.type.dtype))
+    columns = build(Reshape(shape=index.shape), x)
+    summed = build(Reshape(shape=(n, channels, *padded)), build.ScatterElements(canvas, index, columns, axis=2, reduction="add"))
+    spatial = tuple(range(2, 2 + rank))
+    ends = tuple(pads[i] + size for i, size in enumerate(image))
+    return [build(Slice(starts=tuple(pads[:rank]), ends=ends, axes=spatial, steps=(1,) * rank), summed)]
+
+
+def _places(block: Sequence[int], padded: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> np.ndarray:
+    """Which pixel of the flattened padded image each element of the columns belongs to: `[*block, *windows]`."""
+    rank, places = len(block), np.zeros((1,) * (2 * len(block)), np.int64)
+    for i, (k, size) in enumerate(zip(block, padded, strict=True)):
+        windows = (size - (k - 1) * dilations[i] - 1) // strides[i] + 1
+        at = np.arange(k)[:, None] * dilations[i] + np.arange(windows) * strides[i]
+        places = places * size + at.reshape([k if j == i else windows if j == rank + i else 1 for j in range(2 * rank)])
+    return places
 
 
 @decomposition(ops.DeformConv)
@@ -136,7 +147,8 @@ def _ends(build: Builder, op: ops.DeformPatches, shifts: Value, axis: int, size:
     for end in (below, build.Add(below, 1.0)):
         inside = build.And(build.GreaterOrEqual(end, 0.0), build.Less(end, float(size)))
         part = build.Where(inside, build.Sub(1.0, build.Abs(build.Sub(at, end))), build.constant(0.0, at))
-        ends.append((as_type(build, build.Clip(end, 0.0, float(size - 1)), INT64), part))
+        known = build.Where(build.IsNaN(end), build.constant(0.0, end), end)
+        ends.append((as_type(build, build.Clip(known, 0.0, float(size - 1)), INT64), part))
     return ends
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import ml_dtypes
 
 from lepton_compiler.ir.graph import Node, Value
-from lepton_compiler.ir.types import FLOAT32, INT32, INT64, UINT8
+from lepton_compiler.ir.types import FLOAT32, FLOAT64, INT32, INT64, UINT8
 from lepton_compiler.ops import quantize as ops
 from lepton_compiler.ops.axes import normal_axis
 from lepton_compiler.ops.builder import Builder
@@ -43,9 +43,11 @@ def _(build: Builder, node: Node) -> Sequence[Value]:
     if op.precision is not None:
         ratio = wide(build, as_type(build, ratio, op.precision))
     if op.dtype.is_integer:
-        ratio = build.Round(ratio)
+        number = build.Where(build.IsNaN(ratio), build.constant(0.0, ratio), ratio)
+        ratio = build.Round(number)
+        ratio = as_type(build, ratio, FLOAT64) if op.dtype.bits >= 32 else ratio
     for zero in zeros:
-        ratio = build.Add(ratio, as_type(build, _spread(build, op, zero, x), common))
+        ratio = build.Add(ratio, as_type(build, _spread(build, op, zero, x), ratio.type.dtype))
     if not op.dtype.is_integer:
         return [build(Cast(to=op.dtype, saturate=op.saturate), ratio)]
     info = ml_dtypes.iinfo(op.dtype.numpy)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.ir.graph import Node, Value
 from lepton_compiler.ir.types import FLOAT32
@@ -14,13 +12,14 @@ from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.decompose import as_type, decomposition, wide
 from lepton_compiler.ops.indexing import Gather
 from lepton_compiler.ops.matmul import MatMul
+from lepton_compiler.ops.reduce import ReduceSum
 from lepton_compiler.ops.resize import AffineGrid, Resize, Taps
 from lepton_compiler.ops.shape import Reshape, Transpose
 
 
 @decomposition(Resize)
 def resize(build: Builder, node: Node) -> Sequence[Value]:
-    """Axis after axis: `Gather` for nearest, weighted gathers for few taps, a matrix product for many."""
+    """Axis after axis: `Gather` for nearest, a weighted one for each tap, or, if there are many, for all at once."""
     op, x = node.op, node.inputs[0]
     assert isinstance(op, Resize) and x is not None
     old, new = x.type.shape, node.output.type.shape
@@ -48,7 +47,7 @@ def resize(build: Builder, node: Node) -> Sequence[Value]:
 def _resampled(build: Builder, x: Value, taps: Taps, axis: int) -> Value:
     size, count = taps.indices.shape
     if count > 4:
-        return _by_product(build, x, taps, axis)
+        return _gathered(build, x, taps, axis)
     total: Value | None = None
     for t in range(count):
         weights = taps.weights[:, t].reshape(size, *[1] * (x.type.rank - 1 - axis)).astype(x.type.dtype.numpy)
@@ -58,15 +57,11 @@ def _resampled(build: Builder, x: Value, taps: Taps, axis: int) -> Value:
     return total
 
 
-def _by_product(build: Builder, x: Value, taps: Taps, axis: int) -> Value:
-    """The axis moved last, times a matrix [old, new] of the weights."""
-    old, rank = x.type.shape[axis], x.type.rank
-    matrix = np.zeros((int(old), len(taps.indices)), x.type.dtype.numpy)  # type: ignore[arg-type]
-    for t in range(taps.indices.shape[1]):
-        np.add.at(matrix, (taps.indices[:, t], np.arange(len(taps.indices))), taps.weights[:, t])
-    to_end = (*(i for i in range(rank) if i != axis), axis)
-    y = build(MatMul(), build(Transpose(perm=to_end), x), build.constant(matrix))
-    return build(Transpose(perm=tuple(to_end.index(i) for i in range(rank))), y)
+def _gathered(build: Builder, x: Value, taps: Taps, axis: int) -> Value:
+    """All taps of a sample next to each other on a new axis, weighted and summed up."""
+    weights = taps.weights.reshape(*taps.weights.shape, *[1] * (x.type.rank - 1 - axis)).astype(x.type.dtype.numpy)
+    parts = build(Mul(), build(Gather(axis=axis), x, build.constant(taps.indices)), build.constant(weights))
+    return build(ReduceSum(axes=(axis + 1,), keepdims=False), parts)
 
 
 @decomposition(AffineGrid)

@@ -25,20 +25,29 @@ def transform_matrix(size: int, parts: int, length: int, bins: int, *, inverse: 
     The signal has `size` samples; those beyond `length` do not count, and missing ones are zero.
     """
     sign = 1 if inverse else -1
-    phase = np.outer(np.arange(size), np.arange(bins)) % length * (sign * 2 * math.pi / length)
+    cos, sin = _circle(np.outer(np.arange(size), np.arange(bins)), length)
     factor = (1 / length if inverse else 1.0) * (np.arange(size) < length)[:, None]
-    cos, sin = np.cos(phase) * factor, np.sin(phase) * factor
+    cos, sin = cos * factor, sin * factor * sign
     rows = [np.stack([cos, sin], axis=-1), np.stack([-sin, cos], axis=-1)][:parts]
     return np.stack(rows, axis=1).reshape(size * parts, bins * 2)
+
+
+def _circle(steps: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine of `steps` parts of a circle of `length` parts, exact at quarters."""
+    steps = steps % length
+    phase, quarter = steps * (2 * math.pi / length), np.where(4 * steps % length == 0, 4 * steps // length, -1)
+    cos = np.select([quarter == 0, quarter == 2, quarter > 0], [1.0, -1.0, 0.0], np.cos(phase))
+    sin = np.select([quarter == 1, quarter == 3, quarter >= 0], [1.0, -1.0, 0.0], np.sin(phase))
+    return cos, sin
 
 
 def real_inverse_matrix(size: int, parts: int, length: int) -> np.ndarray:
     """The matrix [size * parts, length] that maps one half of a spectrum to the real signal it belongs to."""
     index = np.arange(size)
-    phase = np.outer(index, np.arange(length)) % length * (2 * math.pi / length)
+    cos, sin = _circle(np.outer(index, np.arange(length)), length)
     single = (index == 0) | (2 * index == length)
     factor = (np.where(single, 1, 2) * (index <= length // 2) / length)[:, None]
-    rows = [np.cos(phase) * factor, np.where(single[:, None], 0, -np.sin(phase)) * factor][:parts]
+    rows = [cos * factor, np.where(single[:, None], 0, -sin) * factor][:parts]
     return np.stack(rows, axis=1).reshape(size * parts, length)
 
 
