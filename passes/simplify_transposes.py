@@ -79,7 +79,13 @@ def _transpose_of(value: Value) -> Node | None:
 
 @dataclass(frozen=True)
 class SimplifyTransposes(Pass):
-    """Transposes sink through operators that do not care until they meet others; pairs merge, inverse ones vanish."""
+    """Transposes sink through operators that do not care until they meet others; pairs merge, inverse ones vanish.
+
+    Attributes:
+        sink: whether they sink; without, only neighbours meet, and layouts that were chosen stay.
+    """
+
+    sink: bool = True
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
-        rewrite(graph, [merge_transposes, transpose_to_reshape, sink_transpose], ctx.tracer)
+        rewrite(graph, [merge_transposes, transpose_to_reshape, *([sink_transpose] if self.sink else [])], ctx.tracer)

@@ -20,7 +20,7 @@ REQUIRED_PASSES: tuple[str, ...] = (
     "bound-sizes",
     "legalize-native",
     "layout",
-    "simplify-transposes",
+    "simplify-transposes{sink=False}",
     "split-resize",
     "canonicalize",
     "dce",

@@ -115,6 +115,7 @@ class Context:
         outputs: types of the results of the current operator.
         workspaces: TE tensors that become parameters of the kernel, for the arena.
         packed: placeholders of repacked weights.
+        stored: how many expressions have got a loop of their own.
         tables: constants that the kernel brings along, by content, and their placeholders.
     """
 
@@ -122,6 +123,7 @@ class Context:
     outputs: tuple[TensorType, ...] = ()
     workspaces: list[Any] = field(default_factory=list)
     packed: dict[Packed, Any] = field(default_factory=dict)
+    stored: int = 0
     tables: dict[bytes, tuple[np.ndarray, Any]] = field(default_factory=dict)
 
     def pack(self, arg: Arg, function: str, *arguments: int) -> Any:
@@ -147,7 +149,8 @@ class Context:
         """The value as a TE tensor: a number is spread over its shape, an expression gets a loop of its own."""
         if arg.tensor is None:
             read = expression if arg.body is not None else Arg.__getitem__
-            arg.tensor = te.compute(arg.shape, lambda *i: read(arg, i), "value")
+            arg.tensor = te.compute(arg.shape, lambda *i: read(arg, i), f"value{self.stored}")
+            self.stored += 1  # schedules tell buffers apart by their names
         return arg.tensor
 
     def workspace(self, *tensors: Any) -> None:

@@ -119,5 +119,5 @@ def bits_of(dtype: Any) -> int:
 
 def writes_parameter(sch: Any, name: str) -> bool:
     """Whether the block `name` writes a parameter of the function, not an intermediate buffer."""
-    written = {access.source.name for access in sch.get(sch.get_sblock(name)).writes}
-    return bool(written & {p.name for p in sch.mod["main"].params})
+    parameters = sch.mod["main"].params
+    return any(access.source.same_as(p) for access in sch.get(sch.get_sblock(name)).writes for p in parameters)
