@@ -30,6 +30,7 @@ TABLE = {
     "simplify-reshapes": "lepton_compiler.passes.simplify_reshapes:SimplifyReshapes",
     "simplify-slices": "lepton_compiler.passes.simplify_slices:SimplifySlices",
     "simplify-transposes": "lepton_compiler.passes.simplify_transposes:SimplifyTransposes",
+    "split-transposed": "lepton_compiler.backends.tvm.split_transposed:SplitTransposed",
     "split-resize": "lepton_compiler.backends.tvm.split_resize:SplitResize",
 }
 

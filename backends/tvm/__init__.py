@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 REQUIRED_PASSES: tuple[str, ...] = (
     "bound-sizes",
     "legalize-native",
+    "split-transposed",
     "layout",
     "simplify-transposes{sink=False}",
     "split-resize",

@@ -8,7 +8,6 @@ from lepton_compiler.backends.tvm.capabilities import refusal
 from lepton_compiler.backends.tvm.widen import convert_constants, widen
 from lepton_compiler.ir.graph import Graph
 from lepton_compiler.ops.decompose import expand_where
-from lepton_compiler.ops.decompositions.phases import splits_into_phases
 from lepton_compiler.pipeline import Pass, PassContext
 
 
@@ -18,7 +17,7 @@ class LegalizeNative(Pass):
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         widen(graph)
-        expand_where(graph, lambda node: refusal(node) is not None or splits_into_phases(node))
+        expand_where(graph, lambda node: refusal(node) is not None)
         while widen(graph):
             expand_where(graph, lambda node: refusal(node) is not None)
         convert_constants(graph, small=ctx.level == "Os")

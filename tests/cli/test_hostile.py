@@ -104,6 +104,6 @@ def test_interrupt_while_emitting_leaves_nothing(call, tiny, tmp_path, monkeypat
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(driver, "build", stop)
+    monkeypatch.setattr(driver, "build_sizes", stop)
     assert call("leptonc", tiny, "-o", tmp_path / "out").status == 130
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.lir"]

@@ -13,7 +13,6 @@ from lepton_compiler.ir.types import INT32, INT64
 from lepton_compiler.ops import conv as ops
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.decompose import as_type, decomposition, wide
-from lepton_compiler.ops.decompositions.phases import conv_transpose
 from lepton_compiler.ops.decompositions.whole import whole_data, whole_weights
 from lepton_compiler.ops.indexing import Slice
 from lepton_compiler.ops.shape import ConstantOfShape, Reshape
@@ -46,9 +45,6 @@ def _per_channel(build: Builder, zero: Value, rank: int) -> Value:
         return _scalar(build, zero)
     shape = (zero.type.static_shape[0], *(1,) * (rank - 1))
     return build.Reshape(zero, shape=shape) if zero.tensor is None else build.constant(zero.numpy().reshape(shape))
-
-
-decomposition(ops.ConvTranspose)(conv_transpose)
 
 
 @decomposition(ops.Col2Im)
