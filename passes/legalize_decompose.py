@@ -13,6 +13,8 @@ from lepton_compiler.pipeline import Pass, PassContext
 class LegalizeDecompose(Pass):
     """HardSwish(x)  -->  Mul(x, HardSigmoid(x)), and so on for every operator that has a decomposition and is not supported.
 
+    A node in a form that its operator's decomposition refuses stays as it is.
+
     Attributes:
         keep: names of operators that stay.
     """
@@ -20,4 +22,4 @@ class LegalizeDecompose(Pass):
     keep: tuple[str, ...] = ()
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
-        expand_where(graph, lambda node: node.op.name not in self.keep)
+        expand_where(graph, lambda node: node.op.name not in self.keep, leave=True)

@@ -53,7 +53,8 @@ LOGIC = {tirx.And: "and", tirx.Or: "or"}
 BITWISE = {prim.RShift: "ashr", prim.LShift: "shl", prim.BitwiseAnd: "and", prim.BitwiseOr: "or", prim.BitwiseXor: "xor"}
 FENCE = "tirx.call_llvm_pure_intrin"
 """The one LLVM function that bodies call by name is the fence of `scalar.rounded`."""
-INTRINSICS = {"tirx.fabs": "fabs", "tirx.sqrt": "sqrt", "tirx.nearbyint": "rint", "tirx.floor": "floor"}
+INTRINSICS = {"tirx.fabs": "fabs", "tirx.sqrt": "sqrt", "tirx.nearbyint": "rint", "tirx.floor": "floor", "prim.ceil": "ceil"}
+RARELY = "prim.if_then_else"
 
 
 def outlined(build: Callable[..., Expr], *arguments: Expr) -> Expr:
@@ -74,6 +75,14 @@ def outlined(build: Callable[..., Expr], *arguments: Expr) -> Expr:
         register_op_attr(name, "TScriptPrinterName", f"lepton_fn_{key}")
         register_op_attr(name, "default.FLowerIntrinsic", lambda call: _lowered(call, key))
     return Call(Op.get(PREFIX + key), operands, ret_ty=body.ty)
+
+
+def rarely(condition: Expr, rare: Callable[..., Expr], usual: Callable[..., Expr], *arguments: Expr) -> Expr:
+    """`rare(*arguments)` where the condition holds, else `usual(*arguments)`; the rare one costs a jump as long as no lane needs it.
+
+    To be used inside the body of an outlined function. The usual one is computed in any case.
+    """
+    return tirx.if_then_else(condition, outlined(rare, *arguments), outlined(usual, *arguments))
 
 
 def is_outlined(call: Any) -> bool:
@@ -133,13 +142,14 @@ class _Writer:
         self.lanes, self.lines = lanes, list[str]()
         self.parameters = tuple(parameters)
         self.names: dict[int, str] = {hash(p): f"%x{k}" for k, p in enumerate(self.parameters)}
+        self.block = "entry"
         self.declarations: set[str] = set()
 
     def function(self, symbol: str, body: Expr) -> str:
         """The definition; `available_externally`, so that it is inlined and never emitted."""
         result = self.value(body)
         formals = ", ".join(f"{self.type(p)} %x{k}" for k, p in enumerate(self.parameters))
-        head = f"define available_externally {self.type(body)} @{symbol}({formals}) alwaysinline nounwind {{"
+        head = f"define available_externally {self.type(body)} @{symbol}({formals}) alwaysinline nounwind {{\nentry:"
         return "\n".join([head, *self.lines, f"  ret {self.type(body)} {result}", "}"])
 
     def type(self, x: Expr) -> str:
@@ -195,6 +205,8 @@ class _Writer:
         operator = str(x.op.name)
         if operator == FENCE:
             return self.intrinsic("arithmetic.fence", x, self.value(x.args[1]))
+        if operator == RARELY:
+            return self.rarely(x)
         values = [self.value(a) for a in x.args]
         if operator.startswith(PREFIX):
             parameters, body = _bodies[operator[len(PREFIX) :]]
@@ -205,6 +217,32 @@ class _Writer:
         if operator == "tirx.isnan":
             return self.emit(f"fcmp uno {self.type(x.args[0])} {values[0]}, {values[0]}")
         return self.intrinsic(INTRINSICS[operator], x, values[0])
+
+    def rarely(self, x: Any) -> str:
+        """The third argument, and, if the first holds for any lane, the second one in those lanes."""
+        usual, condition = self.value(x.args[2]), self.value(x.args[0])
+        label, before = len(self.lines), self.block
+        self.lines.append(f"  br i1 {self.any_lane(condition)}, label %rare{label}, label %join{label}")
+        self.open(f"rare{label}")
+        rare = self.value(x.args[1])
+        chosen = self.emit(f"select {self.type(x.args[0])} {condition}, {self.type(x)} {rare}, {self.type(x)} {usual}")
+        after = self.block
+        self.lines.append(f"  br label %join{label}")
+        self.open(f"join{label}")
+        return self.emit(f"phi {self.type(x)} [ {usual}, %{before} ], [ {chosen}, %{after} ]")
+
+    def open(self, block: str) -> None:
+        """Begin a basic block."""
+        self.block = block
+        self.lines.append(f"{block}:")
+
+    def any_lane(self, condition: str) -> str:
+        """Whether a truth value holds in any lane."""
+        if self.lanes == 1:
+            return condition
+        name, kind = f"@llvm.vector.reduce.or.v{self.lanes}i1", self.vector("i1")
+        self.declarations.add(f"declare i1 {name}({kind})")
+        return self.emit(f"call i1 {name}({kind} {condition})")
 
     def intrinsic(self, function: str, x: Expr, value: str) -> str:
         """A call of one of LLVM's functions of one float."""

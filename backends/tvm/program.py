@@ -285,8 +285,8 @@ class _Builder:
         targets = [self.wanted.get(v) or self.new(v.type.nbytes, v.name) for v in outputs]
         steps = [self.element(t, v, variable, bool(d)) for t, v, d in zip(targets, outputs, directions, strict=True)]
         self.place_inputs(region, [*places, *slices], captures)
-        body = self.body(region, [*([None] * carried), *steps])
-        body += self.advance(region.outputs[:carried], places)
+        body = self.body(region, [*([None] * carried), *steps]) if length else []
+        body += self.advance(region.outputs[:carried], places) if length else []
         return self.finish(begin, Repeat(variable, length, None, tuple(body), node), opening, [*places, *targets], node)
 
     def loop(self, node: Node) -> list[Statement]:

@@ -63,7 +63,7 @@ class Worker:
         if self.process is None or self.process.poll() is not None:
             root = str(Path(lepton_compiler.__file__).resolve().parents[1])
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join([p for p in (*sys.path, root) if p])}
-            command = [sys.executable, "-m", "lepton_compiler.backends.tvm.worker"]
+            command = [sys.executable, "-P", "-m", "lepton_compiler.backends.tvm.worker"]
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         return self.process
 

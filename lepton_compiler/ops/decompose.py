@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 
-from lepton_compiler.errors import InvalidIR
+from lepton_compiler.errors import InvalidIR, UnsupportedError
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.traverse import bodies
@@ -110,16 +110,29 @@ DEPTH = 8
 """Decompositions of decompositions that are followed; more than this is a circle."""
 
 
-def expand_where(graph: Graph, unsupported: Callable[[Node], bool]) -> None:
-    """Replace the `unsupported` nodes of a graph and of those nested in it by their decompositions, until none is left that has one."""
+def expand_where(graph: Graph, unsupported: Callable[[Node], bool], leave: bool = False) -> None:
+    """Replace the `unsupported` nodes of a graph and of those nested in it by their decompositions, until none is left that has one.
+
+    Raises:
+        UnsupportedError: a decomposition refuses a node; with `leave`, the node stays instead.
+    """
     pending = [(node, 0) for part in reversed(list(bodies(graph))) for node in reversed(part.nodes)]
     while pending:
         node, depth = pending.pop()
         if depth < DEPTH and unsupported(node) and decomposition_of(node.op) is not None:
-            for new in reversed(expand(node) or []):
+            for new in reversed(_expanded(node, leave)):
                 pending.append((new, depth + 1))
                 nested = [part for region in new.regions for part in bodies(region)]
                 pending.extend((inner, depth + 1) for part in nested for inner in part)
+
+
+def _expanded(node: Node, leave: bool) -> list[Node]:
+    try:
+        return expand(node) or []
+    except UnsupportedError:
+        if not leave:
+            raise
+        return []
 
 
 def _own(build: Builder, old: Value, new: Value) -> Value:

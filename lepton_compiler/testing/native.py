@@ -157,7 +157,7 @@ def _call(artifact: Artifact, feeds: Sequence[Feeds]) -> list[Outcome] | str:
     inputs = [_input(feeds, row) for row in artifact.manifest["inputs"]]
     runs = []
     for fill in FILLS:
-        arena = _Buffer(int(artifact.manifest["arena_bytes"]), fill)
+        arena = _Buffer(max(1, int(artifact.manifest["arena_bytes"])), fill)
         outputs = [_Buffer(_bytes(row), fill) for row in rows]
         sources = [_Buffer(a.nbytes, fill, a) for a in inputs]
         actual = iter(library.call([b.data for b in sources], [b.data for b in outputs], arena.data))

@@ -38,6 +38,15 @@ CORNERS: dict[str, tuple[str, dict[str, np.ndarray]]] = {
         "%y = DeformConv()(%x, %w, %o) : float32[1,1,1,1]",
         {"x": np.ones((1, 1, 2, 2), F32), "w": np.ones((1, 1, 2, 2), F32), "o": np.full((1, 8, 1, 1), NAN, F32)},
     ),
+    "infinite masks beside the image": (
+        "%y = DeformConv(pads=(1, 1, 0, 0))(%x, %w, %o, none, %m) : float32[1,1,2,2]",
+        {
+            "x": np.ones((1, 1, 2, 2), F32),
+            "w": np.ones((1, 1, 2, 2), F32),
+            "o": np.full((1, 8, 2, 2), -0.5, F32),
+            "m": np.full((1, 4, 2, 2), INF, F32),
+        },
+    ),
     "antialiasing beside an infinity": (
         '%y = Resize(scales=(1.0, 1.0, 0.25), mode="linear", antialias=True)(%x) : float32[1,1,4]',
         {"x": np.array([[[INF, *range(15)]]], F32)},

@@ -97,7 +97,9 @@ def lower_gemm(ctx: Context, op: Any, a: Arg, b: Arg, c: Arg | None = None) -> l
     acc = accumulator(kind.dtype.name)
     n = b.shape[0] if op.trans_b else b.shape[1]
     left = ctx.tensor(a)
-    if b.is_weight and not op.trans_a:
+    if 0 in a.shape:
+        product, spaces = compute(kind.static_shape, lambda *i: tirx.const(0, acc), "nothing"), list[Any]()
+    elif b.is_weight and not op.trans_a:
         packed = _packed(ctx, b, "matmul", n_block(n, ctx.target), int(op.trans_b))
         product, spaces = matmul_compute.matmul_packed(left, packed, n, acc_dtype=acc)
     else:

@@ -56,7 +56,7 @@ def _pow(a: Expr, b: Expr) -> Expr:
     if not is_float(a) and not is_float(b):
         return integers.power(a, b)
     kind = "float64" if not is_float(a) or type_of(b) in ("int32", "int64", "uint32", "uint64", "float64") else type_of(a)
-    return number_as(tirx.pow(a.astype(kind), b.astype(kind)), type_of(a))
+    return number_as(sc.power(a.astype(kind), b.astype(kind)), type_of(a))
 
 
 def _mod(op: Any, a: Expr, b: Expr) -> Expr:
@@ -94,26 +94,37 @@ def _shrink(op: Any, x: Expr) -> Expr:
     return number_as(tirx.Select(v < const(-op.lambd, v), v + const(op.bias, v), inside), type_of(x))
 
 
+def _elu(x: Expr, alpha: float) -> Expr:
+    return named(x, lambda v: tirx.Select(v > const(0, v), v, const(alpha, v) * sc.expm1(minimum(v, const(0, v)))))
+
+
+def _celu(op: Any, x: Expr) -> Expr:
+    """With an alpha below zero the exponent is above it, where the plain difference does not cancel."""
+    zero, alpha = const(0, x), const(op.alpha, x)
+    scaled = minimum(x, zero) / alpha
+    return maximum(x, zero) + alpha * (sc.expm1(scaled) if op.alpha > 0 else sc.exp(scaled) - const(1, x))
+
+
 def _gelu(op: Any, x: Expr) -> Expr:
+    """The tanh form as `x sigmoid(2 u)`, which is `x (1 + tanh u) / 2` without its cancellation far below zero."""
     half, one = const(0.5, x), const(1, x)
     if op.approximate == "tanh":
-        inner = const(math.sqrt(2 / math.pi), x) * (x + const(0.044715, x) * x * x * x)
-        return half * x * (one + sc.tanh(inner))
+        return x * sc.sigmoid(const(2 * math.sqrt(2 / math.pi), x) * (x + const(0.044715, x) * x * x * x))
     return half * x * (one + sc.erf(x * const(math.sqrt(0.5), x)))
 
 
 UNARY: dict[str, Callable[[Any, Expr], Expr]] = {
     "Abs": lambda op, x: tirx.abs(x) if is_float(x) else outlined(integers.absolute, x) if integers.is_signed(x) else x,
-    "Acos": lambda op, x: library("acos", x),
-    "Acosh": lambda op, x: library("acosh", x),
-    "Asin": lambda op, x: library("asin", x),
-    "Asinh": lambda op, x: library("asinh", x),
-    "Atan": lambda op, x: library("atan", x),
-    "Atanh": lambda op, x: library("atanh", x),
+    "Acos": lambda op, x: sc.acos(x),
+    "Acosh": lambda op, x: sc.acosh(x),
+    "Asin": lambda op, x: sc.asin(x),
+    "Asinh": lambda op, x: sc.asinh(x),
+    "Atan": lambda op, x: sc.atan(x),
+    "Atanh": lambda op, x: sc.atanh(x),
     "BitwiseNot": lambda op, x: tirx.bitwise_not(x),
     "Ceil": lambda op, x: tirx.ceil(x),
     "Cos": lambda op, x: sc.cos(x),
-    "Cosh": lambda op, x: library("cosh", x),
+    "Cosh": lambda op, x: sc.cosh(x),
     "Erf": lambda op, x: sc.erf(x),
     "Exp": lambda op, x: sc.exp(x),
     "Floor": lambda op, x: tirx.floor(x),
@@ -125,9 +136,9 @@ UNARY: dict[str, Callable[[Any, Expr], Expr]] = {
     "Sigmoid": lambda op, x: sc.sigmoid(x),
     "Sign": lambda op, x: _sign(x),
     "Sin": lambda op, x: sc.sin(x),
-    "Sinh": lambda op, x: library("sinh", x),
+    "Sinh": lambda op, x: sc.sinh(x),
     "Sqrt": lambda op, x: tirx.sqrt(x),
-    "Tan": lambda op, x: library("tan", x),
+    "Tan": lambda op, x: sc.tan(x),
     "Tanh": lambda op, x: sc.tanh(x),
     "IsNaN": lambda op, x: tirx.isnan(x),
     "IsInf": lambda op, x: tirx.Or(
@@ -135,16 +146,14 @@ UNARY: dict[str, Callable[[Any, Expr], Expr]] = {
         tirx.And(tirx.const(op.detect_negative, "bool"), x == const(-math.inf, x)),
     ),
     "Relu": lambda op, x: _relu(x),
-    "Celu": lambda op, x: (
-        maximum(x, const(0, x)) + minimum(const(0, x), const(op.alpha, x) * (sc.exp(x / const(op.alpha, x)) - const(1, x)))
-    ),
-    "Elu": lambda op, x: tirx.Select(x < const(0, x), const(op.alpha, x) * (sc.exp(x) - const(1, x)), x),
+    "Celu": lambda op, x: _celu(op, x),
+    "Elu": lambda op, x: _elu(x, op.alpha),
     "Gelu": _gelu,
     "HardSigmoid": lambda op, x: clamp(const(op.alpha, x) * x + const(op.beta, x), const(0, x), const(1, x)),
-    "HardSwish": lambda op, x: x * clamp(x * const(1 / 6, x) + const(0.5, x), const(0, x), const(1, x)),
+    "HardSwish": lambda op, x: x * (clamp(x + const(3, x), const(0, x), const(6, x)) * const(1 / 6, x)),
     "LeakyRelu": lambda op, x: tirx.Select(x < const(0, x), x * const(op.alpha, x), x),
     "Mish": lambda op, x: sc.mish(x),
-    "Selu": lambda op, x: const(op.gamma, x) * tirx.Select(x <= const(0, x), const(op.alpha, x) * (sc.exp(x) - const(1, x)), x),
+    "Selu": lambda op, x: _elu(x, op.alpha) * const(op.gamma, x),
     "Shrink": lambda op, x: _shrink(op, x),
     "Softplus": lambda op, x: sc.softplus(x),
     "Softsign": lambda op, x: x / (const(1, x) + tirx.abs(x)),
@@ -182,10 +191,6 @@ BINARY: dict[str, Callable[[Any, Expr, Expr], Expr]] = {
 }
 
 
-LIBRARY = frozenset("Acos Acosh Asin Asinh Atan Atanh Cosh Sinh Tan Ceil".split())
-"""Operators that use their operand once, in a call."""
-
-
 def once(build: Callable[..., Expr], *arguments: Expr) -> Expr:
     """`build(*arguments)` as a function of its own for float32; other types get names for their arguments."""
     if all(type_of(a) == "float32" for a in arguments):
@@ -201,7 +206,7 @@ def unary(op: Op, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg) -
     """Functions of one element; float16 is computed in float32."""
     value = read(x, index)
     value = value if x.dtype == wide(x.dtype) else value.astype(wide(x.dtype))
-    result = once(lambda v: UNARY[op.name](op, v), value) if op.name not in LIBRARY else UNARY[op.name](op, value)
+    result = once(lambda v: UNARY[op.name](op, v), value)
     return result if type_of(result) == kind.dtype.name else result.astype(kind.dtype.name)
 
 

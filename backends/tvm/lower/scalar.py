@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from tvm import tirx
 
 from lepton_compiler.backends.tvm import vecmath
 from lepton_compiler.backends.tvm.naming import named
+from lepton_compiler.backends.tvm.outline import outlined
 
 Expr = Any
 """A `tvm.tirx` expression; TVM carries no types."""
@@ -53,13 +55,11 @@ def rounded(x: Expr) -> Expr:
     return tirx.call_llvm_pure_intrin(type_of(x), "llvm.arithmetic.fence", x)
 
 
-def _vector(name: str) -> Callable[[Expr], Expr]:
-    """The polynomial of `vecmath` for float32, else LLVM's intrinsic."""
+def _vector(name: str, foreign: Callable[..., Expr]) -> Callable[[Expr], Expr]:
+    """The polynomial of `vecmath` for float32, else `foreign`."""
 
     def function(x: Expr) -> Expr:
-        if type_of(x) == "float32":
-            return getattr(vecmath, name)(x)
-        return getattr(tirx, name)(x)
+        return getattr(vecmath, name)(x) if type_of(x) == "float32" else foreign(x)
 
     return function
 
@@ -70,7 +70,15 @@ def library(name: str, *arguments: Expr) -> Expr:
     return tirx.call_pure_extern(kind, name if kind == "float64" else f"{name}f", *arguments)
 
 
-exp, log, sin, cos, tanh = (_vector(n) for n in ("exp", "log", "sin", "cos", "tanh"))
+exp, log, sin, cos, tanh = (_vector(n, getattr(tirx, n)) for n in ("exp", "log", "sin", "cos", "tanh"))
+acos, acosh, asin, asinh, atan, atanh, cosh, erf, sinh, tan = (
+    _vector(n, functools.partial(library, n)) for n in "acos acosh asin asinh atan atanh cosh erf sinh tan".split()
+)
+
+
+def power(x: Expr, y: Expr) -> Expr:
+    """`x` to the power of `y`, floats of one type."""
+    return outlined(vecmath.power, x, y) if type_of(x) == "float32" else tirx.pow(x, y)
 
 
 def sigmoid(x: Expr) -> Expr:
@@ -78,14 +86,9 @@ def sigmoid(x: Expr) -> Expr:
     return vecmath.sigmoid(x) if type_of(x) == "float32" else const(1, x) / (const(1, x) + exp(-x))
 
 
-def erf(x: Expr) -> Expr:
-    """The error function."""
-    return vecmath.erf(x) if type_of(x) == "float32" else library("erf", x)
-
-
 def expm1(x: Expr) -> Expr:
-    """`e^x - 1`, as ONNX writes it: the difference, not the accurate function."""
-    return exp(x) - const(1, x)
+    """`e^x - 1` for x up to 0, with full relative precision near 0."""
+    return vecmath.expm1_below_zero(x) if type_of(x) == "float32" else library("expm1", x)
 
 
 def mish(x: Expr) -> Expr:

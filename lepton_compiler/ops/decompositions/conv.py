@@ -120,11 +120,12 @@ def deform_patches(build: Builder, node: Node) -> Sequence[Value]:
         for column, column_part in ends[1]:
             index = build.Reshape(build.Add(build.Mul(row, w), column), shape=(n * groups, taps * oh * ow, 1))
             part = build.Mul(row_part, column_part)
-            part = part if mask is None else build.Mul(part, as_type(build, build.Reshape(mask, shape=part.type.shape), part.type.dtype))
             part = as_type(build, build.Reshape(part, shape=(n * groups, taps * oh * ow, 1)), source.type.dtype)
             term = build.Mul(build.GatherND(pixels, index, batch_dims=1), part)
             total = term if total is None else build.Add(total, term)
     assert total is not None
+    if mask is not None:
+        total = build.Mul(total, build.Reshape(wide(build, mask), shape=(n * groups, taps * oh * ow, 1)))
     parts = build.Reshape(total, shape=(n, groups, taps, oh, ow, blocks // groups, width))
     y = build.Reshape(build.Transpose(parts, perm=(0, 3, 4, 1, 5, 2, 6)), shape=node.output.type.shape)
     return [as_type(build, y, x.type.dtype)]

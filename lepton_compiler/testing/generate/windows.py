@@ -71,6 +71,8 @@ def conv_transpose(m: Maker) -> None:
     extra = tuple(m.number(0, max(s, d) - 1) for s, d in zip(attributes["strides"], attributes["dilations"], strict=True))
     bias = m.tame(TensorType(element, (filters * groups,))) if m.flag() else None
     w = weights(m, element, (groups * per_group, filters, *kernel))
+    if not (np.isfinite(m.known(x)).all() and np.isfinite(m.known(w)).all()):
+        return  # beside the zeros of an algorithm, infinities become NaN
     m.add(make_op("ConvTranspose", {**attributes, "groups": groups, "output_padding": extra}), x, w, bias)
 
 

@@ -111,6 +111,11 @@ CORNERS: dict[str, tuple[str, dict[str, np.ndarray]]] = {
     }""",
         {"h": np.array([1, 2], F32), "x": np.arange(6, dtype=F32).reshape(2, 3)},
     ),
+    "a product over nothing": (
+        "%y = Gemm(trans_a=True)(%x, %w, %c) : float32[1,2]",
+        {"x": np.zeros((0, 1), F32), "w": np.zeros((0, 2), F32), "c": np.array([[3]], F32)},
+    ),
+    "the same limit twice": ("%y = Clip()(%x, %c, %c) : float64[2]", {"x": np.array([1, -1], F64), "c": np.array(0, F64)}),
     "scan over nothing": (
         """%s, %y = Scan(carried=1)(%h, %x) : float32[2], float32[0,2]
     graph @body(%a: float32[2], %e: float32[]) {
