@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lepton_compiler.analysis.weights import product_of_converted
-from lepton_compiler.backends.tvm.capabilities import CONTROL, element_types, handles_codes
+from lepton_compiler.backends.tvm.capabilities import CONTROL, KERNELS, element_types, handles_codes
 from lepton_compiler.backends.tvm.carriers import CARRIERS, computed
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
@@ -26,8 +26,9 @@ def widen(graph: Graph) -> int:
     """Add(x: bfloat16, y)  -->  Cast(Add(Cast(x, float32), Cast(y, float32)), bfloat16), in nested graphs too.
 
     That is how the evaluator defines operators on narrow floats, so that the results are equal. Integers wrap around at their width, in
-    the wide type's low bits as in the narrow type. Products of float16 are widened too: an operand that is read many times is converted
-    once. Returns how many nodes were changed.
+    the wide type's low bits as in the narrow type. Of float16, which kernels convert by themselves, products are widened too, so that
+    operands that are read many times are converted once, and what is to be decomposed, so that it is rounded once. Returns how many
+    nodes were changed.
     """
     count = 0
     for part in list(bodies(graph)):
@@ -42,7 +43,8 @@ def _is_narrow_arithmetic(node: Node) -> bool:
     if node.op.name in CONTROL | {"Fused"} or handles_codes(node) or EXPONENT_ONLY in element_types(node):
         return False
     made = getattr(node.op, "dtype", None)
-    narrow = CARRIERS.keys() | ({FLOAT16.name} if node.op.name in PRODUCTS else set())
+    composite = node.op.name not in KERNELS
+    narrow = CARRIERS.keys() | ({FLOAT16.name} if composite or node.op.name in PRODUCTS else set())
     return any(v.type.dtype.name in narrow for v in node.present_inputs) or (isinstance(made, DType) and made.name in narrow)
 
 

@@ -10,7 +10,7 @@ from tvm import te, tirx
 
 from lepton_compiler.backends.tvm.compute import conv as conv_compute
 from lepton_compiler.backends.tvm.compute import matmul as matmul_compute
-from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number, wide
+from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, wide
 from lepton_compiler.backends.tvm.lower.conversion import convert
 from lepton_compiler.backends.tvm.schedules import n_block, oc_block
 from lepton_compiler.ir.types import DType, TensorType
@@ -255,12 +255,11 @@ def lower_conv_transpose(ctx: Context, op: Any, x: Arg, w: Arg, b: Arg | None = 
 @lowers("BatchNormalization")
 def lower_batch_norm(ctx: Context, op: Any, x: Arg, scale: Arg, bias: Arg, mean: Arg, variance: Arg) -> list[Any]:
     """Inference form, one set of statistics per channel."""
-    axis = op.axis % len(x.shape)
-    epsilon = number(op.epsilon, variance.type.dtype)
+    axis, kind = op.axis % len(x.shape), wide(x.dtype)
 
     def body(*i: Expr) -> Expr:
-        k = [i[axis]]
-        factor = scale[k] / tirx.sqrt(variance[k] + epsilon)
-        return (x[i] - mean[k]) * factor + bias[k]
+        centre, spread, factor, shift = (parameter[[i[axis]]].astype(kind) for parameter in (mean, variance, scale, bias))
+        factor = factor / tirx.sqrt(spread + tirx.const(op.epsilon, kind))
+        return ((x[i].astype(kind) - centre) * factor + shift).astype(x.dtype)
 
     return [compute(x.shape, body, "batch_norm")]

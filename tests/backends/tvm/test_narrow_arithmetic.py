@@ -240,3 +240,16 @@ def test_fused_casts_between_narrow_types(tmp_path: Path) -> None:
     small = b(make_op("Cast", {"to": DTYPES["float8_e5m2"]}), x)
     graph.set_outputs([b.Cast(b.Mul(b.Cast(small, to=BFLOAT16), b.constant(np.array(3, BFLOAT16.numpy))), to=DTYPES["float32"])])
     check(graph, {"x": np.linspace(-9, 9, 1000, dtype=np.float32)}, tmp_path)
+
+
+def test_float16_is_rounded_once_by_whole_operators(tmp_path: Path) -> None:
+    graph, b, (x, s, v) = graph_of(x="float16[2,3,4,4]", s="float16[3]", v="float16[3]")
+    graph.set_outputs(
+        [b.BatchNormalization(x, s, s, s, v), b.GroupNormalization(x, s, s, num_groups=3, epsilon=1e-5), b.ReduceL2(x, axes=(2, 3))]
+    )
+    rng = np.random.default_rng(0)
+    feeds = {"x": rng.normal(0, 2, (2, 3, 4, 4)), "s": rng.normal(0, 1, 3), "v": rng.uniform(0.1, 2, 3)}
+    halves = {name: array.astype(np.float16) for name, array in feeds.items()}
+    expected, got = evaluate(graph, halves), lc.compile(graph, cache_dir=tmp_path).run(halves)
+    for name, want in expected.items():
+        assert np.abs(got[name].view(np.int16).astype(int) - want.view(np.int16).astype(int)).max() <= 1, name
