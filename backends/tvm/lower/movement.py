@@ -7,8 +7,9 @@ from typing import Any
 
 from tvm import tirx
 
-from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number
+from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, number, wide
 from lepton_compiler.ir.op import Op
+from lepton_compiler.ir.types import dtype
 
 
 def _i(value: int) -> Expr:
@@ -74,13 +75,15 @@ def lower_fill(ctx: Context, op: Any) -> list[Any]:
 
 @lowers("Range")
 def lower_range(ctx: Context, op: Any) -> list[Any]:
-    """`start + k * delta`."""
-    kind = ctx.outputs[0]
-    return [
-        compute(
-            kind.static_shape, lambda k: number(op.start, kind.dtype) + k.astype(kind.dtype.name) * number(op.delta, kind.dtype), "range"
-        )
-    ]
+    """`start + k * delta`; float16 is rounded at the end."""
+    shape, narrow = ctx.outputs[0].static_shape, ctx.outputs[0].dtype.name
+    kind = dtype(wide(narrow))
+
+    def body(k: Expr) -> Expr:
+        value = number(op.start, kind) + k.astype(kind.name) * number(op.delta, kind)
+        return value if kind.name == narrow else value.astype(narrow)
+
+    return [compute(shape, body, "range")]
 
 
 @lowers("Slice")

@@ -11,11 +11,13 @@ import pytest
 from lepton_compiler.backend import BuildOptions
 from lepton_compiler.backends.tvm import build
 from lepton_compiler.backends.tvm.carriers import CARRIERS, codes
+from lepton_compiler.backends.tvm.legalize import LegalizeNative
 from lepton_compiler.ir.graph import Graph, Value
 from lepton_compiler.ir.types import DTYPES, TensorType, dtype, tensor_type
 from lepton_compiler.ops.builder import Builder, make_op
 from lepton_compiler.ops.cast import Cast
 from lepton_compiler.ops.evaluator import evaluate
+from lepton_compiler.pipeline import PassContext
 from lepton_compiler.runtime.library import NativeLibrary
 from lepton_compiler.target import parse_target
 
@@ -211,6 +213,15 @@ def test_numbers_in_attributes_are_encoded(name: str, cache: Path) -> None:
         ]
     )
     check_equal(graph, {"x": random_codes(name, (3, 4))}, cache)
+
+
+def test_ranges_are_rounded_at_their_elements(cache: Path) -> None:
+    graph = Graph("ranges")
+    b = Builder(graph)
+    reals = [b.Range(start=0.1, limit=30, delta=0.3, dtype=DTYPES[name]) for name in ("float16", "bfloat16")]
+    graph.set_outputs([*reals, b.Range(start=-20, limit=20, delta=3, dtype=DTYPES["int4"])])
+    LegalizeNative().run(graph, PassContext())
+    check_equal(graph, {}, cache)
 
 
 def test_bits_become_another_type(cache: Path) -> None:
