@@ -70,9 +70,9 @@ def library(name: str, *arguments: Expr) -> Expr:
     return tirx.call_pure_extern(kind, name if kind == "float64" else f"{name}f", *arguments)
 
 
-exp, log, sin, cos, tanh = (_vector(n, getattr(tirx, n)) for n in ("exp", "log", "sin", "cos", "tanh"))
-acos, acosh, asin, asinh, atan, atanh, cosh, erf, sinh, tan = (
-    _vector(n, functools.partial(library, n)) for n in "acos acosh asin asinh atan atanh cosh erf sinh tan".split()
+exp, log, sin, cos = (_vector(n, getattr(tirx, n)) for n in ("exp", "log", "sin", "cos"))
+acos, acosh, asin, asinh, atan, atanh, cosh, erf, sinh, tan, tanh = (
+    _vector(n, functools.partial(library, n)) for n in "acos acosh asin asinh atan atanh cosh erf sinh tan tanh".split()
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 from tvm import tirx
@@ -11,6 +12,7 @@ from tvm.script.ir_builder import tirx as T
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, lowers, wide
 from lepton_compiler.backends.tvm.lower.movement import unravel
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, nest, procedure, store
+from lepton_compiler.backends.tvm.outline import outlined
 from lepton_compiler.backends.tvm.schedules.loops import bits_of
 
 VECTORS = 4
@@ -47,6 +49,6 @@ def _advance(op: Any, value: Expr, running: Buffer, lane: Expr, emit: Any) -> No
     total = load(running, [lane])
     if op.exclusive:
         emit(total)
-    store(running, [lane], total * value if op.name == "CumProd" else total + value)
+    store(running, [lane], outlined(operator.mul if op.name == "CumProd" else operator.add, total, value))
     if not op.exclusive:
         emit(load(running, [lane]))

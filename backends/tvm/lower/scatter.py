@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from lepton_compiler.backends.tvm.lower import scalar as sc
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, lowers, wide
 from lepton_compiler.backends.tvm.lower.movement import wrapped
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, nest, procedure, store, when
+from lepton_compiler.backends.tvm.outline import outlined
 from lepton_compiler.ir.types import TensorType, dtype
 
 
@@ -99,9 +101,9 @@ def _combined(reduction: str, old: Expr, new: Expr) -> Expr:
     truth = sc.type_of(old) == "bool"
     match reduction:
         case "add":
-            return tirx.Or(old, new) if truth else old + new
+            return tirx.Or(old, new) if truth else outlined(operator.add, old, new)
         case "mul":
-            return tirx.And(old, new) if truth else old * new
+            return tirx.And(old, new) if truth else outlined(operator.mul, old, new)
         case "max":
             return tirx.Or(old, new) if truth else sc.maximum(old, new)
         case "min":
