@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -73,13 +74,18 @@ class Gelu(Unary):
 
 @dataclass(frozen=True)
 class HardSigmoid(Unary):
-    """alpha * x + beta limited to [0, 1]."""
+    """alpha * x + beta limited to [0, 1]; computed as alpha * (x + beta / alpha), which keeps its precision where it leaves 0."""
 
     alpha: float = 0.2
     beta: float = 0.5
 
+    @property
+    def shift(self) -> float:
+        """What is added to x; NaN where alpha is 0."""
+        return self.beta / self.alpha if self.alpha else math.nan
+
     def apply(self, x: Any) -> Any:  # noqa: D102
-        return np.clip(self.alpha * x + self.beta, 0, 1)
+        return np.clip((x + self.shift) * self.alpha if math.isfinite(self.shift) else self.alpha * x + self.beta, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class HardSwish(Unary):
     """x times HardSigmoid(alpha=1/6, beta=0.5)(x)."""
 
     def apply(self, x: Any) -> Any:  # noqa: D102
-        return x * np.clip(x / 6 + 0.5, 0, 1)
+        return x * (np.clip(x + 3, 0, 6) / 6)
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,12 @@ def _shrink(op: Any, x: Expr) -> Expr:
     return number_as(tirx.Select(v < const(-op.lambd, v), v + const(op.bias, v), inside), type_of(x))
 
 
+def _line(op: Any, x: Expr) -> Expr:
+    if not math.isfinite(op.shift):
+        return const(op.alpha, x) * x + const(op.beta, x)
+    return (x + const(op.shift, x)) * const(op.alpha, x)
+
+
 def _elu(x: Expr, alpha: float) -> Expr:
     return named(x, lambda v: tirx.Select(v > const(0, v), v, const(alpha, v) * sc.expm1(minimum(v, const(0, v)))))
 
@@ -149,7 +155,7 @@ UNARY: dict[str, Callable[[Any, Expr], Expr]] = {
     "Celu": lambda op, x: _celu(op, x),
     "Elu": lambda op, x: _elu(x, op.alpha),
     "Gelu": _gelu,
-    "HardSigmoid": lambda op, x: clamp(const(op.alpha, x) * x + const(op.beta, x), const(0, x), const(1, x)),
+    "HardSigmoid": lambda op, x: clamp(_line(op, x), const(0, x), const(1, x)),
     "HardSwish": lambda op, x: x * (clamp(x + const(3, x), const(0, x), const(6, x)) * const(1 / 6, x)),
     "LeakyRelu": lambda op, x: tirx.Select(x < const(0, x), x * const(op.alpha, x), x),
     "Mish": lambda op, x: sc.mish(x),

@@ -56,13 +56,14 @@ def _(build: Builder, op: ops.Gelu, x: Value) -> Value:
 
 @decomposition_in_float32(ops.HardSigmoid)
 def _(build: Builder, op: ops.HardSigmoid, x: Value) -> Value:
-    return build.Min(build.Max(build.Add(build.Mul(x, op.alpha), op.beta), 0.0), 1.0)
+    line = build.Mul(build.Add(x, op.shift), op.alpha) if math.isfinite(op.shift) else build.Add(build.Mul(x, op.alpha), op.beta)
+    return build.Min(build.Max(line, 0.0), 1.0)
 
 
 @decomposition_in_float32(ops.HardSwish)
 def _(build: Builder, op: ops.HardSwish, x: Value) -> Value:
-    gate = build.Min(build.Max(build.Add(build.Mul(x, 1 / 6), 0.5), 0.0), 1.0)
-    return build.Mul(x, gate)
+    gate = build.Min(build.Max(build.Add(x, 3.0), 0.0), 6.0)
+    return build.Mul(x, build.Mul(gate, 1 / 6))
 
 
 @decomposition_in_float32(ops.LeakyRelu)
