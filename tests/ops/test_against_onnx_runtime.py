@@ -410,7 +410,7 @@ def skips(case: Case) -> bool:
 
 def on_the_edge(case: Case) -> bool:
     """Whether the nearest element hangs on the rounding of a place that may be a whole number."""
-    return case.attributes["mode"] == "nearest" and case.attributes["coordinate_transformation_mode"] == "half_pixel_symmetric"
+    return (case.attributes["mode"], case.attributes["coordinate_transformation_mode"]) == ("nearest", "half_pixel_symmetric")
 
 
 def has_fraction(case: Case) -> bool:
