@@ -114,7 +114,7 @@ def instruments(args: argparse.Namespace) -> tuple[Instrument, ...]:
 
     chosen: list[Instrument] = []
     if args.dump_dir:
-        chosen += [CrashReproducer(args.dump_dir), Dump(args.dump_dir)]
+        chosen += [CrashReproducer(args.dump_dir, pass_files=args.load_pass), Dump(args.dump_dir)]
     chosen += [PrintIRAfter(which) for which in args.print_ir_after]
     if args.verify_ir:
         chosen.append(Verify())
