@@ -217,7 +217,16 @@ def test_replay_loads_the_passes_that_were_loaded(tmp_path: Path, capsys: pytest
     file = tmp_path / "stumble.py"
     file.write_text(LOADED)
     write_lir(parse_graph(TEXT), tmp_path / "net.lir")
-    arguments = ["opt", str(tmp_path / "net.lir"), "--load-pass", str(file), "--passes", "cse,stumble", "--dump-dir", str(tmp_path / "dump")]
+    arguments = [
+        "opt",
+        str(tmp_path / "net.lir"),
+        "--load-pass",
+        str(file),
+        "--passes",
+        "cse,stumble",
+        "--dump-dir",
+        str(tmp_path / "dump"),
+    ]
     assert main(arguments) == 1
     program, *replayed = shlex.split((tmp_path / "dump/reproducer.txt").read_text().splitlines()[0])
     capsys.readouterr()
