@@ -341,7 +341,10 @@ def build_sizes(dimensions: Sequence[str], graphs: Mapping[tuple[int, ...], Grap
 
 def job_options(job: Job) -> dict[str, Any]:
     """What of a job decides the bytes of its artefact, as JSON values."""
-    target = {"name": job.target.name, "triple": job.target.triple, "cpu": job.target.cpu, "features": list(job.target.features)}
+    machine = job.target
+    target = {
+        "name": machine.name, "triple": machine.triple, "cpu": machine.cpu, "features": list(machine.features), "caches": list(machine.caches)
+    }  # fmt: skip
     options = {"emit": job.emit, "level": job.level, "passes": job.passes, "target": target, "threads": job.threads}
     several = {name: sorted(given) for name, given in job.dims.items() if not isinstance(given, int)}
     return options | ({"dims": several} if several else {})

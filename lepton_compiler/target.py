@@ -42,6 +42,11 @@ class Target:
     l2_bytes: int = 512 << 10
     host: bool = False
 
+    @property
+    def caches(self) -> tuple[int, int]:
+        """Bytes of level 1 and level 2, as schedules reckon with them."""
+        return self.l1_bytes, self.l2_bytes
+
     def lanes(self, bits: int) -> int:
         """Number of elements of `bits` bits that one vector register holds."""
         return self.vector_bits // bits
@@ -75,6 +80,7 @@ CPUS: dict[str, Cpu] = {
     "znver4": Cpu("x86_64", 512, 32, l2_bytes=1 << 20),
 }
 
+CACHES = ("l1", "l2")
 TRIPLES = {"x86_64": "x86_64-linux-gnu"}
 BASELINE = {"x86_64": "x86-64-v3"}
 
@@ -87,6 +93,8 @@ PLANNED = ("arm64", "armv7", "riscv64", "cortex-m0plus", "cortex-m3", "cortex-m4
 
 def parse_target(text: str, cpu: str | None = None) -> Target:
     """Turn `NAME[,feature...]` and an optional LLVM processor name into a `Target`.
+
+    Features are LLVM's, but for `l1=48K` and `l2=2M`: the sizes of the caches, where those of the processor's name are not the machine's.
 
     Raises:
         UsageError: an unknown target or processor, or one that this version does not compile for.
@@ -102,11 +110,24 @@ def parse_target(text: str, cpu: str | None = None) -> Target:
     if cpu not in CPUS or CPUS[cpu].arch != arch:
         raise UsageError(f"unknown processor '{cpu}' for {arch}", hint=_suggest(cpu, {k: "" for k, c in CPUS.items() if c.arch == arch}))
     known = CPUS[cpu]
+    sizes = dict(_cache_size(f) for f in features if "=" in f)
+    own = tuple(f if f[:1] in "+-" else f"+{f}" for f in features if "=" not in f)
     target = Target(
-        name, arch, TRIPLES[arch], cpu, tuple(f if f[:1] in "+-" else f"+{f}" for f in features),
-        known.vector_bits, known.vector_registers, known.l1_bytes, known.l2_bytes, host,
+        name, arch, TRIPLES[arch], cpu, own, known.vector_bits, known.vector_registers, known.l1_bytes, known.l2_bytes, host
     )  # fmt: skip
-    return replace(target, features=(*_host_features(), *target.features)) if host and cpu == _host_cpu(arch) else target
+    if host:
+        target = replace(target, features=(*_host_features(), *own) if cpu == _host_cpu(arch) else own, **_host_caches())
+    return replace(target, **sizes)
+
+
+def _cache_size(feature: str) -> tuple[str, int]:
+    """The field of `Target` that a feature such as `l2=2M` sets, and the bytes."""
+    key, _, text = feature.partition("=")
+    factor = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:].upper(), 1)
+    digits = text if factor == 1 else text[:-1]
+    if key not in CACHES or not digits.isdecimal() or not int(digits):
+        raise UsageError(f"'{feature}' is no size of a cache", hint="write l1=48K or l2=2M")
+    return f"{key}_bytes", int(digits) * factor
 
 
 def _suggest(name: str, known: dict[str, str]) -> str:
@@ -139,6 +160,19 @@ def _host_cpu(arch: str) -> str:
     if {"avx2", "fma", "f16c", "bmi2"} <= flags:
         return "x86-64-v3"
     return "x86-64-v2" if "sse4_2" in flags else BASELINE[arch] if not flags else "x86-64"
+
+
+def _host_caches() -> dict[str, int]:
+    """`l1_bytes` and `l2_bytes` of the first core, those that Linux tells."""
+    found: dict[str, int] = {}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
+            if level in ("1", "2") and kind in ("Data", "Unified"):
+                found.update([_cache_size(f"l{level}={size}")])
+        except (OSError, UsageError):
+            continue
+    return found
 
 
 def _host_features() -> tuple[str, ...]:

@@ -55,7 +55,7 @@ class KernelSpec:
     def key(self, target: Target) -> str:
         """Content hash: structure, types, immediates, target, and the code that lowers it."""
         parts = (self.types, self.inputs, sorted(self.constants), self.scalars, self.steps, self.outputs, self.shares)
-        machine = (target.arch, target.triple, target.cpu, target.features, target.vector_bits, target.vector_registers)
+        machine = (target.arch, target.triple, target.cpu, target.features, target.vector_bits, target.vector_registers, target.caches)
         return hashlib.sha256(f"{parts!r}{machine!r}{_version()}".encode()).hexdigest()[:20]
 
 

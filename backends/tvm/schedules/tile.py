@@ -18,6 +18,7 @@ from tvm import s_tir, tirx
 from lepton_compiler.backends.tvm.schedules import kinds, tiling
 from lepton_compiler.backends.tvm.schedules.epilogue import place_followers, ragged_tail
 from lepton_compiler.backends.tvm.schedules.loops import Nest, extent_of, partition, set_parallel
+from lepton_compiler.backends.tvm.schedules.prefetch import prefetch_next_block
 from lepton_compiler.target import Target
 
 
@@ -51,6 +52,7 @@ def schedule_tile(sch: Any, name: str, epilogue: list[str], target: Target, *, p
     if parallel and extent_of(sch, fused) > 1:
         set_parallel(sch, fused)
     unroll_tile(sch, name, nest.reduced[0], [pixel_in, vector], lane_in)
+    prefetch_next_block(sch, name + "_update", nest.reduced[-1], inner[-1], inner[:-1], target)
 
 
 def unroll_tile(sch: Any, name: str, reduction: Any, unrolled: list[Any], lane: Any) -> None:
