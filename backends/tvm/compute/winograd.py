@@ -89,7 +89,7 @@ def plan(images: int, size: tuple[int, int], channels: int, out_channels: int, t
         candidate = _candidate(m, images, size, channels, out_channels, target, whole)
         points, (before, after) = candidate.alpha**2, TRANSFORM_CYCLES[m]
         rows = candidate.chunk * candidate.chunks
-        passes = candidate.chunks if points * weights > target.l2_bytes // 2 else 1
+        passes = candidate.chunks if points * weights > target.l2_bytes // 4 else 1
         scratch = 4 * points * candidate.chunk * (channels + computed)
         cycles = max(points * rows * products, _streamed(passes * points * weights, target))
         cycles += 2 * candidate.chunks * _streamed(scratch, target) + rows * (
@@ -101,16 +101,16 @@ def plan(images: int, size: tuple[int, int], channels: int, out_channels: int, t
 
 
 def _streamed(size: int, target: Target) -> float:
-    """Cycles to read so many bytes, of which level 2 can hold half of its size."""
-    return size / STREAM_BYTES if size > target.l2_bytes // 2 else 0.0
+    """Cycles to read so many bytes, of which level 2 can hold a quarter of its size."""
+    return size / STREAM_BYTES if size > target.l2_bytes // 4 else 0.0
 
 
 def _candidate(m: int, images: int, size: tuple[int, int], channels: int, out_channels: int, target: Target, whole: bool) -> Plan:
-    """A plan whose chunks fit half of level 2, or that works on all tiles at once."""
+    """A plan whose chunks fit a quarter of level 2, or that works on all tiles at once."""
     tiles = images * -(-size[0] // m) * -(-size[1] // m)
     vectors = vectors_per_block(out_channels, target)
     rows = pixel_tile(tiles, vectors, target)
-    room = tiles if whole else target.l2_bytes // 2 // ((m + 2) ** 2 * (channels + out_channels) * 4)
+    room = tiles if whole else target.l2_bytes // 4 // ((m + 2) ** 2 * (channels + out_channels) * 4)
     most = max(rows, -(-min(tiles, room) // rows) * rows if whole else min(tiles, room) // rows * rows)
     chunks = -(-tiles // most)
     even = -(-tiles // chunks)

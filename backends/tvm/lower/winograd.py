@@ -17,6 +17,7 @@ from tvm.script.ir_builder import tirx as T
 from lepton_compiler.backends.tvm.compute.winograd import INPUT, OUTPUT, Plan, plan
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, expression
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
+from lepton_compiler.backends.tvm.schedules.prefetch import LINE, plan_prefetch, prefetch
 from lepton_compiler.ir.types import FLOAT32, TensorType
 from lepton_compiler.target import Target
 
@@ -89,6 +90,8 @@ class _Kernel:
         self.blocks = -(-w.shape[0] // (how.vectors * self.lanes))
         self.down, self.across = -(-out[1] // how.m), -(-out[2] // how.m)
         self.tiles = out[0] * self.down * self.across
+        groups, everything = how.chunk // how.rows, how.alpha**2 * self.blocks
+        self.ahead = plan_prefetch(4 * how.vectors * self.lanes, self.inputs, groups, everything, ctx.target)
 
     def place(self, tile: Expr) -> tuple[Expr, Expr, Expr]:
         """Image, row and column of a tile's first output."""
@@ -151,6 +154,8 @@ class _Kernel:
                     with T.vectorized(0, lanes) as lane:
                         store(sums, [k * lanes + lane], tirx.const(0, "float32"))
                 with T.serial(0, self.inputs) as channel:
+                    for line in self.ahead.lines_at(group) if self.ahead else ():
+                        T.evaluate(prefetch(u.tensor(point, block + 1, channel, line * (LINE // 4))))
                     for r in range(how.rows):
                         for k in range(how.vectors):
                             with T.vectorized(0, lanes) as lane:

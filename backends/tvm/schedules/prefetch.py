@@ -37,8 +37,14 @@ class Ahead:
     lines: int
     per_step: int
 
+    def lines_at(self, turn: Any) -> list[Any]:
+        """The lines, of those of a step, that the tile number `turn` of a block asks for."""
+        if self.per_step == self.lines:
+            return [tirx.const(k, "int32") for k in range(self.lines)]
+        return [tirx.floormod(turn * self.per_step + k, self.lines) for k in range(self.per_step)]
 
-def plan(lane_bytes: int, depth: int, tiles: int, blocks: int, target: Target) -> Ahead | None:
+
+def plan_prefetch(lane_bytes: int, depth: int, tiles: int, blocks: int, target: Target) -> Ahead | None:
     """How the `tiles` that use a block of weights, `depth` rows of `lane_bytes`, share the prefetching of the next; None if they should not.
 
     A block that would drive its predecessor out of level 2 is not fetched ahead, nor is a matrix that is level 1's concern.
@@ -70,7 +76,7 @@ def prefetch_next_block(sch: Any, name: str, reduction: Any, tile: Any, rows: Se
     depth = math.prod(int(iv.dom.extent) for iv in block.iter_vars if iv.iter_type != tirx.IterVar.DataPar)
     column, lane = spatial[-2], spatial[-1]
     tiles = math.prod(extent_of(sch, at) for at in (*rows, tile))
-    ahead = plan(4 * int(lane.dom.extent), depth, tiles, int(column.dom.extent), target)
+    ahead = plan_prefetch(4 * int(lane.dom.extent), depth, tiles, int(column.dom.extent), target)
     if ahead is None:
         return
     realize = sch.get(sch.get_loops(name)[-1]).body
@@ -79,10 +85,9 @@ def prefetch_next_block(sch: Any, name: str, reduction: Any, tile: Any, rows: Se
     where = tirx.IndexMap(list(values), [r.min for r in weights.region], None)
     turn = _turn(sch, [*rows, tile])
     calls = []
-    for k in range(ahead.per_step):
-        line = tirx.floormod(turn * ahead.per_step + k, ahead.lines) if tiles > 1 else tirx.const(k, "int32")
+    for line in ahead.lines_at(turn):
         values[lane.var] = line * (LINE // 4)
-        calls.append(tirx.Evaluate(_prefetch(tirx.BufferLoad(weights.source, list(where.map_indices(list(values.values())))))))
+        calls.append(tirx.Evaluate(prefetch(tirx.BufferLoad(weights.source, list(where.map_indices(list(values.values())))))))
     body = tirx.SeqStmt([*calls, loop.body])
     replaced = tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, annotations=loop.annotations)
     sch.state.replace(sch.get_sref(reduction), replaced)
@@ -106,6 +111,7 @@ def _turn(sch: Any, loops: Sequence[Any]) -> Any:
     return number
 
 
-def _prefetch(element: Any) -> Any:
+def prefetch(element: Any) -> Any:
+    """The call that brings the line of an element, a load from a buffer, into level 2."""
     arguments = [tirx.const(value, "int32") for value in (READ, INTO_LEVEL_2, DATA)]
     return tirx.call_llvm_intrin("void", "llvm.prefetch", tirx.address_of(element), *arguments)
