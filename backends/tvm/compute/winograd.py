@@ -44,7 +44,7 @@ GAIN = 0.85
 """Largest share of the direct kernel's estimated time at which Winograd is taken."""
 TRANSFORM_CYCLES = {2: (40, 34), 4: (130, 100)}
 """Estimated cycles per tile and vector of channels: input and output transform, by m."""
-FMAS, STREAM_BYTES = 1.6, 2.5
+FMAS, STREAM_BYTES = 1.6, 5.0
 """Fused multiply-adds of vectors, and bytes from beyond level 2, per cycle, that kernels reach."""
 SLOTS = 4
 """Parts of the image that threads may work on at once; each has scratch memory of its own."""

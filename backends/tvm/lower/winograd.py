@@ -154,8 +154,8 @@ class _Kernel:
                     with T.vectorized(0, lanes) as lane:
                         store(sums, [k * lanes + lane], tirx.const(0, "float32"))
                 with T.serial(0, self.inputs) as channel:
-                    for line in self.ahead.lines_at(group) if self.ahead else ():
-                        T.evaluate(prefetch(u.tensor(point, block + 1, channel, line * (LINE // 4))))
+                    for line in self.ahead.lines_at(group, channel) if self.ahead else ():
+                        T.evaluate(prefetch(u.tensor(point, block + 1, 0, line * (LINE // 4))))
                     for r in range(how.rows):
                         for k in range(how.vectors):
                             with T.vectorized(0, lanes) as lane:

@@ -27,33 +27,34 @@ INTO_LEVEL_2, READ, DATA = 2, 0, 1
 
 @dataclass(frozen=True)
 class Ahead:
-    """What to prefetch in each step of a reduction.
+    """How the tiles that use a block of weights share the prefetching of the next one.
 
     Attributes:
-        lines: cache lines of a step of the block.
-        per_step: how many of them one tile asks for.
+        depth: steps of a tile.
+        per_step: lines that are asked for at once.
+        repeats: consecutive steps, a power of two, that ask for the same lines.
     """
 
-    lines: int
+    depth: int
     per_step: int
+    repeats: int
 
-    def lines_at(self, turn: Any) -> list[Any]:
-        """The lines, of those of a step, that the tile number `turn` of a block asks for."""
-        if self.per_step == self.lines:
-            return [tirx.const(k, "int32") for k in range(self.lines)]
-        return [tirx.floormod(turn * self.per_step + k, self.lines) for k in range(self.per_step)]
+    def lines_at(self, turn: Any, step: Any) -> list[Any]:
+        """The lines of the next block that the tile number `turn` asks for in its step number `step`."""
+        first = tirx.floordiv(turn * self.depth + step, self.repeats) * self.per_step
+        return [first + k for k in range(self.per_step)]
 
 
-def plan_prefetch(lane_bytes: int, depth: int, tiles: int, blocks: int, target: Target) -> Ahead | None:
-    """How the `tiles` that use a block of weights, `depth` rows of `lane_bytes`, share the prefetching of the next; None if they should not.
+def plan_prefetch(row_bytes: int, depth: int, tiles: int, blocks: int, target: Target) -> Ahead | None:
+    """How `tiles` share the prefetching of a block of `depth` rows of `row_bytes`, one a step; None if they should not.
 
-    A block that would drive its predecessor out of level 2 is not fetched ahead, nor is a matrix that is level 1's concern.
+    A block that would drive its predecessor out of level 2 is not fetched ahead, nor are weights that level 1 holds.
     """
-    block = lane_bytes * depth
+    block = row_bytes * depth
     if blocks * block <= target.l1_bytes // 2 or 2 * block > target.l2_bytes:
         return None
-    lines = -(-lane_bytes // LINE)
-    return Ahead(lines, -(-lines // tiles))
+    lines = -(-row_bytes // LINE)
+    return Ahead(depth, -(-lines // tiles), 1 << max(0, (tiles // lines).bit_length() - 1))
 
 
 def prefetch_next_block(sch: Any, name: str, reduction: Any, tile: Any, rows: Sequence[Any], target: Target) -> None:
@@ -67,47 +68,48 @@ def prefetch_next_block(sch: Any, name: str, reduction: Any, tile: Any, rows: Se
         rows: loops around `tile` that use the same block of weights.
         target: the machine.
     """
-    loop = sch.get(reduction)
     block = sch.get(sch.get_sblock(name))
-    weights = _weights(block)
+    weights = _packed_weights(block)
     if weights is None:
         return
-    spatial = [iv for iv in block.iter_vars if iv.iter_type == tirx.IterVar.DataPar]
-    depth = math.prod(int(iv.dom.extent) for iv in block.iter_vars if iv.iter_type != tirx.IterVar.DataPar)
-    column, lane = spatial[-2], spatial[-1]
+    reduced = [iv for iv in block.iter_vars if iv.iter_type != tirx.IterVar.DataPar]
+    column, lane = [iv for iv in block.iter_vars if iv.iter_type == tirx.IterVar.DataPar][-2:]
+    depth = math.prod(int(iv.dom.extent) for iv in reduced)
     tiles = math.prod(extent_of(sch, at) for at in (*rows, tile))
     ahead = plan_prefetch(4 * int(lane.dom.extent), depth, tiles, int(column.dom.extent), target)
     if ahead is None:
         return
     realize = sch.get(sch.get_loops(name)[-1]).body
     values = {iv.var: value for iv, value in zip(block.iter_vars, realize.iter_values, strict=True)}
+    step = _flat([(values[iv.var], int(iv.dom.extent)) for iv in reduced])
+    turn = _flat([(sch.get(at).loop_var, extent_of(sch, at)) for at in (*rows, tile)])
+    values.update({iv.var: tirx.const(0, "int32") for iv in (*reduced, lane)})
     values[column.var] = values[column.var] + 1
-    where = tirx.IndexMap(list(values), [r.min for r in weights.region], None)
-    turn = _turn(sch, [*rows, tile])
-    calls = []
-    for line in ahead.lines_at(turn):
-        values[lane.var] = line * (LINE // 4)
-        calls.append(tirx.Evaluate(prefetch(tirx.BufferLoad(weights.source, list(where.map_indices(list(values.values())))))))
+    *start, _ = tirx.IndexMap([*values], [r.min for r in weights.region], None).map_indices([*values.values()])
+    calls = [tirx.Evaluate(prefetch(tirx.BufferLoad(weights.source, [*start, line * (LINE // 4)]))) for line in ahead.lines_at(turn, step)]
+    loop = sch.get(reduction)
     body = tirx.SeqStmt([*calls, loop.body])
     replaced = tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, annotations=loop.annotations)
     sch.state.replace(sch.get_sref(reduction), replaced)
 
 
-def _weights(block: Any) -> Any:
-    """The operand that the lane axis runs along, of 4-byte elements; None if there is none."""
-    lane = [iv for iv in block.iter_vars if iv.iter_type == tirx.IterVar.DataPar][-1].var
+def _packed_weights(block: Any) -> Any:
+    """The operand of 4-byte elements whose last axis is the lane axis of the accumulation `block`; None if there is none."""
+    lane = [iv for iv in block.iter_vars if iv.iter_type == tirx.IterVar.DataPar][-1]
     written = {access.source.name for access in block.writes}
     for access in block.reads:
-        if access.source.name not in written and any(v.same_as(lane) for v in undefined_vars(access.region[-1].min)):
+        if access.source.name in written or str(access.source.dtype) != "float32":
+            continue
+        if access.region[-1].min.same_as(lane.var) and int(access.source.shape[-1]) == int(lane.dom.extent):
             return access
     return None
 
 
-def _turn(sch: Any, loops: Sequence[Any]) -> Any:
-    """The number of the tile within its block."""
+def _flat(places: Sequence[tuple[Any, int]]) -> Any:
+    """The row-major number of a place, from its index and the extent along each axis."""
     number: Any = tirx.const(0, "int32")
-    for at in loops:
-        number = number * extent_of(sch, at) + sch.get(at).loop_var
+    for index, extent in places:
+        number = number * extent + index
     return number
 
 
