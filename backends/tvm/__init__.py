@@ -29,6 +29,9 @@ REQUIRED_PASSES: tuple[str, ...] = (
 )
 """Pipeline items that run before `build`."""
 
+MOST_THREADS = 256
+"""The pool counts threads in a byte."""
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -77,7 +80,11 @@ def build_sizes(
     interface, weights = Interface.of(options.name, dimensions, list(graphs.values()), list(graphs)), WeightStore()
     reported = [k for k, port in enumerate(interface.outputs) if port.loose]
     variants = [
-        Variant(chosen, graph, build_program(graph, {n: (s, ready[s.key(options.target)]) for n, s in found.items()}, weights, reported))
+        Variant(
+            chosen,
+            graph,
+            build_program(graph, {n: (s, ready[s.key(options.target)]) for n, s in found.items()}, weights, reported, options.threads),
+        )
         for (chosen, graph), found in zip(graphs.items(), specs, strict=True)
     ]
     return package(Package(interface, variants, weights, options))
@@ -87,12 +94,14 @@ def check_options(options: BuildOptions) -> None:
     """Refuse what this backend does not make yet.
 
     Raises:
-        UnsupportedError: a foreign target, or an output kind that is not there.
+        UnsupportedError: a foreign target, an output kind that is not there, more threads than a pool can have.
     """
     if options.emit == "c":
         raise UnsupportedError(
             "portable C output is not there yet", hint="--emit static gives a library; NAME.c beside it shows the program"
         )
+    if options.threads > MOST_THREADS:
+        raise UnsupportedError(f"{options.threads} threads are too many", hint=f"--threads {MOST_THREADS} is the most")
     if options.target.arch != platform.machine():
         raise UnsupportedError(
             f"code for {options.target.name} cannot be linked here yet",

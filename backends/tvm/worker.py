@@ -29,7 +29,7 @@ def compile_spec(key: str, spec: KernelSpec, target: Target) -> Kernel:
         KernelParameter(p.kind, p.index, p.type, PackedWeight(p.packed.function, p.packed.arguments) if p.packed else None, p.table)
         for p in lowered.parameters
     )
-    return Kernel(compiled.symbol, compiled.object, parameters, compiled.parallel_extent)
+    return Kernel(compiled.symbol, compiled.object, parameters, compiled.phases)
 
 
 def kernel_text(key: str, spec: KernelSpec, target: Target, kind: str) -> str:

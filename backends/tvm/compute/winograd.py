@@ -46,8 +46,8 @@ TRANSFORM_CYCLES = {2: (40, 34), 4: (130, 100)}
 """Estimated cycles per tile and vector of channels: input and output transform, by m."""
 FMAS, STREAM_BYTES = 1.6, 5.0
 """Fused multiply-adds of vectors, and bytes from beyond level 2, per cycle, that kernels reach."""
-SLOTS = 4
-"""Parts of the image that threads may work on at once; each has scratch memory of its own."""
+FEW = 8
+"""Chunks below which an odd number of them would leave one of two threads idle for long."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,6 @@ class Plan:
     def alpha(self) -> int:
         """Width of an input tile."""
         return self.m + 2
-
-    @property
-    def slots(self) -> int:
-        """Scratch areas."""
-        return min(SLOTS, self.chunks)
 
 
 def plan(images: int, size: tuple[int, int], channels: int, out_channels: int, target: Target) -> Plan | None:
@@ -113,6 +108,7 @@ def _candidate(m: int, images: int, size: tuple[int, int], channels: int, out_ch
     room = tiles if whole else target.l2_bytes // 4 // ((m + 2) ** 2 * (channels + out_channels) * 4)
     most = max(rows, -(-min(tiles, room) // rows) * rows if whole else min(tiles, room) // rows * rows)
     chunks = -(-tiles // most)
+    chunks += chunks % 2 if 1 < chunks < FEW else 0
     even = -(-tiles // chunks)
     chunk = -(-even // rows) * rows
     return Plan(m, size, rows, vectors, chunk, -(-tiles // chunk))

@@ -58,7 +58,7 @@ class Parameter:
     """One pointer that a kernel takes.
 
     Attributes:
-        kind: `input`, `packed`, `table`, `workspace` or `output`.
+        kind: `input`, `packed`, `table`, `workspace`, `scratch` or `output`.
         index: which operand or output it is.
         type: element type and shape of the buffer.
         packed: how the weight is rearranged, for `packed`.
@@ -179,7 +179,7 @@ def _finish(spec: KernelSpec, ctx: Context, args: dict[int, Arg], outputs: list[
     results = {identity(o) for o in outputs}
     spaces = [w for i, w in {identity(w): w for w in ctx.workspaces}.items() if i in used and i not in results]
     for k, tensor in enumerate(spaces):
-        add(Parameter("workspace", k, _type_of(tensor)), tensor)
+        add(Parameter("scratch" if identity(tensor) in map(identity, ctx.private) else "workspace", k, _type_of(tensor)), tensor)
     for k, tensor in enumerate(outputs):
         add(Parameter("output", k, spec.types[spec.outputs[k]]), tensor)
     function = te.create_prim_func(tensors)

@@ -114,6 +114,7 @@ class Context:
         target: the machine.
         outputs: types of the results of the current operator.
         workspaces: TE tensors that become parameters of the kernel, for the arena.
+        private: those of them of which each thread has its own.
         packed: placeholders of repacked weights.
         stored: how many expressions have got a loop of their own.
         tables: constants that the kernel brings along, by content, and their placeholders.
@@ -122,6 +123,7 @@ class Context:
     target: Target
     outputs: tuple[TensorType, ...] = ()
     workspaces: list[Any] = field(default_factory=list)
+    private: list[Any] = field(default_factory=list)
     packed: dict[Packed, Any] = field(default_factory=dict)
     stored: int = 0
     tables: dict[bytes, tuple[np.ndarray, Any]] = field(default_factory=dict)
@@ -156,6 +158,11 @@ class Context:
     def workspace(self, *tensors: Any) -> None:
         """Let intermediate tensors live in the arena."""
         self.workspaces += tensors
+
+    def scratch(self, *tensors: Any) -> None:
+        """Let intermediate tensors live in the arena, once per thread: an iteration of a parallel loop reads only what it wrote."""
+        self.workspaces += tensors
+        self.private += tensors
 
 
 Rule = Callable[..., list[Any]]

@@ -11,6 +11,7 @@ from typing import Any
 from lepton_compiler.analysis.memory import Interval, Plan, plan_memory
 from lepton_compiler.backend import Artifact, BuildOptions
 from lepton_compiler.backends.tvm.kernels import Kernel
+from lepton_compiler.backends.tvm.package import sharing
 from lepton_compiler.backends.tvm.package import threads as pool
 from lepton_compiler.backends.tvm.package.header import header
 from lepton_compiler.backends.tvm.package.interface import Interface, Port, Variant
@@ -53,13 +54,13 @@ def package(content: Package) -> Artifact:
     plans, kernels, name, threads = content.plans(), content.kernels(), content.options.name, content.options.threads
     weights = content.weights.blob()
     arena_bytes = max(plan.arena_bytes for plan in plans)
+    how = sharing.Sharing(threads, max(sharing.gain(v.program.statements, threads) for v in content.variants))
     texts = {
         f"{name}.h": header(content.interface, arena_bytes, len(weights), threads),
-        f"{name}.c": source(
-            content.interface, content.variants, [dict(enumerate(p.offsets)) for p in plans], threads, content.options.profile
-        ),
+        f"{name}.c": source(content.interface, content.variants, [dict(enumerate(p.offsets)) for p in plans], how, content.options.profile),
     }
-    library = _link(content, kernels, texts, weights)
+    pooled = {f"{name}_threads.h": pool.header(name), f"{name}_threads.c": pool.source(name, threads)} if how.pays else {}
+    library = _link(content, kernels, texts | pooled, weights)
     files = {**library, **{k: v.encode() for k, v in texts.items()}}
     return Artifact(files, _manifest(content, plans, kernels, len(weights), files))
 
@@ -73,10 +74,7 @@ def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str], we
             (folder / file).write_text(text)
         (folder / f"{name}.weights.bin").write_bytes(weights)
         (folder / f"{name}_weights.S").write_text(_weights_assembly(name))
-        if options.threads > 1:
-            (folder / "lepton_threads.h").write_text(pool.HEADER)
-            (folder / "lepton_threads.c").write_text(pool.source(options.threads))
-        sources = [f"{name}.c", f"{name}_weights.S", *(["lepton_threads.c"] if options.threads > 1 else [])]
+        sources = [f"{name}_weights.S", *(file for file in texts if file.endswith(".c"))]
         objects = [tools.compile(folder, file) for file in sources]
         for kernel in kernels:
             (folder / f"{kernel.symbol}.o").write_bytes(kernel.object)
@@ -90,7 +88,8 @@ def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str], we
                 return {f"{name}.o": (folder / "joined.o").read_bytes()}
             case _:
                 result = f"lib{name}.so"
-                tools.shared(folder, objects, result, [f"{name}_run", *([f"{name}_profile"] if options.profile else [])], options.threads)
+                exports = ["run", *(["run_on"] if options.threads > 1 else []), *(["profile"] if options.profile else [])]
+                tools.shared(folder, objects, result, [f"{name}_{e}" for e in exports])
         return {result: (folder / result).read_bytes()}
 
 

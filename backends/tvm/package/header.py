@@ -7,6 +7,21 @@ from lepton_compiler.backends.tvm.package.interface import Interface, Port
 from lepton_compiler.backends.tvm.package.names import c_type, storage_note
 
 
+POOL = """\
+/* Threads of the host. `parallel_for` calls `task(data, k)` once for each k in [0, count), on whatever threads it likes, and returns
+   when all calls have; `count` is at most `threads`. Where it is NULL, the calling thread does all the work. */
+#ifndef LEPTON_POOL
+#define LEPTON_POOL
+typedef struct {
+  void *context; /* handed to parallel_for */
+  int32_t threads;
+  void (*parallel_for)(void *context, int32_t count, void (*task)(void *data, int32_t k), void *data);
+} lepton_pool;
+#endif
+""".splitlines()
+"""The type is the same in the header of every model."""
+
+
 def header(interface: Interface, arena_bytes: int, weights_bytes: int, threads: int) -> str:
     """The text of the header."""
     name = interface.name
@@ -24,6 +39,7 @@ def header(interface: Interface, arena_bytes: int, weights_bytes: int, threads: 
         'extern "C" {',
         "#endif",
         "",
+        *([*POOL, ""] if threads > 1 else []),
         f"#define {upper}_ARENA_BYTES {max(arena_bytes, ALIGNMENT)}u",
         f"#define {upper}_ARENA_ALIGN {ALIGNMENT}u",
         f"#define {upper}_WEIGHTS_BYTES {weights_bytes}u",
@@ -50,6 +66,7 @@ def header(interface: Interface, arena_bytes: int, weights_bytes: int, threads: 
         f"   outputs must not overlap inputs. `arena` points to {upper}_ARENA_BYTES bytes of scratch memory aligned to",
         f"   {upper}_ARENA_ALIGN. Calls with different arenas may run at the same time. Returns {upper}_OK or an error. */",
         f"int {name}_run(const {name}_inputs *inputs, {name}_outputs *outputs, void *arena);",
+        *(_run_on(name) if threads > 1 else []),
         "",
         "#ifdef __cplusplus",
         "}",
@@ -59,6 +76,15 @@ def header(interface: Interface, arena_bytes: int, weights_bytes: int, threads: 
         "",
     ]
     return "\n".join(lines)
+
+
+def _run_on(name: str) -> list[str]:
+    return [
+        "",
+        f"/* The same on the threads of `pool`, of which at most {name.upper()}_THREADS are used; on the model's own if it is NULL, as",
+        f"   {name}_run does. The results are the same bits whoever computes them. */",
+        f"int {name}_run_on(const {name}_inputs *inputs, {name}_outputs *outputs, void *arena, const lepton_pool *pool);",
+    ]
 
 
 def _macros(prefix: str, port: Port) -> list[str]:
