@@ -101,12 +101,15 @@ class _Writer:
         """The public functions of a model for several threads."""
         parameters = f"const {self.name}_inputs *inputs, {self.name}_outputs *outputs, void *memory"
         return [
-            f"{EXPORTED} int {self.name}_run({parameters}) {{",
-            "  return run(inputs, outputs, memory, NULL);",
+            f"{EXPORTED} int {self.name}_run_on({parameters}, const lepton_pool *pool) {{",
+            *([f"  if (pool == NULL) {self.name}_enter();"] if self.threads > 1 else []),
+            "  const int status = run(inputs, outputs, memory, pool);",
+            *([f"  if (pool == NULL) {self.name}_leave();"] if self.threads > 1 else []),
+            "  return status;",
             "}",
             "",
-            f"{EXPORTED} int {self.name}_run_on({parameters}, const lepton_pool *pool) {{",
-            "  return run(inputs, outputs, memory, pool);",
+            f"{EXPORTED} int {self.name}_run({parameters}) {{",
+            f"  return {self.name}_run_on(inputs, outputs, memory, NULL);",
             "}",
             "",
         ]

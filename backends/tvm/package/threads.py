@@ -26,9 +26,13 @@ HEADER = """\
 typedef void (*@NAME@_part)(const void *const *arguments, int32_t task, int32_t begin, int32_t end);
 
 /* Runs all iterations of [0, extent) in up to `tasks` tasks, `grain` or more at a time, and returns when they are done.
-   Threads come from `pool`, or if that is NULL from the model's own. */
+   Threads come from `pool`, or if that is NULL from the model's own, which are awake between `enter` and `leave`. */
 __attribute__((visibility("hidden"))) void @NAME@_share(
     const lepton_pool *pool, @NAME@_part part, const void *const *arguments, int32_t extent, int32_t grain, int32_t tasks);
+
+/* Before and after a run on the model's own threads. */
+__attribute__((visibility("hidden"))) void @NAME@_enter(void);
+__attribute__((visibility("hidden"))) void @NAME@_leave(void);
 
 #endif
 """
@@ -47,7 +51,8 @@ SOURCE = """\
 #include <time.h>
 #include <unistd.h>
 
-enum { THREADS = @THREADS@, WORKERS = THREADS - 1, SPIN_NS = 100000, PATIENCE_NS = 200000, NAP_NS = 20000, STACK_BYTES = 1 << 20 };
+enum { THREADS = @THREADS@, WORKERS = THREADS - 1, RUN_SPIN_NS = 2000000, IDLE_SPIN_NS = 100000, POLITE_NS = 400000,
+       PATIENCE_NS = 200000, NAP_NS = 20000, STACK_BYTES = 1 << 20 };
 enum { OPEN = 1 << 8, INSIDE = OPEN - 1, GENERATION = OPEN << 1 };
 
 /* The iterations that one task owns, on a cache line of their own; others help when they have finished theirs. */
@@ -69,6 +74,7 @@ typedef struct {
   pthread_mutex_t lock;
   pthread_cond_t wake;
   atomic_bool asleep;
+  atomic_int cpu; /* that it was last seen on */
 } worker;
 
 static pthread_mutex_t busy = PTHREAD_MUTEX_INITIALIZER; /* held by the caller whose job the workers do */
@@ -76,6 +82,8 @@ static pthread_mutex_t life = PTHREAD_MUTEX_INITIALIZER; /* held while threads s
 static _Alignas(64) atomic_uint state;
 static atomic_int wanted; /* tasks of the last job: a hint for those who need not join */
 static job *current;
+static atomic_uint calls; /* that entered */
+static atomic_int active; /* that entered and did not leave */
 static _Alignas(64) atomic_bool stopping;
 static atomic_int started = -1; /* workers, or -1 where starting them was not tried yet */
 static bool watching_forks;
@@ -87,6 +95,14 @@ static int64_t now(void) {
   return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+static int this_cpu(void) {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
 static void pause_briefly(void) {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
@@ -95,7 +111,7 @@ static void pause_briefly(void) {
 #endif
 }
 
-/* One look per call: pauses, lets others have the CPU now and then, and tells when `limit` nanoseconds have passed. */
+/* One look per call: pauses, after a while lets others have the CPU, and tells when `limit` nanoseconds have passed. */
 static bool spin(unsigned *turn, int64_t *since, int64_t limit) {
   if (++*turn % 64 != 0) {
     pause_briefly();
@@ -103,7 +119,7 @@ static bool spin(unsigned *turn, int64_t *since, int64_t limit) {
   }
   const int64_t t = now();
   if (*since == 0) *since = t;
-  if (*turn % 256 == 0) sched_yield();
+  if (t - *since > POLITE_NS) sched_yield();
   return t - *since > limit;
 }
 
@@ -123,30 +139,32 @@ static void work(void *data, int32_t task) {
   }
 }
 
+static bool is_new(unsigned s, unsigned seen) { return (s & OPEN) != 0 && s / GENERATION != seen; }
+
 static void *serve(void *index) {
   const int32_t task = (int32_t)(intptr_t)index;
   worker *const me = &workers[task - 1];
-  unsigned seen = 0, turn = 0; /* the generation that was joined or let pass */
+  unsigned seen = 0, heard = 0, turn = 0; /* the generation that was joined or let pass, and the calls that it woke up for */
   int64_t since = 0;
   while (!atomic_load_explicit(&stopping, memory_order_relaxed)) {
     unsigned s = atomic_load_explicit(&state, memory_order_acquire);
-    if ((s & OPEN) != 0 && s / GENERATION != seen) {
+    if (is_new(s, seen)) {
       seen = s / GENERATION;
       while (task < atomic_load_explicit(&wanted, memory_order_relaxed) && (s & OPEN) != 0 && s / GENERATION == seen) {
         if (!atomic_compare_exchange_weak_explicit(&state, &s, s + 1, memory_order_acq_rel, memory_order_acquire)) continue;
         if (task < current->tasks) work(current, task);
+        atomic_store_explicit(&me->cpu, this_cpu(), memory_order_relaxed);
         atomic_fetch_sub_explicit(&state, 1, memory_order_release);
         turn = 0, since = 0;
         break;
       }
-    } else if (spin(&turn, &since, SPIN_NS)) {
+    } else if (spin(&turn, &since, atomic_load_explicit(&active, memory_order_relaxed) > 0 ? RUN_SPIN_NS : IDLE_SPIN_NS)) {
       pthread_mutex_lock(&me->lock);
       atomic_store(&me->asleep, true);
-      for (s = atomic_load(&state); !atomic_load(&stopping) && ((s & OPEN) == 0 || s / GENERATION == seen); s = atomic_load(&state))
-        pthread_cond_wait(&me->wake, &me->lock);
+      while (!atomic_load(&stopping) && atomic_load(&calls) == heard && !is_new(atomic_load(&state), seen)) pthread_cond_wait(&me->wake, &me->lock);
       atomic_store(&me->asleep, false);
       pthread_mutex_unlock(&me->lock);
-      turn = 0, since = 0;
+      heard = atomic_load(&calls), turn = 0, since = 0;
     }
   }
   return NULL;
@@ -163,6 +181,8 @@ static void forget(void) {
   pthread_mutex_init(&busy, NULL);
   pthread_mutex_init(&life, NULL);
   atomic_store(&state, 0);
+  atomic_store(&calls, 0);
+  atomic_store(&active, 0);
   atomic_store(&stopping, false);
   atomic_store(&started, -1);
 }
@@ -175,10 +195,14 @@ static int usable_cpus(void) {
   return (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-/* Starts as many threads as there are CPUs for; how many. Their signals are left to the host's threads. */
-static int start(void) {
+/* Starts as many threads as there are CPUs for, once. Their signals are left to the host's threads. */
+static void start(void) {
   int count = 0;
   pthread_mutex_lock(&life);
+  if (atomic_load(&started) >= 0) {
+    pthread_mutex_unlock(&life);
+    return;
+  }
   if (!watching_forks) watching_forks = pthread_atfork(NULL, NULL, forget) == 0;
   const int cpus = usable_cpus();
   if (watching_forks && !atomic_load(&stopping)) {
@@ -193,6 +217,7 @@ static int start(void) {
       pthread_mutex_init(&w->lock, NULL);
       pthread_cond_init(&w->wake, NULL);
       atomic_store(&w->asleep, false);
+      atomic_store(&w->cpu, this_cpu());
       if (pthread_create(&w->thread, &attributes, serve, (void *)(intptr_t)(count + 1)) != 0) break;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -200,7 +225,6 @@ static int start(void) {
   }
   atomic_store(&started, count);
   pthread_mutex_unlock(&life);
-  return count;
 }
 
 /* Ends the threads when the library is unloaded or the process exits, maybe in the middle of a job: its caller does the rest. */
@@ -215,14 +239,41 @@ __attribute__((destructor)) static void stop(void) {
   pthread_mutex_unlock(&life);
 }
 
+/* Moves a worker that shares the caller's CPU. Left alone, the kernel wakes it there and leaves other CPUs idle for milliseconds. */
+static void keep_apart(worker *w, int cpu) {
+  if (cpu < 0 || atomic_load_explicit(&w->cpu, memory_order_relaxed) != cpu) return;
+#if defined(__linux__) && !defined(__ANDROID__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0 || CPU_COUNT(&set) < 2) return;
+  CPU_CLR(cpu, &set);
+  if (pthread_setaffinity_np(w->thread, sizeof set, &set) == 0) atomic_store_explicit(&w->cpu, -1, memory_order_relaxed);
+#endif
+}
+
+void @NAME@_enter(void) {
+  if (atomic_load(&started) < 0) start();
+  atomic_fetch_add(&active, 1);
+  atomic_fetch_add(&calls, 1);
+  const int count = atomic_load(&started), cpu = this_cpu();
+  for (int k = 0; k < count; ++k) {
+    keep_apart(&workers[k], cpu);
+    if (atomic_load(&workers[k].asleep)) rouse(&workers[k]);
+  }
+}
+
+void @NAME@_leave(void) { atomic_fetch_sub(&active, 1); }
+
 /* Opens a job to the workers, does what they do not, and waits for those who came. `busy` is held. */
 static void run_on_workers(job *j) {
   current = j;
   atomic_store_explicit(&wanted, j->tasks, memory_order_relaxed);
   const unsigned generation = (atomic_load(&state) / GENERATION + 1) * GENERATION;
   atomic_store(&state, generation | OPEN);
-  for (int32_t k = 0; k < j->tasks - 1; ++k)
+  const int cpu = this_cpu();
+  for (int32_t k = 0; k < j->tasks - 1; ++k) {
+    keep_apart(&workers[k], cpu);
     if (atomic_load(&workers[k].asleep)) rouse(&workers[k]);
+  }
   work(j, 0);
   atomic_fetch_and_explicit(&state, ~(unsigned)OPEN, memory_order_acq_rel);
   unsigned turn = 0;
@@ -237,7 +288,7 @@ void @NAME@_share(const lepton_pool *pool, @NAME@_part part, const void *const *
     if (pool->parallel_for == NULL || pool->threads < tasks) tasks = pool->parallel_for == NULL ? 1 : pool->threads;
   } else if (tasks > 1) {
     mine = pthread_mutex_trylock(&busy) == 0;
-    const int count = !mine ? 0 : atomic_load(&started) < 0 ? start() : atomic_load(&started);
+    const int count = mine ? atomic_load(&started) : 0;
     if (count + 1 < tasks) tasks = count + 1;
   }
   if (tasks < 2) {
