@@ -28,6 +28,7 @@ from tvm import te
 from lepton_compiler.backends.tvm.phases import phase_symbols
 from lepton_compiler.backends.tvm.codegen import CompiledKernel, compile_kernel
 from lepton_compiler.backends.tvm.compute import conv, matmul
+from lepton_compiler.backends.tvm.packing import pack_conv_weights, pack_matmul_weights
 from lepton_compiler.backends.tvm.schedules import n_block, oc_block, schedule
 from lepton_compiler.target import Target, parse_target
 
@@ -117,9 +118,9 @@ def build(case: Case, target: Target) -> tuple[Callable[[], int], float]:
     if case.groups > 1:
         packed = np.ascontiguousarray(w0[:, 0].transpose(1, 2, 0))
     elif case.is_conv:
-        packed = conv.pack_conv_weights(w0, oc_block(channels, target))
+        packed = pack_conv_weights(w0, oc_block(channels, target))
     else:
-        packed = matmul.pack_matmul_weights(w0, n_block(channels, target)) if constant else w0
+        packed = pack_matmul_weights(w0, n_block(channels, target)) if constant else w0
     w = te.placeholder(packed.shape, "float32", "w")
     if case.groups > 1:
         y, spaces = conv.depthwise_conv2d_nhwc(x, w, pads=(pad,) * 4, strides=strides)

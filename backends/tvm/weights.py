@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lepton_compiler.analysis.memory import ALIGNMENT
-from lepton_compiler.backends.tvm.lower.packing import PACKINGS
+from lepton_compiler.backends.tvm.packing import PACKINGS
 from lepton_compiler.ir.tensor import Tensor
 
 Key = tuple[str, str, tuple[int, ...]]

@@ -46,6 +46,7 @@ def main() -> None:
     """Serve until standard input ends. Whatever TVM prints goes to standard error."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.modules["torch"] = None  # type: ignore[assignment]  # tvm_ffi imports it if it can, which takes longer than TVM itself
     while (message := read_message(sys.stdin.buffer)) is not None:
         key, spec, target = message
         try:

@@ -8,10 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from lepton_compiler.backends.tvm.schedules.tiling import pixel_tile, vectors_per_block
 from lepton_compiler.target import Target
@@ -25,13 +21,6 @@ INPUT: dict[int, Matrix] = {
     ),
 }  # fmt: skip
 """B transposed, by m."""
-FILTER: dict[int, Matrix] = {
-    2: ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
-    4: (
-        (1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1),
-    ),
-}  # fmt: skip
-"""G, by m."""
 OUTPUT: dict[int, Matrix] = {
     2: ((1, 1, 1, 0), (0, 1, -1, -1)),
     4: ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
@@ -112,14 +101,3 @@ def _candidate(m: int, images: int, size: tuple[int, int], channels: int, out_ch
     even = -(-tiles // chunks)
     chunk = -(-even // rows) * rows
     return Plan(m, size, rows, vectors, chunk, -(-tiles // chunk))
-
-
-def pack_winograd_weights(w: npt.NDArray[Any], m: int, block: int) -> npt.NDArray[Any]:
-    """`[OC, IC, 3, 3]` to `[(m + 2)^2, ceil(OC / block), IC, block]`: G w G^T, computed in float64, zero-padded."""
-    g = np.asarray(FILTER[m], np.float64)
-    oc, ic = w.shape[:2]
-    transformed = np.einsum("ai,ocij,bj->aboc", g, w.astype(np.float64), g).reshape(-1, oc, ic)
-    blocks = -(-oc // block)
-    padded = np.zeros((len(transformed), blocks * block, ic))
-    padded[:, :oc] = transformed
-    return np.ascontiguousarray(padded.reshape(len(transformed), blocks, block, ic).transpose(0, 1, 3, 2).astype(w.dtype))

@@ -132,7 +132,7 @@ class Context:
         """The weight `arg`, as it is stored, rearranged at compile time by the packing function: a placeholder."""
         arg = arg.stored or arg
         assert arg.operand is not None and arg.constant
-        from lepton_compiler.backends.tvm.lower.packing import PACKINGS
+        from lepton_compiler.backends.tvm.packing import PACKINGS
 
         shape = PACKINGS[function](np.broadcast_to(np.zeros((), arg.type.dtype.numpy), arg.shape), *arguments).shape
         packed = Packed(arg.operand, function, arguments, TensorType(arg.type.dtype, shape))
