@@ -145,7 +145,7 @@ def _print_summary(outcome: Outcome) -> None:
             f"{label} {facts[key]:,} bytes"
             for label, key in (("arena", "arena_bytes"), ("weights", "weights_bytes"), ("code", "code_bytes"))
         )
-        print(f"  {facts['kernels']} kernels, {sizes}")
+        print(f"  {facts['kernels']} kernels, {sizes}; no arena could be smaller than {facts['arena_lower_bound']:,} bytes")
     check = outcome.verification
     if check is not None:
         verdict = "verified" if check.ok else "WRONG"

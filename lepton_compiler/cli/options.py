@@ -54,6 +54,16 @@ def dimension(text: str) -> tuple[str, int]:
     return name, int(size)
 
 
+def peer_names(text: str) -> list[str]:
+    """`onnxruntime,openvino`: names of other runtimes."""
+    from lepton_compiler.peers import registry
+
+    found = list(dict.fromkeys(name for name in text.split(",") if name))
+    if unknown := [name for name in found if name not in registry]:
+        raise argparse.ArgumentTypeError(f"no runtime called '{unknown[0]}'; known: {', '.join(registry)}")
+    return found
+
+
 def positive(text: str) -> int:
     """An integer of at least one."""
     if not text.isdecimal() or int(text) < 1:

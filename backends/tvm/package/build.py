@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,30 +53,32 @@ def package(content: Package) -> Artifact:
         MissingDependency: there is no C compiler.
     """
     plans, kernels, name, threads = content.plans(), content.kernels(), content.options.name, content.options.threads
-    weights = content.weights.blob()
+    weights_bytes = content.weights.nbytes
     arena_bytes = max(plan.arena_bytes for plan in plans)
     how = sharing.Sharing(threads, max(sharing.gain(v.program.statements, threads) for v in content.variants))
     texts = {
-        f"{name}.h": header(content.interface, arena_bytes, len(weights), threads),
+        f"{name}.h": header(content.interface, arena_bytes, weights_bytes, threads),
         f"{name}.c": source(content.interface, content.variants, [dict(enumerate(p.offsets)) for p in plans], how, content.options.profile),
     }
     pooled = {f"{name}_threads.h": pool.header(name), f"{name}_threads.c": pool.source(name, threads)} if how.pays else {}
-    library = _link(content, kernels, texts | pooled, weights)
+    library = _link(content, kernels, texts | pooled)
     files = {**library, **{k: v.encode() for k, v in texts.items()}}
-    return Artifact(files, _manifest(content, plans, kernels, len(weights), files))
+    return Artifact(files, _manifest(content, plans, kernels, weights_bytes, files))
 
 
-def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str], weights: bytes) -> dict[str, bytes]:
+def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str]) -> dict[str, bytes]:
     options = content.options
     name, tools = options.name, find_toolchain()
     with tempfile.TemporaryDirectory(prefix="lepton-") as temporary:
         folder = Path(temporary)
         for file, text in texts.items():
             (folder / file).write_text(text)
-        (folder / f"{name}.weights.bin").write_bytes(weights)
+        with (folder / f"{name}.weights.bin").open("wb") as file:
+            content.weights.write(file)
         (folder / f"{name}_weights.S").write_text(_weights_assembly(name))
         sources = [f"{name}_weights.S", *(file for file in texts if file.endswith(".c"))]
-        objects = [tools.compile(folder, file) for file in sources]
+        with ThreadPoolExecutor() as workers:
+            objects = list(workers.map(lambda file: tools.compile(folder, file), sources))
         for kernel in kernels:
             (folder / f"{kernel.symbol}.o").write_bytes(kernel.object)
             objects.append(f"{kernel.symbol}.o")
