@@ -50,6 +50,7 @@ class Job:
         passes: a pipeline in text form that runs instead of the level's.
         inputs: shapes or constants by input name.
         dims: by dimension name a size, or the sizes among which the artefact chooses at run time.
+        bounds: by node name, the largest size that its result of data-dependent size takes.
         opset: of ONNX output.
         jobs: compiler processes at once.
         cache_dir: where compiled kernels are kept.
@@ -69,6 +70,7 @@ class Job:
     passes: str | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
     dims: Dims = field(default_factory=dict)
+    bounds: Mapping[str, int] = field(default_factory=dict)
     opset: int = 21
     jobs: int | None = None
     cache_dir: Path | None = None
@@ -125,6 +127,7 @@ def optimize(
     target: str | Target = "native",
     passes: str | Sequence[Pass] | None = None,
     instruments: Sequence[Instrument] = (),
+    bounds: Mapping[str, int] | None = None,
 ) -> Graph:
     """An optimised copy of `graph` that computes the same.
 
@@ -134,6 +137,7 @@ def optimize(
         target: what the passes may reckon with.
         passes: run these instead of the level's, as text (`"fold-constants,fuse{depth=3}"`) or as objects.
         instruments: told about every pass.
+        bounds: by node name, the largest size that its result of data-dependent size takes.
 
     Raises:
         UsageError: an unknown level, target or pass.
@@ -146,7 +150,7 @@ def optimize(
     else:
         pipeline = parse_pipeline(passes) if isinstance(passes, str) else Pipeline(tuple(passes))
     machine = target if isinstance(target, Target) else parse_target(target)
-    return pipeline.run(graph.copy(), PassContext(machine, named, tuple(instruments)))
+    return pipeline.run(graph.copy(), PassContext(machine, named, tuple(instruments), bounds=bounds or {}))
 
 
 def compile(
@@ -157,6 +161,7 @@ def compile(
     threads: int = 1,
     *,
     dims: Dims | None = None,
+    bounds: Mapping[str, int] | None = None,
     cpu: str | None = None,
     name: str | None = None,
     passes: str | None = None,
@@ -180,6 +185,7 @@ def compile(
         inputs: shapes (or constants) by input name.
         threads: that one call may use.
         dims: by dimension name a size, or several: then the model holds all of them and no other.
+        bounds: by node name, the largest size that its result of data-dependent size takes; a run that exceeds it fails.
         cpu: LLVM processor name.
         name: C identifier of the artefact.
         passes: a pipeline that runs instead of the level's.
@@ -202,7 +208,7 @@ def compile(
     )
     machine = target if isinstance(target, Target) else parse_target(target, cpu)
     job = Job(
-        machine, parse_level(level), name=name, threads=threads, passes=passes, inputs=inputs or {}, dims=dims or {}, jobs=jobs,
+        machine, parse_level(level), name=name, threads=threads, passes=passes, inputs=inputs or {}, dims=dims or {}, bounds=bounds or {}, jobs=jobs,
         cache_dir=Path(cache_dir) if cache_dir is not None else None, verify=verify, profile=profile,
     )  # fmt: skip
     name = check_name(job.name) if job.name else default_name(source)
@@ -325,7 +331,7 @@ def build_sizes(dimensions: Sequence[str], graphs: Mapping[tuple[int, ...], Grap
         require_bound(graph)
         job.stage("legalise")
         required = tuple(getattr(backend, "REQUIRED_PASSES", ()))
-        legal[sizes] = optimize(graph, job.level, job.target, ",".join(required), job.instruments) if required else graph
+        legal[sizes] = optimize(graph, job.level, job.target, ",".join(required), job.instruments, job.bounds) if required else graph
     job.stage("generate code")
     options = BuildOptions(name, job.target, job.threads, job.emit, job.jobs, job.cache_dir, job.level, job.profile)
 
@@ -347,7 +353,7 @@ def job_options(job: Job) -> dict[str, Any]:
     }  # fmt: skip
     options = {"emit": job.emit, "level": job.level, "passes": job.passes, "target": target, "threads": job.threads}
     several = {name: sorted(given) for name, given in job.dims.items() if not isinstance(given, int)}
-    return options | ({"dims": several} if several else {})
+    return options | ({"dims": several} if several else {}) | ({"bounds": dict(sorted(job.bounds.items()))} if job.bounds else {})
 
 
 def complete(artifact: Artifact, identity: Mapping[str, Any]) -> Artifact:

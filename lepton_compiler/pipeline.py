@@ -10,7 +10,7 @@ import importlib
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, Union
@@ -64,12 +64,14 @@ class PassContext:
         level: the optimisation level, `O0` ... `O3`, `Os`.
         instruments: told before and after each pass.
         tracer: collects near misses of rewrite rules, when somebody wants them.
+        bounds: by name of a source node, the largest size that its result of data-dependent size takes.
     """
 
     target: Target = field(default_factory=lambda: parse_target("x86_64"))
     level: str = "O2"
     instruments: tuple[Instrument, ...] = ()
     tracer: Tracer | None = None
+    bounds: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

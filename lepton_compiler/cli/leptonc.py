@@ -38,6 +38,14 @@ def make_parser() -> argparse.ArgumentParser:
     options.add_level_option(parser)
     options.add_target_options(parser)
     options.add_model_options(parser, several=True)
+    parser.add_argument(
+        "--bound",
+        type=options.dimension,
+        action="append",
+        default=[],
+        metavar="NODE=N",
+        help="largest size that a node's result takes where data decides it",
+    )
     options.add_pass_options(parser)
     _add_compression(parser)
     parser.add_argument(
@@ -108,6 +116,7 @@ def _job(args: argparse.Namespace, progress: Progress) -> Job:
         passes=args.passes,
         inputs=dict(args.input),
         dims=dict(args.dim),
+        bounds=dict(args.bound),
         opset=args.opset,
         jobs=args.jobs,
         instruments=options.instruments(args),

@@ -22,6 +22,7 @@ STATUS = {
     2: "the arena is not aligned",
     3: "the inputs led to a branch that cannot run on the shapes compiled for",
     4: "a dimension has a size that the artefact does not hold",
+    5: "a size that the data decides is larger than it was bounded to",
 }
 """What the results of `NAME_run` mean."""
 

@@ -60,6 +60,7 @@ def header(interface: Interface, arena_bytes: int, weights_bytes: int, threads: 
         f"  {upper}_ERROR_ALIGN = 2, /* the arena is not aligned to {upper}_ARENA_ALIGN bytes */",
         f"  {upper}_ERROR_BRANCH = 3, /* the inputs led to a branch that cannot run on the shapes compiled for */",
         *([f"  {upper}_ERROR_SIZE = 4, /* a dimension has a size that the artefact does not hold */"] if interface.dimensions else []),
+        f"  {upper}_ERROR_BOUND = 5,  /* a size that the data decides is larger than it was bounded to */",
         "};",
         "",
         "/* Runs the model once. Tensors are dense, row-major, and may have any alignment that suits their type;",

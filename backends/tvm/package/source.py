@@ -197,7 +197,9 @@ class _Writer:
             case Repeat():
                 return self.repeat(s, indent)
             case Stop():
-                return [f"{indent}/* {comment(str(getattr(s.node.op, 'message')))} */", f"{indent}return {self.name.upper()}_ERROR_BRANCH;"]  # noqa: B009
+                given = s.node.op.attributes()
+                code = f"{self.name.upper()}_ERROR_{given['reason'].upper()}"
+                return [f"{indent}/* {comment(given['message'])} */", f"{indent}return {code};"]
 
     def measured(self, lines: list[str], indent: str) -> list[str]:
         """The lines of a call between two looks at the clock."""
