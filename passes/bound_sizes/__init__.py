@@ -74,9 +74,10 @@ class _Walk:
     def replace(self, node: Node, extents: Extents) -> list[Node]:
         """Compute a node on padded operands; gives the nodes that it was decomposed into, where these are to be replaced instead."""
         b = Builder(extents.graph, before=node, loc=node.loc.by("bound-sizes"))
+        defines = any(not extents.known(d) for out in node.outputs for d in out.type.shape)
         try:
             results = self.results(node, extents, b)
-            limit = self.limits.of(node)
+            limit = self.limits.of(node) if defines else None
             if limit is not None:
                 results = tightened(extents, b, node, results, limit)
             results = [self.checked(old, new, extents, b) for old, new in zip(node.outputs, results, strict=True)]

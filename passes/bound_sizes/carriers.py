@@ -195,9 +195,12 @@ def slices(extents: Extents, b: Builder, node: Node) -> Sequence[Value]:
 
 
 def _require_inside(extents: Extents, size: Dim, start: Dim, end: Dim, node: Node) -> None:
-    """Types take symbolic bounds of slices to lie inside the axis: here that must be certain."""
+    """Types take symbolic bounds of slices to lie inside the axis, unless they are always behind it: here that must be certain."""
     for bound in (start, end):
-        if isinstance(bound, SymDim) and not all(factor < 0 for _, factor in bound.terms) and extents.interval(size - bound)[0] < 0:
+        if not isinstance(bound, SymDim) or all(factor < 0 for _, factor in bound.terms):
+            continue
+        low, high = extents.interval(size - bound)
+        if low < 0 < high:
             raise UnsupportedError(f"it cuts at {bound!r} of {size!r}, which may lie behind the end")
 
 
