@@ -96,6 +96,14 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="threads that one call may use (default 1)")
 
 
+def add_against_option(parser: argparse.ArgumentParser) -> None:
+    """`--against onnxruntime,openvino`."""
+    parser.add_argument(
+        "--against", type=peer_names, action="extend", default=[], metavar="NAME[,NAME...]",
+        help="measure these as well, interleaved: onnxruntime, openvino, tvm, iree",
+    )  # fmt: skip
+
+
 def add_pass_options(parser: argparse.ArgumentParser) -> None:
     """The options that choose and watch passes."""
     parser.add_argument("--passes", metavar="PIPELINE", help='run these instead of the level\'s: "fold-constants,fuse{depth=3}"')

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -81,7 +83,8 @@ class Peer(ABC):
         """
         self.require()
         try:
-            return self._load(model, inputs, threads)
+            with contextlib.redirect_stdout(sys.stderr):  # some talk while they load; stdout belongs to the command's result
+                return self._load(model, inputs, threads)
         except (LeptonError, MemoryError):
             raise
         except Exception as error:  # peers fail with exceptions of many kinds; all mean that there is nothing to measure

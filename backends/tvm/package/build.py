@@ -18,9 +18,9 @@ from lepton_compiler.backends.tvm.package.header import header
 from lepton_compiler.backends.tvm.package.interface import Interface, Port, Variant
 from lepton_compiler.backends.tvm.package.link import find_toolchain
 from lepton_compiler.backends.tvm.package.source import calls, source
+from lepton_compiler.backends.tvm.package.work import work
 from lepton_compiler.backends.tvm.program import Buffer, Call
 from lepton_compiler.backends.tvm.weights import WeightStore
-from lepton_compiler.ir.graph import Node
 
 
 @dataclass(frozen=True)
@@ -155,16 +155,9 @@ def _call_row(call: Call, plan: Plan) -> dict[str, Any]:
         "sources": list(call.node.loc.sources),
         "rules": list(call.node.loc.rules),
         "outputs": [str(o.type) for o in call.node.outputs],
-        **_work(call.node),
+        **work(call.node),
         "arguments": [place(a.buffer) for a in call.arguments],
     }
-
-
-def _work(node: Node) -> dict[str, int]:
-    """Multiply-accumulates of a kernel as its operators define them, and bytes of what it reads and writes."""
-    inner = [n for region in node.regions for n in region] or [node]
-    costs = [n.op.cost([v.type if v else None for v in n.inputs], [o.type for o in n.outputs]) for n in inner]
-    return {"macs": sum(c.macs for c in costs), "bytes": sum(v.type.nbytes for v in (*node.present_inputs, *node.outputs))}
 
 
 def _text_bytes(code: bytes) -> int:
