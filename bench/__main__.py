@@ -91,7 +91,7 @@ def _write(args: argparse.Namespace, results: dict[str, Any]) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "zoo.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    report.write(folder, report.README if folder == report.RESULTS else None)
+    report.write(folder, report.README if folder.resolve() == report.RESULTS else None)
 
 
 if __name__ == "__main__":

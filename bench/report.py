@@ -19,23 +19,27 @@ from lepton_compiler.cli.outcome import guarded
 from lepton_compiler.errors import LeptonError
 from lepton_compiler.measure import geometric_mean
 
-RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parents[1] / "README.md"
+RESULTS = Path(__file__).resolve().parent / "results"
+README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- bench:begin, written by python -m bench.report -->", "<!-- bench:end -->"
 
 Results = Mapping[str, Any]
 """What `zoo.json` or `memory.json` holds."""
 
 
-def files(results: Results) -> dict[str, str]:
-    """The files that are made of `zoo.json`, by name."""
-    return {"zoo.md": table(results), "zoo.svg": chart.svg(results)}
+def files(folder: Path) -> dict[str, str]:
+    """The files that are made of the numbers in a folder, by name."""
+    found = {}
+    if (speed := folder / "zoo.json").is_file():
+        found |= {"zoo.md": table(read(speed)), "zoo.svg": chart.svg(read(speed))}
+    if (memory := folder / "memory.json").is_file():
+        found["memory.md"] = memory_table(read(memory))
+    return found
 
 
 def write(folder: Path, readme: Path | None) -> None:
     """Write them beside the numbers, and the part of the README if there is one to write."""
-    results = read(folder / "zoo.json")
-    for name, text in files(results).items():
+    for name, text in files(folder).items():
         (folder / name).write_text(text, encoding="utf-8")
     if readme is not None:
         readme.write_text(with_summary(readme.read_text(encoding="utf-8"), _summary_of(folder)), encoding="utf-8")
@@ -43,7 +47,7 @@ def write(folder: Path, readme: Path | None) -> None:
 
 def stale(folder: Path, readme: Path) -> list[str]:
     """Names of the files that are not what the numbers say."""
-    found = [n for n, text in files(read(folder / "zoo.json")).items() if (folder / n).read_text(encoding="utf-8") != text]
+    found = [n for n, text in files(folder).items() if (folder / n).read_text(encoding="utf-8") != text]
     text = readme.read_text(encoding="utf-8")
     return found + ([readme.name] if with_summary(text, _summary_of(folder)) != text else [])
 
@@ -101,7 +105,7 @@ def _memory_lines(memory: Results | None) -> list[str]:
         return []
     rows = memory["rows"]
     less = sum(row["lepton"]["peak_bytes"] <= row["onnxruntime"]["peak_bytes"] for row in rows)
-    mean = geometric_mean([row["onnxruntime"]["peak_bytes"] / row["lepton"]["peak_bytes"] for row in rows])
+    mean = geometric_mean([row["onnxruntime"]["peak_bytes"] / max(row["lepton"]["peak_bytes"], 1) for row in rows])
     return [
         "",
         f"Peak memory of running a model is at most ONNX Runtime's on {less} of {len(rows)} models, and {mean:.1f} times less in the geometric "
@@ -150,6 +154,23 @@ def table(results: Results) -> str:
             cells += [f"{row['ms'][other]:.3f}", f"{row['speedup'][other]:.2f}"] if fits else ["fails", ""]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [f"\n{row['model']}, threads {row['threads']}: {row['error']}" for row in results["rows"] if row["error"]]
+    return "\n".join(lines) + "\n"
+
+
+def memory_table(results: Results) -> str:
+    """Memory of every model in Markdown, in MiB."""
+    lines = [
+        f"Resident memory in MiB above that of the process before it loads the model, one thread, {results['runs']} runs: the peak, and what is",
+        "left after the last run. Ratio: ONNX Runtime's peak divided by lepton's; above 1, lepton needs less.",
+        "",
+        "| model | weights | arena | lepton peak | lepton after | ONNX Runtime peak | ONNX Runtime after | ratio |",
+        f"|---|{'---:|' * 7}",
+    ]
+    for row in results["rows"]:
+        ours, theirs = row["lepton"], row["onnxruntime"]
+        sizes = [row["weights_bytes"], row["arena_bytes"], *(part[key] for part in (ours, theirs) for key in ("peak_bytes", "after_bytes"))]
+        cells = [f"{size / 2**20:.2f}" for size in sizes]
+        lines.append(f"| {row['model']} | {' | '.join(cells)} | {theirs['peak_bytes'] / max(ours['peak_bytes'], 1):.2f} |")
     return "\n".join(lines) + "\n"
 
 
