@@ -37,7 +37,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m bench", description="Measure models beside other runtimes.", epilog=EXAMPLE)
     parser.add_argument("models", nargs="*", metavar="MODEL", help="parts of ids; all ONNX models if absent")
     parser.add_argument("--threads", type=thread_counts, default=[1], metavar="N[,N...]", help="threads of each runtime (default 1)")
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="measuring time per model and number of threads (default 5)")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, metavar="S", help="measuring time per model and number of threads (default 5)"
+    )
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="write zoo.json, zoo.md and zoo.svg there (default: bench/results, if all models run)"
     )

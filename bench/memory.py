@@ -75,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write; 1 where a model takes more than in ONNX Runtime."""
     parser = Parser(prog="python -m bench.memory", description="Measure the memory that running a model takes, beside ONNX Runtime.")
     parser.add_argument("models", nargs="*", metavar="MODEL", help="parts of ids; all ONNX models if absent")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="write memory.json and .md there (default: bench/results, if all models run)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="write memory.json and .md there (default: bench/results, if all models run)"
+    )
     add_level_option(parser)
     add_common_options(parser)
     parser.set_defaults(level="3")

@@ -29,7 +29,7 @@ Results = Mapping[str, Any]
 
 def files(folder: Path) -> dict[str, str]:
     """The files that are made of the numbers in a folder, by name."""
-    found = {}
+    found: dict[str, str] = {}
     if (speed := folder / "zoo.json").is_file():
         found |= {"zoo.md": table(read(speed)), "zoo.svg": chart.svg(read(speed))}
     if (memory := folder / "memory.json").is_file():

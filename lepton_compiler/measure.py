@@ -70,9 +70,9 @@ def interleaved(calls: Mapping[str, Call], seconds: float, threads: int = 1) -> 
         quick[name] = min(_timed(call) for _ in range(WARM_UP)) < QUICK
     samples: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
-    rounds = 0
+    rounds, names = 0, list(calls)
     while rounds < FEWEST or time.perf_counter() < end:
-        for name in list(calls) if rounds % 2 == 0 else reversed(calls):
+        for name in names if rounds % 2 == 0 else reversed(names):
             if threads > 1 and len(calls) > 1:
                 time.sleep(PAUSE)
             samples[name].append(_turn(calls[name], quick[name]))

@@ -35,7 +35,9 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="the model")
     options.add_against_option(parser)
-    parser.add_argument("--profile", action="store_true", help="say how long each kernel call takes, beside what this machine can do at most")
+    parser.add_argument(
+        "--profile", action="store_true", help="say how long each kernel call takes, beside what this machine can do at most"
+    )
     parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="how long to measure altogether (default 3)")
     parser.add_argument("--feed", action="append", default=[], metavar="NAME=FILE.npy", help="an input, also FILE.npz (default: random)")
     options.add_level_option(parser)
