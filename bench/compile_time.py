@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.__main__ import RESULTS, machine
+from bench.machine import machine
 from bench.random_weights import with_random_weights
+from bench.report import RESULTS
 from lepton_compiler import zoo
 from lepton_compiler.cli.options import Parser, add_common_options, add_level_option, positive
 from lepton_compiler.cli.outcome import guarded, print_json
@@ -94,7 +95,7 @@ def _run(args: argparse.Namespace) -> int:
         rows.append(measure(name, options))
         if not args.quiet and not args.json:
             print(_line(rows[-1]), file=sys.stderr)
-    results = {"machine": {**machine(), "cores": os.cpu_count()}, "options": options, "rows": [asdict(r) for r in rows]}
+    results = {"machine": {**machine(()), "cores": os.cpu_count()}, "options": options, "rows": [asdict(r) for r in rows]}
     if not args.no_write:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "compile_time.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

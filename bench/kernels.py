@@ -25,10 +25,10 @@ import onnxruntime
 from onnx import helper, numpy_helper
 from tvm import te
 
-from lepton_compiler.backends.tvm.phases import phase_symbols
 from lepton_compiler.backends.tvm.codegen import CompiledKernel, compile_kernel
 from lepton_compiler.backends.tvm.compute import conv, matmul
 from lepton_compiler.backends.tvm.packing import pack_conv_weights, pack_matmul_weights
+from lepton_compiler.backends.tvm.phases import phase_symbols
 from lepton_compiler.backends.tvm.schedules import n_block, oc_block, schedule
 from lepton_compiler.target import Target, parse_target
 

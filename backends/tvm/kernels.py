@@ -21,7 +21,6 @@ from lepton_compiler.errors import Diagnostic, LeptonError, UnsupportedError
 from lepton_compiler.ir.types import TensorType, tensor_type
 from lepton_compiler.target import Target
 
-
 CACHE_LINE = 64
 
 

@@ -157,7 +157,10 @@ class _Kernel:
         width = how.vectors * lanes
         left = tirx.min(tirx.const(how.chunk, "int32"), self.tiles - chunk * how.chunk)
         with ExitStack() as nest:
-            both, group = nest.enter_context(self.loop(0, how.alpha**2 * self.blocks)), nest.enter_context(T.serial(0, how.chunk // how.rows))
+            both, group = (
+                nest.enter_context(self.loop(0, how.alpha**2 * self.blocks)),
+                nest.enter_context(T.serial(0, how.chunk // how.rows)),
+            )
             point, block = tirx.floordiv(both, self.blocks), tirx.floormod(both, self.blocks)
             with when(group * how.rows < left):
                 sums = T.alloc_buffer((how.rows * width,), "float32", scope="global")

@@ -73,8 +73,8 @@ def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str]) ->
         folder = Path(temporary)
         for file, text in texts.items():
             (folder / file).write_text(text)
-        with (folder / f"{name}.weights.bin").open("wb") as file:
-            content.weights.write(file)
+        with (folder / f"{name}.weights.bin").open("wb") as blob:
+            content.weights.write(blob)
         (folder / f"{name}_weights.S").write_text(_weights_assembly(name))
         sources = [f"{name}_weights.S", *(file for file in texts if file.endswith(".c"))]
         with ThreadPoolExecutor() as workers:

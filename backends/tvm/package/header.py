@@ -6,7 +6,6 @@ from lepton_compiler.analysis.memory import ALIGNMENT
 from lepton_compiler.backends.tvm.package.interface import Interface, Port
 from lepton_compiler.backends.tvm.package.names import c_type, storage_note
 
-
 POOL = """\
 /* Threads of the host. `parallel_for` calls `task(data, k)` once for each k in [0, count), on whatever threads it likes, and returns
    when all calls have; `count` is at most `threads`. Where it is NULL, the calling thread does all the work. */

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
-from tvm.tirx.analysis import undefined_vars
 
 from lepton_compiler.backends.tvm.schedules.loops import extent_of
 from lepton_compiler.target import Target
