@@ -20,6 +20,7 @@ TABLE = {
     "fold-batch-norm": "lepton_compiler.passes.fold_batch_norm:FoldBatchNorm",
     "fold-constants": "lepton_compiler.passes.fold_constants:FoldConstants",
     "fuse": "lepton_compiler.passes.fuse:Fuse",
+    "hoist-products": "lepton_compiler.passes.hoist_products:HoistProducts",
     "layout": "lepton_compiler.passes.layout:Layout",
     "legalize-decompose": "lepton_compiler.passes.legalize_decompose:LegalizeDecompose",
     "legalize-native": "lepton_compiler.backends.tvm.legalize:LegalizeNative",
