@@ -22,6 +22,10 @@ from lepton_compiler.backends.tvm.schedules.prefetch import prefetch_next_block
 from lepton_compiler.target import Target
 
 
+PARALLEL_BLOCKS = 8
+"""Blocks that every kernel has, so that threads get equal shares."""
+
+
 def schedule_tile(sch: Any, name: str, epilogue: list[str], target: Target, *, parallel: bool) -> None:
     """Schedule the block `name` and the blocks of its `epilogue`, as `canonical_epilogue` found them."""
     nest = Nest.of(sch, name)
@@ -30,6 +34,8 @@ def schedule_tile(sch: Any, name: str, epilogue: list[str], target: Target, *, p
     vectors = extent_of(sch, lane) // lanes
     rows, row_bytes, weight_bytes = _footprint(sch, name)
     per_block = tiling.row_block(rows, row_bytes, weight_bytes, target)
+    others = math.prod(extent_of(sch, loop) for loop in [*outer[: -1 if len(outer) > 1 else None], channel])
+    per_block = min(per_block, max(1, rows * others // PARALLEL_BLOCKS))
     vector, lane_in = sch.split(lane, [None, lanes])
     if len(outer) > 1 and extent_of(sch, outer[-1]) > 1:
         pixels = tiling.pixel_tile(extent_of(sch, pixel), vectors, target)
@@ -46,11 +52,11 @@ def schedule_tile(sch: Any, name: str, epilogue: list[str], target: Target, *, p
     partition(sch, tile)
     if tail and extent_of(sch, channel) > 1:
         partition(sch, channel)
-        fused = sch.fuse(*outer, row_out)
+        candidates = [sch.fuse(*outer, row_out), channel]
     else:
-        fused = sch.fuse(*outer, row_out, channel)
-    if parallel and extent_of(sch, fused) > 1:
-        set_parallel(sch, fused)
+        candidates = [sch.fuse(*outer, row_out, channel), *inner]
+    if parallel and (wide := [loop for loop in candidates if extent_of(sch, loop) > 1]):
+        set_parallel(sch, wide[0])
     unroll_tile(sch, name, nest.reduced[0], [pixel_in, vector], lane_in)
     prefetch_next_block(sch, name + "_update", nest.reduced[-1], inner[-1], inner[:-1], target)
 
