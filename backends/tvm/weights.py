@@ -42,6 +42,6 @@ class WeightStore:
         position = 0
         for offset, array in self._arrays:
             file.write(bytes(offset - position))
-            file.write(memoryview(array.reshape(-1).view(np.uint8)))
+            file.write(array.reshape(-1).view(np.uint8).data)
             position = offset + array.nbytes
         file.write(bytes(self.nbytes - position))

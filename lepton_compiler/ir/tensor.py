@@ -33,7 +33,7 @@ class Tensor:
         """Hex SHA-256 of element type, shape and values: equal tensors have equal digests."""
         if self._digest is None:
             digest = hashlib.sha256(f"{self.type}:".encode())
-            digest.update(np.ascontiguousarray(self.numpy()).reshape(-1).view(np.uint8))
+            digest.update(np.ascontiguousarray(self.numpy()).reshape(-1).view(np.uint8).data)
             self._digest = digest.hexdigest()
         return self._digest
 

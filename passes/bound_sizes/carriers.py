@@ -300,22 +300,34 @@ def _axes(node: Node, fields: Sequence[str], rank: int) -> list[int]:
 
 
 def require_known(type: TensorType, axes: Sequence[int]) -> None:
+    """Refuse axes whose size data decides.
+
+    Raises:
+        UnsupportedError: there is one.
+    """
     for axis in axes:
         if not isinstance(type.shape[axis], int):
             raise UnsupportedError(f"data decides the size of axis {axis} of {type}, which it needs to know")
 
 
 def require_same_batches(x: TensorType, y: TensorType) -> None:
+    """Refuse products of batches of which data decides whether they are equal.
+
+    Raises:
+        UnsupportedError: there are such.
+    """
     for a, c in zip(reversed(x.shape[:-2]), reversed(y.shape[:-2]), strict=False):
         if a != c and 1 not in (a, c):
             raise UnsupportedError(f"it multiplies batches of {a} and {c} matrices, equal only if data wills")
 
 
 def lowest(node: Node, type: TensorType) -> float:
+    """The smallest number of an element type."""
     return -np.inf if type.dtype.is_float else 0 if type.dtype.kind == "bool" else int(np.iinfo(type.dtype.numpy).min)
 
 
 def highest(node: Node, type: TensorType) -> float:
+    """The largest number of an element type."""
     return np.inf if type.dtype.is_float else 1 if type.dtype.kind == "bool" else int(np.iinfo(type.dtype.numpy).max)
 
 

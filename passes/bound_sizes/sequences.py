@@ -65,9 +65,10 @@ def _real(b: Builder, value: float) -> Value:
 def _length_of(template: Any, interval: tuple[float, float]) -> int | None:
     """The most elements of a range whose limit lies in an interval."""
     farthest = interval[1] if template.delta > 0 else interval[0]
-    if not math.isfinite(farthest) or (length := math.ceil((farthest - template.start) / template.delta)) >= LONGEST:
+    if not math.isfinite(farthest):
         return None
-    return max(0, length)
+    length = math.ceil((farthest - float(template.start)) / float(template.delta))
+    return max(0, length) if length < LONGEST else None
 
 
 PRODUCERS["Dynamic(Range)"] = late_range

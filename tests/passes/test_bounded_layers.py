@@ -143,7 +143,7 @@ def test_a_stated_bound_holds_and_is_checked(run: str) -> None:
         bounded = lc.optimize(graph, passes="bound-sizes", bounds={"r": 5})
         call = lambda feeds: lc.evaluate(bounded, feeds)  # noqa: E731
     for n in (0, 3, 5, -2):
-        feeds = {"n": np.array(n, np.int64), "x": np.ones((1, 1), np.float32)}
+        feeds: dict[str, np.ndarray] = {"n": np.array(n, np.int64), "x": np.ones((1, 1), np.float32)}
         np.testing.assert_array_equal(call(feeds)["y"], lc.evaluate(graph, feeds)["y"])
     with pytest.raises(LeptonError, match="larger than"):
         call({"n": np.array(6, np.int64), "x": np.ones((1, 1), np.float32)})
