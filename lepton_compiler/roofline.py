@@ -226,9 +226,7 @@ def _compiled(target: Target, folder: Path) -> ctypes.CDLL:
 
 def _working_sets(target: Target, threads: int) -> list[tuple[str, int, int | None]]:
     """Per level its name, the bytes of the array of one thread, and the bytes that it holds for one thread."""
-    sizes = cache_sizes()
-    l1, l2 = sizes.get(1, target.l1_bytes), sizes.get(2, target.l2_bytes)
-    l3 = sizes.get(3, 0) // threads
+    (l1, l2), l3 = target.caches, last_level_bytes() // threads
     sets: list[tuple[str, int, int | None]] = [("L1", l1 // 2, l1), ("L2", (l1 + l2) // 2, l2)]
     if l3 > 4 * l2:
         sets.append(("L3", min(4 * l2, LARGEST // threads), l3))
@@ -241,17 +239,16 @@ def _spare() -> int:
     return max(min(LARGEST, free // 4), 1 << 20)
 
 
-def cache_sizes() -> dict[int, int]:
-    """Bytes of the data caches that one core uses, by level, as Linux tells them; empty where it does not."""
-    found = {}
+def last_level_bytes() -> int:
+    """Bytes of the level-3 cache, as Linux tells them; 0 where there is none, or Linux does not."""
     for folder in sorted(CACHES.glob("index*")):
         try:
-            kind, level, size = ((folder / name).read_text().strip() for name in ("type", "level", "size"))
+            level, size = ((folder / name).read_text().strip() for name in ("level", "size"))
         except OSError:
             continue
-        if kind != "Instruction" and size.endswith("K"):
-            found[int(level)] = int(size[:-1]) << 10
-    return found
+        if level == "3" and size.endswith("K"):
+            return int(size[:-1]) << 10
+    return 0
 
 
 def _level(library: ctypes.CDLL, name: str, size: int, holds: int | None, threads: int) -> Level:

@@ -7,7 +7,7 @@ import pytest
 from lepton_compiler import roofline
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.profile import KernelTime
-from lepton_compiler.roofline import Level, Limits, cache_sizes, measure_limits
+from lepton_compiler.roofline import Level, Limits, last_level_bytes, measure_limits
 from lepton_compiler.target import parse_target
 
 LIMITS = Limits(1, 100e9, None, (Level("L1", 1000, 200e9, 100e9), Level("L2", 10_000, 40e9, 50e9), Level("memory", None, 10e9, 8e9)))
@@ -54,12 +54,12 @@ def test_other_machines_cannot_be_measured():
         measure_limits(parse_target("x86_64"))
 
 
-def test_cache_sizes_are_read_from_linux(tmp_path, monkeypatch):
-    rows = [("Data", "1", "48K"), ("Instruction", "1", "32K"), ("Unified", "2", "2048K")]
-    for k, row in enumerate(rows):
-        for file, text in zip(("type", "level", "size"), row, strict=True):
-            (tmp_path / f"index{k}").mkdir(exist_ok=True)
-            (tmp_path / f"index{k}" / file).write_text(text + "\n")
-    (tmp_path / "index9").mkdir()
+def test_the_last_level_is_read_from_linux(tmp_path, monkeypatch):
+    for k, (level, size) in enumerate([("1", "48K"), ("2", "2048K"), ("3", "30720K")]):
+        (tmp_path / f"index{k}").mkdir()
+        (tmp_path / f"index{k}" / "level").write_text(level + "\n")
+        (tmp_path / f"index{k}" / "size").write_text(size + "\n")
+    monkeypatch.setattr(roofline, "CACHES", tmp_path / "none")
+    assert last_level_bytes() == 0
     monkeypatch.setattr(roofline, "CACHES", tmp_path)
-    assert cache_sizes() == {1: 48 << 10, 2: 2 << 20}
+    assert last_level_bytes() == 30 << 20
