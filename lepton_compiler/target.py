@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_compiler.errors import UsageError
@@ -110,24 +110,28 @@ def parse_target(text: str, cpu: str | None = None) -> Target:
     if cpu not in CPUS or CPUS[cpu].arch != arch:
         raise UsageError(f"unknown processor '{cpu}' for {arch}", hint=_suggest(cpu, {k: "" for k, c in CPUS.items() if c.arch == arch}))
     known = CPUS[cpu]
-    sizes = dict(_cache_size(f) for f in features if "=" in f)
     own = tuple(f if f[:1] in "+-" else f"+{f}" for f in features if "=" not in f)
-    target = Target(
-        name, arch, TRIPLES[arch], cpu, own, known.vector_bits, known.vector_registers, known.l1_bytes, known.l2_bytes, host
+    if host and cpu == _host_cpu(arch):
+        own = (*_host_features(), *own)
+    caches = {
+        "l1": known.l1_bytes,
+        "l2": known.l2_bytes,
+        **(_host_caches() if host else {}),
+        **dict(_cache_size(f) for f in features if "=" in f),
+    }
+    return Target(
+        name, arch, TRIPLES[arch], cpu, own, known.vector_bits, known.vector_registers, caches["l1"], caches["l2"], host
     )  # fmt: skip
-    if host:
-        target = replace(target, features=(*_host_features(), *own) if cpu == _host_cpu(arch) else own, **_host_caches())
-    return replace(target, **sizes)
 
 
 def _cache_size(feature: str) -> tuple[str, int]:
-    """The field of `Target` that a feature such as `l2=2M` sets, and the bytes."""
+    """The cache that a feature such as `l2=2M` is about, and its bytes."""
     key, _, text = feature.partition("=")
     factor = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:].upper(), 1)
     digits = text if factor == 1 else text[:-1]
     if key not in CACHES or not digits.isdecimal() or not int(digits):
         raise UsageError(f"'{feature}' is no size of a cache", hint="write l1=48K or l2=2M")
-    return f"{key}_bytes", int(digits) * factor
+    return key, int(digits) * factor
 
 
 def _suggest(name: str, known: dict[str, str]) -> str:
@@ -163,7 +167,7 @@ def _host_cpu(arch: str) -> str:
 
 
 def _host_caches() -> dict[str, int]:
-    """`l1_bytes` and `l2_bytes` of the first core, those that Linux tells."""
+    """Bytes of `l1` and `l2` of the first core, those that Linux tells."""
     found: dict[str, int] = {}
     for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:

@@ -20,6 +20,8 @@ from lepton_compiler.target import Target
 
 LINE = 64
 """Bytes of a cache line, on all targets there are."""
+FEWEST_PIXELS = 4
+"""Pixels that a block of weights is multiplied with from which its successor is prefetched."""
 INTO_LEVEL_2, READ, DATA = 2, 0, 1
 """Operands of LLVM's prefetch: locality, kind of access, cache."""
 
@@ -40,31 +42,32 @@ class Ahead:
 
     def lines_at(self, turn: Any, step: Any) -> list[Any]:
         """The lines of the next block that the tile number `turn` asks for in its step number `step`."""
-        first = tirx.floordiv(turn * self.depth + step, self.repeats) * self.per_step
+        first = (turn * self.depth + step) // self.repeats * self.per_step
         return [first + k for k in range(self.per_step)]
 
 
-def plan_prefetch(row_bytes: int, depth: int, tiles: int, blocks: int, target: Target) -> Ahead | None:
-    """How `tiles` share the prefetching of a block of `depth` rows of `row_bytes`, one a step; None if they should not.
+def plan_prefetch(row_bytes: int, depth: int, tiles: int, pixels: int, blocks: int, target: Target) -> Ahead | None:
+    """How tiles of so many pixels share the prefetching of a block of `depth` rows of `row_bytes`, one a step; None if they should not.
 
-    A block that would drive its predecessor out of level 2 is not fetched ahead, nor are weights that level 1 holds.
+    A block that would drive its predecessor out of level 2 is not fetched ahead, nor are weights that level 1 holds. Where hardly anything
+    is done with each element, loads alone keep the memory busy, and the hardware sees where they lead.
     """
     block = row_bytes * depth
-    if blocks * block <= target.l1_bytes // 2 or 2 * block > target.l2_bytes:
+    if tiles * pixels < FEWEST_PIXELS or blocks * block <= target.l1_bytes // 2 or 2 * block > target.l2_bytes:
         return None
     lines = -(-row_bytes // LINE)
     return Ahead(depth, -(-lines // tiles), 1 << max(0, (tiles // lines).bit_length() - 1))
 
 
-def prefetch_next_block(sch: Any, name: str, reduction: Any, tile: Any, rows: Sequence[Any], target: Target) -> None:
+def prefetch_next_block(sch: Any, name: str, reduction: Any, loops: Sequence[Any], pixels: int, target: Target) -> None:
     """Let the accumulation `name`, scheduled by the tile template, prefetch.
 
     Args:
         sch: the schedule.
         name: the update block of the accumulation, whose spatial axes end in (block of columns, lane).
         reduction: the innermost reduction loop, around the register tile.
-        tile: the loop over register tiles.
-        rows: loops around `tile` that use the same block of weights.
+        loops: those over register tiles that use the same block of weights, outermost first.
+        pixels: of a register tile.
         target: the machine.
     """
     block = sch.get(sch.get_sblock(name))
@@ -74,14 +77,14 @@ def prefetch_next_block(sch: Any, name: str, reduction: Any, tile: Any, rows: Se
     reduced = [iv for iv in block.iter_vars if iv.iter_type != tirx.IterVar.DataPar]
     column, lane = [iv for iv in block.iter_vars if iv.iter_type == tirx.IterVar.DataPar][-2:]
     depth = math.prod(int(iv.dom.extent) for iv in reduced)
-    tiles = math.prod(extent_of(sch, at) for at in (*rows, tile))
-    ahead = plan_prefetch(4 * int(lane.dom.extent), depth, tiles, int(column.dom.extent), target)
+    tiles = math.prod(extent_of(sch, at) for at in loops)
+    ahead = plan_prefetch(4 * int(lane.dom.extent), depth, tiles, pixels, int(column.dom.extent), target)
     if ahead is None:
         return
     realize = sch.get(sch.get_loops(name)[-1]).body
     values = {iv.var: value for iv, value in zip(block.iter_vars, realize.iter_values, strict=True)}
     step = _flat([(values[iv.var], int(iv.dom.extent)) for iv in reduced])
-    turn = _flat([(sch.get(at).loop_var, extent_of(sch, at)) for at in (*rows, tile)])
+    turn = _flat([(sch.get(at).loop_var, extent_of(sch, at)) for at in loops])
     values.update({iv.var: tirx.const(0, "int32") for iv in (*reduced, lane)})
     values[column.var] = values[column.var] + 1
     *start, _ = tirx.IndexMap([*values], [r.min for r in weights.region], None).map_indices([*values.values()])

@@ -58,7 +58,7 @@ def schedule_tile(sch: Any, name: str, epilogue: list[str], target: Target, *, p
     if parallel and (wide := [loop for loop in candidates if extent_of(sch, loop) > 1]):
         set_parallel(sch, wide[0])
     unroll_tile(sch, name, nest.reduced[0], [pixel_in, vector], lane_in)
-    prefetch_next_block(sch, name + "_update", nest.reduced[-1], inner[-1], inner[:-1], target)
+    prefetch_next_block(sch, name + "_update", nest.reduced[-1], inner, pixels, target)
 
 
 def unroll_tile(sch: Any, name: str, reduction: Any, unrolled: list[Any], lane: Any) -> None:
