@@ -99,7 +99,7 @@ def load(kernel: CompiledKernel, buffers: list[Any]) -> Callable[[], int]:
     library = ctypes.CDLL(str(folder / "k.so"))
     functions = [getattr(library, symbol) for symbol in phase_symbols(kernel.symbol, len(kernel.phases))]
     arguments = [ctypes.c_void_p(buffer.ctypes.data) for buffer in buffers]
-    parts = [[*arguments, ctypes.c_int32(0), ctypes.c_int32(phase.extent)] for phase in kernel.phases] or [arguments]
+    parts: list[list[Any]] = [[*arguments, ctypes.c_int32(0), ctypes.c_int32(phase.extent)] for phase in kernel.phases] or [[*arguments]]
 
     def run(_keep: Any = buffers) -> int:
         return sum(function(*part) for function, part in zip(functions, parts, strict=True))

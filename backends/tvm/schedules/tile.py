@@ -21,7 +21,6 @@ from lepton_compiler.backends.tvm.schedules.loops import Nest, extent_of, partit
 from lepton_compiler.backends.tvm.schedules.prefetch import prefetch_next_block
 from lepton_compiler.target import Target
 
-
 PARALLEL_BLOCKS = 8
 """Blocks that every kernel has, so that threads get equal shares."""
 

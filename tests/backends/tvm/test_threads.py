@@ -76,7 +76,8 @@ def mixed() -> Graph:
     rng = np.random.default_rng(0)
 
     def weight(*shape: int) -> np.ndarray:
-        return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+        values: np.ndarray = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+        return values.astype(np.float32)
 
     graph = Graph("mixed")
     x = graph.add_input("x", TensorType(FLOAT32, (1, 32, 56, 56)))
@@ -87,7 +88,9 @@ def mixed() -> Graph:
         return b.Relu(b.Conv(value, w, strides=(stride, stride), pads=(size // 2,) * 4, dilations=(1, 1), groups=groups))
 
     wide = conv(conv(x, 32, 3), 43, 1)
-    deep = conv(conv(b.MaxPool(conv(wide, 43, 3, 2, 43), kernel_shape=(2, 2), strides=(2, 2), pads=(0,) * 4, dilations=(1, 1)), 256, 1), 256, 3)
+    deep = conv(
+        conv(b.MaxPool(conv(wide, 43, 3, 2, 43), kernel_shape=(2, 2), strides=(2, 2), pads=(0,) * 4, dilations=(1, 1)), 256, 1), 256, 3
+    )
     rows = b.Reshape(deep, shape=(196, 256))
     scores = b.Softmax(b.MatMul(rows, graph.constant(weight(256, 301), "m")), axis=-1)
     ones = graph.constant(np.ones(301, np.float32), "ones")
