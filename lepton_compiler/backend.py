@@ -30,6 +30,7 @@ class BuildOptions:
         cache_dir: where compiled kernels may be kept between builds; None for the user's cache.
         level: optimisation level; the passes have run already, the backend picks schedules by it.
         profile: let the artefact measure each kernel call, for `lepton bench --profile`.
+        choices: what tuning chose in place of the backend's analysis: by kernel, as the backend names it, parameters by name.
     """
 
     name: str
@@ -40,6 +41,7 @@ class BuildOptions:
     cache_dir: Path | None = None
     level: Level = "O2"
     profile: bool = False
+    choices: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from lepton_compiler.pipeline import Instrument
 from lepton_compiler.several import Choices, Dims
 from lepton_compiler.sources import bind, files_of, kind_of, read_model
 from lepton_compiler.target import Target, parse_target
+from lepton_compiler.tuning import Request, TuningReport, decide
 from lepton_compiler.verification import Verification, compare, reference_outputs, tolerance_of
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Job:
         stage: called with the name of each stage as it begins.
         detail: called within a stage, with what is going on.
         profile: let the artefact measure each kernel call.
+        tuning: choices to measure, or to take from a database.
+        tuned: told what tuning came to.
     """
 
     target: Target
@@ -80,6 +83,8 @@ class Job:
     stage: Stage = lambda name: None
     detail: Stage = lambda text: None
     profile: bool = False
+    tuning: Request = field(default_factory=Request)
+    tuned: Callable[[TuningReport], None] = lambda report: None
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,8 @@ def compile(
     recover: str | None = None,
     max_drop: str | None = None,
     tune: float | None = None,
+    tune_db: str | os.PathLike[str] | None = None,
+    tune_tracker: str | None = None,
     profile: bool = False,
 ) -> CompiledModel:
     """Compile a model and load it.
@@ -193,7 +200,10 @@ def compile(
         jobs: compiler processes at once.
         cache_dir: where compiled kernels are kept.
         profile: let the model measure each of its kernel calls, for `lepton_compiler.profile`.
-        quantize: with `calibration`, `prune`, `recover`, `max_drop`, `tune`: accepted by name, refused by this version.
+        tune: seconds to measure other choices for the kernels that take longest; what was measured goes into a database.
+        tune_db: that database; without `tune` the choices in it are taken, and nothing is measured.
+        tune_tracker: `HOST:PORT[,KEY]` of TVM's RPC tracker, to measure on its boards.
+        quantize: with `calibration`, `prune`, `recover`, `max_drop`: accepted by name, refused by this version.
 
     Returns:
         A model whose `run(feeds)` gives outputs by name. Where dimensions are unbound it compiles for each new shape on first use.
@@ -203,13 +213,12 @@ def compile(
     """
     from lepton_compiler.runtime.model import CompiledModel
 
-    refuse_planned(
-        {"quantize": quantize, "calibration": calibration, "prune": prune, "recover": recover, "max_drop": max_drop, "tune": tune}
-    )
+    refuse_planned({"quantize": quantize, "calibration": calibration, "prune": prune, "recover": recover, "max_drop": max_drop})
     machine = target if isinstance(target, Target) else parse_target(target, cpu)
     job = Job(
         machine, parse_level(level), name=name, threads=threads, passes=passes, inputs=inputs or {}, dims=dims or {}, bounds=bounds or {}, jobs=jobs,
         cache_dir=Path(cache_dir) if cache_dir is not None else None, verify=verify, profile=profile,
+        tuning=Request.of(machine, tune, tune_db, tune_tracker),
     )  # fmt: skip
     name = check_name(job.name) if job.name else default_name(source)
     choices = Choices.of(job.dims)
@@ -222,6 +231,8 @@ def compile(
         return complete(build(_optimised(bound, job), name, job), identify(name, job_options(job), bound, None))
 
     if not graphs or (not choices.dimensions and graphs[()].free_symbols):
+        if job.tuning.seconds is not None:
+            raise UsageError("tuning needs known sizes, and the model has open dimensions", hint="bind them with inputs or dims")
         return CompiledModel(None, specialise)
     identity = identify(name, job_options(job), graphs[choices.sizes[-1]], source)
     model = CompiledModel(complete(_build_choices(graphs, choices, name, job), identity))
@@ -282,6 +293,8 @@ def run_job(source: Any, out: Path | None, job: Job, depfile: Path | None = None
     out = out or default_out(source, name, job.emit)
     job.stage("import")
     choices = Choices.of(job.dims)
+    if job.tuning != Request() and job.emit not in FOLDER_KINDS:
+        raise UsageError(f"--emit {job.emit} has no kernels to tune", hint="tuning is for native code")
     if choices.dimensions and job.emit not in FOLDER_KINDS:
         raise UsageError(f"--emit {job.emit} takes one size of dimension '{choices.dimensions[0]}'", hint="libraries hold several")
     every = {sizes: read_model(source, job.inputs, choices.bound(sizes)) for sizes in choices.sizes}
@@ -332,8 +345,14 @@ def build_sizes(dimensions: Sequence[str], graphs: Mapping[tuple[int, ...], Grap
         job.stage("legalise")
         required = tuple(getattr(backend, "REQUIRED_PASSES", ()))
         legal[sizes] = optimize(graph, job.level, job.target, ",".join(required), job.instruments, job.bounds) if required else graph
-    job.stage("generate code")
     options = BuildOptions(name, job.target, job.threads, job.emit, job.jobs, job.cache_dir, job.level, job.profile)
+    if job.tuning.seconds is not None:
+        job.stage("tune")
+    tuned, report = decide(backend, legal, options, job.tuning, job.detail)
+    if report is not None:
+        job.tuned(report)
+    options = replace(options, choices=tuned)
+    job.stage("generate code")
 
     def progress(done: int, total: int, label: str) -> None:
         job.detail(f"kernel {done} of {total}, {label}")
@@ -478,7 +497,10 @@ def _verify_native(source: Any, graphs: Mapping[tuple[int, ...], Graph], choices
         raise UnsupportedError(f"cannot run {job.target.name} code here", hint="compile with --no-verify")
     job.stage("verify")
     if job.emit != "lib":
-        artifact = complete(_build_choices(graphs, choices, artifact.manifest["name"], replace(job, emit="lib")), artifact.manifest)
+        again = replace(
+            job, emit="lib", tuning=Request(fixed={row["kernel"]: row["choice"] for row in artifact.manifest.get("tuning", ())})
+        )
+        artifact = complete(_build_choices(graphs, choices, artifact.manifest["name"], again), artifact.manifest)
     return _check_models(source, graphs, CompiledModel(artifact), job)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from lepton_compiler.cli.progress import Progress
 
 if TYPE_CHECKING:
     from lepton_compiler.driver import Job, Outcome
+    from lepton_compiler.tuning import TuningReport
 
 EMITS = ("lib", "static", "obj", "c", "onnx", "tflite", "ir", "tir", "asm")
 EXAMPLES = """\
@@ -47,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="largest size that a node's result takes where data decides it",
     )
     options.add_pass_options(parser)
+    _add_tuning(parser)
     _add_compression(parser)
     parser.add_argument(
         "--verify", action=argparse.BooleanOptionalAction, default=False, help="run the result and compare it with a reference"
@@ -61,6 +63,13 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_tuning(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("tuning", "without these options a build depends on no measurement")
+    group.add_argument("--tune", metavar="SECONDS", help="measure other choices for the kernels that take longest, and use the faster ones")
+    group.add_argument("--tune-db", metavar="FILE", help="database of what was measured; without --tune, use it and measure nothing")
+    group.add_argument("--tune-tracker", metavar="HOST:PORT[,KEY]", help="measure on a board of TVM's RPC tracker")
+
+
 def _add_compression(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("not there yet", "accepted by the parser, refused with a message")
     group.add_argument("--quantize", metavar="SCHEME", help="int8, int16x8, ...")
@@ -68,7 +77,6 @@ def _add_compression(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--prune", metavar="SPEC", help="remove channels")
     group.add_argument("--recover", metavar="SPEC", help="refit after compression")
     group.add_argument("--max-drop", metavar="1%", help="bound on the loss of accuracy")
-    group.add_argument("--tune", metavar="SECONDS", help="measure schedules")
     group.add_argument("--report", metavar="FILE.html", help="write a report")
 
 
@@ -81,34 +89,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _compile(args: argparse.Namespace) -> int:
     from lepton_compiler import driver
 
-    driver.refuse_planned(
-        {name: getattr(args, name) for name in ("quantize", "calibrate", "prune", "recover", "max_drop", "tune", "report")}
-    )
+    driver.refuse_planned({name: getattr(args, name) for name in ("quantize", "calibrate", "prune", "recover", "max_drop", "report")})
     options.load_passes(args.load_pass)
+    reports: list[TuningReport] = []
     with Progress("leptonc", args.verbose, args.quiet) as progress:
-        job = _job(args, progress)
+        job = _job(args, progress, reports.append)
         out = Path(args.out) if args.out else None
         depfile = _depfile(args, out)
         outcome = driver.run_job(args.model, out, job, depfile, args.load_pass)
     _print_times(job)
     if args.json:
-        print_json(outcome.as_json())
+        print_json(outcome.as_json() | ({"tune": reports[-1].as_json()} if reports else {}))
     elif not args.quiet:
-        _print_summary(outcome)
+        _print_summary(outcome, reports)
     if outcome.failure is not None:
         tell("leptonc", outcome.failure.diagnostics)
         return outcome.failure.exit_status
     return 0
 
 
-def _job(args: argparse.Namespace, progress: Progress) -> Job:
+def _job(args: argparse.Namespace, progress: Progress, tuned: Callable[[TuningReport], None]) -> Job:
     from lepton_compiler import driver
     from lepton_compiler.feeds import read_feeds
     from lepton_compiler.identity import check_name
     from lepton_compiler.target import parse_target
+    from lepton_compiler.tuning import Request
 
+    target = parse_target(args.target, args.cpu)
     return driver.Job(
-        target=parse_target(args.target, args.cpu),
+        target=target,
         level=driver.parse_level(args.level),
         emit=args.emit,
         name=check_name(args.name) if args.name else None,
@@ -124,6 +133,8 @@ def _job(args: argparse.Namespace, progress: Progress) -> Job:
         feeds=read_feeds(args.feed),
         stage=progress,
         detail=progress.detail,
+        tuning=Request.of(target, args.tune, args.tune_db, args.tune_tracker),
+        tuned=tuned,
     )
 
 
@@ -146,7 +157,7 @@ def _print_times(job: Job) -> None:
             print(instrument.table(), file=sys.stderr)
 
 
-def _print_summary(outcome: Outcome) -> None:
+def _print_summary(outcome: Outcome, reports: Sequence[TuningReport]) -> None:
     facts = outcome.as_json()
     print(f"{facts['artifact']}: {facts['emit']} for {facts['target']} at -{facts['level']} in {facts['compile_seconds']:.1f} s")
     if facts["kernels"]:
@@ -155,6 +166,9 @@ def _print_summary(outcome: Outcome) -> None:
             for label, key in (("arena", "arena_bytes"), ("weights", "weights_bytes"), ("code", "code_bytes"))
         )
         print(f"  {facts['kernels']} kernels, {sizes}; no arena could be smaller than {facts['arena_lower_bound']:,} bytes")
+    for report in reports:
+        gain = f"the model takes {report.ratio:.3f} times as long as without" if report.tuned else "nothing makes the model faster"
+        print(f"  tuned {report.tuned} of {report.kernels} kernels, {report.finished} searched; {gain}")
     check = outcome.verification
     if check is not None:
         verdict = "verified" if check.ok else "WRONG"

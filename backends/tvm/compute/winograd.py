@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.backends.tvm.schedules.tiling import pixel_tile, vectors_per_block
 from lepton_compiler.target import Target
 
@@ -59,8 +60,10 @@ class Plan:
         return self.m + 2
 
 
-def plan(images: int, size: tuple[int, int], channels: int, out_channels: int, target: Target) -> Plan | None:
+def plan(images: int, size: tuple[int, int], channels: int, out_channels: int, target: Target, choice: Choice = ANALYTIC) -> Plan | None:
     """The best way to compute a 3 x 3 convolution with these output sizes, or None where the direct kernel is as good."""
+    if choice.winograd is not None:
+        return _chosen(choice.winograd, images, size, out_channels, target, choice) if choice.winograd else None
     lanes = target.lanes(32)
     if min(channels, out_channels) < SMALLEST:
         return None
@@ -87,6 +90,15 @@ def plan(images: int, size: tuple[int, int], channels: int, out_channels: int, t
 def _streamed(size: int, target: Target) -> float:
     """Cycles to read so many bytes, of which level 2 can hold a quarter of its size."""
     return size / STREAM_BYTES if size > target.l2_bytes // 4 else 0.0
+
+
+def _chosen(m: int, images: int, size: tuple[int, int], out_channels: int, target: Target, choice: Choice) -> Plan:
+    """The plan that tuning chose; it works on all tiles at once where no number of them is chosen."""
+    tiles = images * -(-size[0] // m) * -(-size[1] // m)
+    vectors = choice.vectors or vectors_per_block(out_channels, target)
+    rows = min(tiles, choice.pixels) if choice.pixels else pixel_tile(tiles, vectors, target)
+    chunk = -(-min(choice.rows or tiles, tiles) // rows) * rows
+    return Plan(m, size, rows, vectors, chunk, -(-tiles // chunk))
 
 
 def _candidate(m: int, images: int, size: tuple[int, int], channels: int, out_channels: int, target: Target, whole: bool) -> Plan:

@@ -86,7 +86,7 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
     Raises:
         UnsupportedError: a rule refuses the form of its operator.
     """
-    ctx = Context(target)
+    ctx = Context(target, spec.choice)
     args: dict[int, Arg] = {}
     for k in range(spec.inputs):
         kind = spec.types[k]
@@ -126,7 +126,7 @@ def _winograd(spec: KernelSpec, ctx: Context, args: dict[int, Arg]) -> list[Any]
     kind = spec.types[first.outputs[0]]
     if x is None or w is None or not w.is_weight or w.stored is not None or any(spec.types[s.outputs[0]].shape != kind.shape for s in rest):
         return None
-    how = winograd.plan_for(first.op, x.type, w.type, kind, ctx.target)
+    how = winograd.plan_for(first.op, x.type, w.type, kind, ctx.target, ctx.choice)
     if how is None:
         return None
     result = winograd.Result()

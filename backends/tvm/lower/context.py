@@ -10,6 +10,7 @@ import numpy as np
 from tvm import te, tirx
 
 from lepton_compiler.backends.tvm.carriers import CARRIERS, carrier, codes
+from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.backends.tvm.naming import in_sequence, named
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.ir.op import Op
@@ -112,6 +113,7 @@ class Context:
 
     Attributes:
         target: the machine.
+        choice: what tuning chose for the kernel.
         outputs: types of the results of the current operator.
         workspaces: TE tensors that become parameters of the kernel, for the arena.
         private: those of them of which each thread has its own.
@@ -121,6 +123,7 @@ class Context:
     """
 
     target: Target
+    choice: Choice = ANALYTIC
     outputs: tuple[TensorType, ...] = ()
     workspaces: list[Any] = field(default_factory=list)
     private: list[Any] = field(default_factory=list)

@@ -27,7 +27,7 @@ def lower_matmul(ctx: Context, op: Any, a: Arg, b: Arg) -> list[Any]:
     kind = ctx.outputs[0]
     acc = accumulator(kind.dtype.name)
     if len(b.shape) == 2 and b.is_weight and len(a.shape) >= 2:
-        packed = _packed(ctx, b, "matmul", n_block(b.shape[1], ctx.target), 0)
+        packed = _packed(ctx, b, "matmul", n_block(b.shape[1], ctx.target, ctx.choice), 0)
         result, spaces = matmul_compute.matmul_packed(ctx.tensor(a), packed, b.shape[1], acc_dtype=acc)
         ctx.workspace(*spaces)
         return [_cast(ctx, result, kind.dtype.name)]
@@ -35,7 +35,7 @@ def lower_matmul(ctx: Context, op: Any, a: Arg, b: Arg) -> list[Any]:
     vector_left, vector_right = len(a.shape) == 1, len(b.shape) == 1
     if vector_left or vector_right:
         return [_vector_product(ctx, a, b, kind, acc)]
-    result, spaces = matmul_compute.matmul(left, right, n_block=n_block(b.shape[-1], ctx.target), acc_dtype=acc)
+    result, spaces = matmul_compute.matmul(left, right, n_block=n_block(b.shape[-1], ctx.target, ctx.choice), acc_dtype=acc)
     ctx.workspace(*spaces)
     return [_cast(ctx, result, kind.dtype.name)]
 
@@ -100,11 +100,11 @@ def lower_gemm(ctx: Context, op: Any, a: Arg, b: Arg, c: Arg | None = None) -> l
     if 0 in a.shape:
         product, spaces = compute(kind.static_shape, lambda *i: tirx.const(0, acc), "nothing"), list[Any]()
     elif b.is_weight and not op.trans_a:
-        packed = _packed(ctx, b, "matmul", n_block(n, ctx.target), int(op.trans_b))
+        packed = _packed(ctx, b, "matmul", n_block(n, ctx.target, ctx.choice), int(op.trans_b))
         product, spaces = matmul_compute.matmul_packed(left, packed, n, acc_dtype=acc)
     else:
         product, spaces = matmul_compute.matmul(
-            left, ctx.tensor(b), n_block=n_block(n, ctx.target), trans_a=op.trans_a, trans_b=op.trans_b, acc_dtype=acc
+            left, ctx.tensor(b), n_block=n_block(n, ctx.target, ctx.choice), trans_a=op.trans_a, trans_b=op.trans_b, acc_dtype=acc
         )
     ctx.workspace(*spaces)
     if c is None and op.alpha == 1.0:
@@ -178,7 +178,7 @@ def lower_conv(ctx: Context, op: Any, x: Arg, w: Arg, b: Arg | None = None) -> l
             source, _packed(ctx, w, f"depthwise{suffix}"), strides=strides, pads=pads, dilations=dilations, acc_dtype=acc
         )
     else:
-        packed = _packed(ctx, w, f"conv{suffix}", oc_block(channels // op.groups, ctx.target), op.groups)
+        packed = _packed(ctx, w, f"conv{suffix}", oc_block(channels // op.groups, ctx.target, ctx.choice), op.groups)
         y, spaces = conv_compute.conv2d_nhwc(
             source, packed, out_channels=channels, strides=strides, pads=pads, dilations=dilations, groups=op.groups, acc_dtype=acc
         )

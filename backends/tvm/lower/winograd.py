@@ -15,6 +15,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.backends.tvm.compute.winograd import INPUT, OUTPUT, Plan, plan
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, expression
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
@@ -23,13 +24,13 @@ from lepton_compiler.ir.types import FLOAT32, TensorType
 from lepton_compiler.target import Target
 
 
-def plan_for(op: Any, x: TensorType, w: TensorType, y: TensorType, target: Target) -> Plan | None:
+def plan_for(op: Any, x: TensorType, w: TensorType, y: TensorType, target: Target, choice: Choice = ANALYTIC) -> Plan | None:
     """How to compute a convolution this way, or None where it cannot be, or does not pay."""
     plain = op.layout == "NHWC" and op.groups == 1 and x.rank == 4 and w.static_shape[2:] == (3, 3)
     if not plain or x.dtype != FLOAT32 or set(op.strides) != {1} or set(op.dilations) != {1}:
         return None
     n, oh, ow, oc = y.static_shape
-    return plan(n, (oh, ow), x.static_shape[3], oc, target)
+    return plan(n, (oh, ow), x.static_shape[3], oc, target, choice)
 
 
 @dataclass

@@ -17,10 +17,10 @@ PROFILE = """\
 /* Seconds spent in each kernel call, summed over all runs. */
 __attribute__((visibility("default"))) double {name}_profile[{count}];
 
-static double now(void) {{
+static int64_t nanoseconds(void) {{
   struct timespec t;
   timespec_get(&t, TIME_UTC);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }}
 """
 
@@ -204,8 +204,9 @@ class _Writer:
     def measured(self, lines: list[str], indent: str) -> list[str]:
         """The lines of a call between two looks at the clock."""
         self.calls += 1
-        begin, end = f"{indent}const double t{self.calls} = now();", f"{self.name}_profile[{self.calls - 1}] += now() - t{self.calls};"
-        return [begin, *lines, indent + end]
+        spent = f"1e-9 * (double)(nanoseconds() - t{self.calls})"
+        begin, end = f"const int64_t t{self.calls} = nanoseconds();", f"{self.name}_profile[{self.calls - 1}] += {spent};"
+        return [indent + begin, *lines, indent + end]
 
     def call(self, s: Call, indent: str) -> list[str]:
         where = ", ".join(s.node.loc.sources[:4]) + (f" and {len(s.node.loc.sources) - 4} more" if len(s.node.loc.sources) > 4 else "")
