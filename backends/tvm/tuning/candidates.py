@@ -175,7 +175,8 @@ def _blocks(form: Form, best: Choice, m: int, target: Target) -> list[Choice]:
     if m:
         assert form.image is not None
         tiles = form.image[0] * -(-form.image[1] // m) * -(-form.image[2] // m)
-        start: int = best.rows or getattr(form.winograd(target), "chunk", tiles)
+        analytic = form.winograd(target)
+        start = best.rows or (analytic.chunk if analytic else tiles)
         sizes = [max(1, start // 2), start * 2, max(1, start // 4), tiles]
         return [replace(best, winograd=m, rows=min(s, tiles)) for s in sizes][:BLOCKS]
     flat = form.pixels == form.rows

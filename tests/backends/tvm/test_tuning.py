@@ -22,7 +22,7 @@ from lepton_compiler.backends.tvm.tuning.model_bench import ModelTimes
 from lepton_compiler.backends.tvm.tuning.search import Search
 from lepton_compiler.backends.tvm.tuning.stage import _by_kernel
 from lepton_compiler.backends.tvm.tuning.statistics import compare, sign_test
-from lepton_compiler.ir.graph import Graph
+from lepton_compiler.ir.graph import Graph, Value
 from lepton_compiler.ir.types import FLOAT32, TensorType
 from lepton_compiler.ops.builder import Builder, make_op
 from lepton_compiler.runtime.library import NativeLibrary
@@ -33,7 +33,8 @@ TARGET = parse_target("x86_64")
 
 def graph_of(cases: Iterable[tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]]]) -> Graph:
     """One node per case: operator, attributes, shape of its input, shape of its weights."""
-    rng, graph, outputs = np.random.default_rng(3), Graph("g"), []
+    rng, graph = np.random.default_rng(3), Graph("g")
+    outputs: list[Value] = []
     for k, (name, fields, x, w) in enumerate(cases):
         value = graph.add_input(f"x{k}", TensorType(FLOAT32, x))
         weight = graph.constant(rng.standard_normal(w).astype(np.float32) / np.float32(np.sqrt(np.prod(w[1:]))), f"w{k}")
