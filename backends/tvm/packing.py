@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lepton_compiler.backends.tvm.integer_packing import pack_integer_conv, pack_integer_matmul, sum_integer_conv, sum_integer_matmul
+
 WINOGRAD_FILTER: dict[int, Sequence[Sequence[float]]] = {
     2: ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
     4: (
@@ -89,6 +91,10 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "depthwise": _depthwise,
     "depthwise1d": _depthwise1d,
     "depthwisetall": _depthwisetall,
+    "integer_conv": pack_integer_conv,
+    "integer_conv_sums": sum_integer_conv,
+    "integer_matmul": pack_integer_matmul,
+    "integer_matmul_sums": sum_integer_matmul,
     "matmul": _matmul,
     "transpose": _transpose,
     "winograd": pack_winograd_weights,

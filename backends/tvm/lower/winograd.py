@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -19,6 +18,7 @@ from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.backends.tvm.compute.winograd import INPUT, OUTPUT, Plan, plan
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, expression
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
+from lepton_compiler.backends.tvm.lower.whole import Result, read_through
 from lepton_compiler.backends.tvm.schedules.prefetch import LINE, plan_prefetch, prefetch
 from lepton_compiler.ir.types import FLOAT32, TensorType
 from lepton_compiler.target import Target
@@ -31,17 +31,6 @@ def plan_for(op: Any, x: TensorType, w: TensorType, y: TensorType, target: Targe
         return None
     n, oh, ow, oc = y.static_shape
     return plan(n, (oh, ow), x.static_shape[3], oc, target, choice)
-
-
-@dataclass
-class Result:
-    """The convolution's element while it is in registers: what the epilogue reads in place of a tensor."""
-
-    value: Expr = None
-
-    def arg(self, kind: TensorType) -> Arg:
-        """As an operand of element-wise operators."""
-        return Arg(kind, body=lambda index, read: self.value)
 
 
 def lower_winograd(
@@ -59,7 +48,7 @@ def lower_winograd(
         with _chunks(how.chunks) as chunk:
             kernel.transform_input(x, v, chunk)
             kernel.multiply(u, v, m, chunk)
-            with _read_through([source, *stored], loaded):
+            with read_through([source, *stored], loaded):
                 kernel.transform_output(b, m, y, chunk, result, last)
 
     source = x
@@ -75,19 +64,6 @@ def _chunks(count: int) -> Iterator[Expr]:
     else:
         with T.parallel(0, count) as chunk:
             yield chunk
-
-
-@contextmanager
-def _read_through(args: Sequence[Arg], loaded: Sequence[Arg]) -> Iterator[None]:
-    """Let operands be read from the buffers that the procedure was given for them."""
-    kept = [a.tensor for a in args]
-    for arg, reader in zip(args, loaded, strict=True):
-        arg.tensor = reader.tensor
-    try:
-        yield
-    finally:
-        for arg, tensor in zip(args, kept, strict=True):
-            arg.tensor = tensor
 
 
 class _Kernel:
