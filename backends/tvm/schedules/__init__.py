@@ -53,7 +53,7 @@ def schedule(func: Any, target: Target, choice: Choice = ANALYTIC) -> Any:
     for name in names:
         if name in epilogues:
             template = schedule_tile if anchors.get(name) == TILE else schedule_lanes
-            template(sch, name, epilogues[name], target, choice, parallel=len(names) == 1 + len(taken))
+            template(sch, name, epilogues[name], target, choice)
         elif name not in taken and is_reduction(sch, name):
             schedule_rows(sch, [name], shared_rows(sch, [name]), target)
         elif name not in taken and name not in procedures:

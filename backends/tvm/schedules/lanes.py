@@ -25,7 +25,7 @@ UNROLLED_TAPS = 7
 """Filter columns up to which they are unrolled, so that neighbouring pixels share the elements that they load."""
 
 
-def schedule_lanes(sch: Any, name: str, epilogue: list[str], target: Target, choice: Choice, *, parallel: bool) -> None:
+def schedule_lanes(sch: Any, name: str, epilogue: list[str], target: Target, choice: Choice) -> None:
     """Schedule the reduction `name` and the blocks of its `epilogue`, as `canonical_epilogue` found them."""
     nest = Nest.of(sch, name)
     depthwise = kinds.KIND in sch.get(sch.get_sblock(name)).annotations
@@ -45,8 +45,7 @@ def schedule_lanes(sch: Any, name: str, epilogue: list[str], target: Target, cho
     if extent_of(sch, tile) > 1:
         partition(sch, tile)
     place_followers(sch, epilogue, tile, lanes)
-    if parallel:
-        parallelize(sch, [*outer, chunk], work)
+    parallelize(sch, [*outer, chunk], work, [tile])
     if depthwise and extent_of(sch, nest.reduced[-1]) <= UNROLLED_TAPS:
         sch.unroll(nest.reduced[-1])
     unroll_tile(sch, name, nest.reduced[0], [pixel_in, vector], lane)

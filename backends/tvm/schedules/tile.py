@@ -26,7 +26,7 @@ PARALLEL_BLOCKS = 8
 """Blocks that every kernel has, so that threads get equal shares."""
 
 
-def schedule_tile(sch: Any, name: str, epilogue: list[str], target: Target, choice: Choice, *, parallel: bool) -> None:
+def schedule_tile(sch: Any, name: str, epilogue: list[str], target: Target, choice: Choice) -> None:
     """Schedule the block `name` and the blocks of its `epilogue`, as `canonical_epilogue` found them."""
     nest = Nest.of(sch, name)
     *outer, pixel, channel, lane = nest.spatial
@@ -47,16 +47,18 @@ def schedule_tile(sch: Any, name: str, epilogue: list[str], target: Target, choi
         pixels, tiles = tiling.blocked_pixel_tile(rows, per_block, vectors, target, choice.pixels)
         row_out, tile, pixel_in = sch.split(pixel, [None, tiles, pixels])
         inner = [tile]
-    sch.reorder(*outer, row_out, channel, *inner, *nest.reduced, pixel_in, vector, lane_in)
+    # rows of all groups together: threads that write channels of the same pixels would contend for cache lines
+    shared = [*outer[:-1], row_out, outer[-1]] if len(outer) > 1 else [*outer, row_out]
+    sch.reorder(*shared, channel, *inner, *nest.reduced, pixel_in, vector, lane_in)
     tail = ragged_tail(sch, epilogue, lanes)
     place_followers(sch, epilogue, tile, lanes)
     partition(sch, tile)
     if tail and extent_of(sch, channel) > 1:
         partition(sch, channel)
-        candidates = [sch.fuse(*outer, row_out), channel]
+        candidates = [sch.fuse(*shared), channel]
     else:
-        candidates = [sch.fuse(*outer, row_out, channel), *inner]
-    if parallel and (wide := [loop for loop in candidates if extent_of(sch, loop) > 1]):
+        candidates = [sch.fuse(*shared, channel), *inner]
+    if wide := [loop for loop in candidates if extent_of(sch, loop) > 1]:
         set_parallel(sch, wide[0])
     unroll_tile(sch, name, nest.reduced[0], [pixel_in, vector], lane_in)
     prefetch_next_block(sch, name + "_update", nest.reduced[-1], inner, pixels, target)
