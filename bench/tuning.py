@@ -120,9 +120,9 @@ def measure(name: str, args: argparse.Namespace, database: Path, detail: Callabl
     difference = compare(models["untuned"].run(feeds), models["tuned"].run(feeds))
     times = interleaved({key: native_call(model, feeds) for key, model in models.items()}, args.seconds, args.threads)
     report = reports[-1]
-    medians = [round(times[key].median * 1e3, 4) for key in ("untuned", "tuned")]
+    before, after = (round(times[key].median * 1e3, 4) for key in ("untuned", "tuned"))
     gain = round(speedup(times, "tuned", "untuned"), 4)
-    return Row(entry.id, args.tune, report.kernels, report.finished, report.tuned, *medians, gain, difference.max_rel)
+    return Row(entry.id, args.tune, report.kernels, report.finished, report.tuned, before, after, gain, difference.max_rel)
 
 
 def markdown(rows: Sequence[Row]) -> str:
