@@ -115,7 +115,8 @@ def measure(name: str, args: argparse.Namespace, database: Path, detail: Callabl
     models = {}
     for key, asked in {"tuned": tuning, "untuned": Request()}.items():
         optimised = driver.optimize(graph, job.level, target)
-        models[key] = CompiledModel(driver.build(optimised, "model", replace(job, tuning=asked)))
+        artifact = driver.build(optimised, "model", replace(job, tuning=asked))
+        models[key] = CompiledModel(driver.complete(artifact, {"name": "model"}))
     feeds = random_feeds(graph.inputs)
     difference = compare(models["untuned"].run(feeds), models["tuned"].run(feeds))
     times = interleaved({key: native_call(model, feeds) for key, model in models.items()}, args.seconds, args.threads)

@@ -22,6 +22,7 @@ class Choice:
         rows: rows per block that is to stay in a cache: rows of the image, or of the matrix; tiles per chunk in Winograd's algorithm.
         winograd: width of Winograd's output tile, 2 or 4; 0 for the direct sum.
         unroll: steps of the innermost reduction in one iteration.
+        prefetch: 0 to leave fetching packed weights to the hardware.
     """
 
     pixels: int | None = None
@@ -29,6 +30,7 @@ class Choice:
     rows: int | None = None
     winograd: int | None = None
     unroll: int | None = None
+    prefetch: int | None = None
 
     def __bool__(self) -> bool:
         return self != ANALYTIC
@@ -57,10 +59,12 @@ class Choice:
 
 LARGEST = {"pixels": 64, "vectors": 16, "rows": 1 << 24, "unroll": 64}
 """Bounds that keep kernels compilable."""
+LISTED = {"winograd": (0, 2, 4), "prefetch": (0,)}
+"""All values that other parameters can have."""
 
 
 def _possible(name: str, value: int) -> bool:
-    return value in (0, 2, 4) if name == "winograd" else 1 <= value <= LARGEST[name]
+    return value in LISTED[name] if name in LISTED else 1 <= value <= LARGEST[name]
 
 
 ANALYTIC = Choice()

@@ -78,7 +78,11 @@ class _Kernel:
         self.down, self.across = -(-out[1] // how.m), -(-out[2] // how.m)
         self.tiles = out[0] * self.down * self.across
         groups, everything = how.chunk // how.rows, how.alpha**2 * self.blocks
-        self.ahead = plan_prefetch(4 * how.vectors * self.lanes, self.inputs, groups, how.rows, everything, ctx.target)
+        self.ahead = (
+            None
+            if ctx.choice.prefetch == 0
+            else plan_prefetch(4 * how.vectors * self.lanes, self.inputs, groups, how.rows, everything, ctx.target)
+        )
 
     def place(self, tile: Expr) -> tuple[Expr, Expr, Expr]:
         """Image, row and column of a tile's first output."""

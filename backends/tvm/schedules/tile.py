@@ -61,7 +61,8 @@ def schedule_tile(sch: Any, name: str, epilogue: list[str], target: Target, choi
     if wide := [loop for loop in candidates if extent_of(sch, loop) > 1]:
         set_parallel(sch, wide[0])
     unroll_tile(sch, name, nest.reduced[0], [pixel_in, vector], lane_in)
-    prefetch_next_block(sch, name + "_update", nest.reduced[-1], inner, pixels, target)
+    if choice.prefetch != 0:
+        prefetch_next_block(sch, name + "_update", nest.reduced[-1], inner, pixels, target)
     if choice.unroll and choice.unroll > 1:
         unroll_reduction(sch, nest.reduced[-1], choice.unroll)
 

@@ -1,7 +1,7 @@
 """What is worth trying for a kernel: neighbours of the analytic choice, most promising first.
 
 The search goes in stages. Each proposes a handful of changes to the best choice so far: the algorithm, the register tile, the cache
-block, the unrolling.
+block, the steps of the reduction.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lepton_compiler.backends.tvm.spec import KernelSpec, Step
 from lepton_compiler.ir.types import FLOAT32
 from lepton_compiler.target import Target
 
-STAGES = ("algorithm", "tile", "block", "unroll")
+STAGES = ("algorithm", "tile", "block", "steps")
 TILES, BLOCKS = 9, 6
 """Most candidates of a stage."""
 
@@ -95,9 +95,16 @@ def candidates(form: Form, stage: str, best: Choice, target: Target) -> list[Cho
         case "block":
             found = _blocks(form, best, transformed, target)
         case _:
-            deep = not transformed and not form.depthwise
-            found = [replace(best, unroll=n) for n in (2, 4) if deep and form.depth % n == 0 and form.depth > n]
+            found = _steps(form, best, transformed)
     return [choice for choice in dict.fromkeys(found) if choice not in (best, ANALYTIC)]
+
+
+def _steps(form: Form, best: Choice, transformed: int) -> list[Choice]:
+    """The reduction unrolled, and without prefetching."""
+    if form.depthwise:
+        return []
+    unrolled = [] if transformed else [replace(best, unroll=n) for n in (2, 4) if form.depth % n == 0 and form.depth > n]
+    return [*unrolled, replace(best, prefetch=0)]
 
 
 def _algorithms(form: Form, target: Target) -> list[Choice]:

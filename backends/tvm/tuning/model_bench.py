@@ -31,6 +31,11 @@ class ModelTimes:
     whole: np.ndarray
     calls: np.ndarray
 
+    @staticmethod
+    def joined(parts: Sequence[ModelTimes]) -> ModelTimes:
+        """Several measurements as one."""
+        return ModelTimes(np.concatenate([p.whole for p in parts]), np.concatenate([p.calls for p in parts]))
+
 
 class ModelBench:
     """One graph, built with several sets of choices.

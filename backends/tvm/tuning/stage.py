@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -32,8 +32,10 @@ MOST_EVICTED = 32 << 20
 """Bytes that are read between calls at most: more than the part of a shared cache that one core can count on."""
 MODEL_SECONDS = (2.0, 8.0)
 """Least and most time for one comparison of whole models."""
+MODEL_TURNS = 4
+"""Most comparisons of whole models that are taken together."""
 MODEL_LEVEL, KERNEL_LEVEL = 0.01, 0.05
-"""How surely a tuned model is faster, and a tuned kernel within it."""
+"""How surely the tuned kernels are faster within the model: all together, and each."""
 
 Detail = Callable[[str], None]
 
@@ -145,25 +147,47 @@ class Tuning:
         called: list[str],
     ) -> tuple[dict[str, Mapping[str, int]], float]:
         """The choices that make their kernels, and together the model, faster; and the model's ratio of times."""
-        seconds = min(MODEL_SECONDS[1], max(MODEL_SECONDS[0], (1 - SEARCH_SHARE) * self.seconds / 2))
         while choices:
             self.detail(f"the model with {len(choices)} choices")
-            try:
-                if "analytic" not in self.device.loaded:
-                    model.load("analytic", {})
-                model.load("tuned", choices)
-                plain, tuned = model.times(["analytic", "tuned"], seconds)
-            except MeasureError as error:
-                raise LeptonError(
-                    f"the tuned model cannot be measured: {error.diagnostics[0].message}", hint="compile without --tune"
-                ) from error
+            plain, tuned = self.beside(model, choices, owners, called)
             before, after = _by_kernel(plain, called, owners), _by_kernel(tuned, called, owners)
             kept = {n: c for n, c in choices.items() if n in before and compare(after[n], before[n]).faster(0.0, KERNEL_LEVEL)}
-            whole = compare(tuned.whole, plain.whole)
             if len(kept) == len(choices):
-                return (choices, whole.ratio) if whole.faster(0.0, MODEL_LEVEL) else ({}, 1.0)
+                whole, kernels = compare(tuned.whole, plain.whole), compare(_sum(after, kept), _sum(before, kept))
+                return (choices, whole.ratio) if whole.ratio < 1.0 and kernels.faster(0.0, MODEL_LEVEL) else ({}, 1.0)
             choices = kept
         return {}, 1.0
+
+    def beside(
+        self, model: ModelBench, choices: Mapping[str, Mapping[str, int]], owners: Mapping[str, str], called: list[str]
+    ) -> tuple[ModelTimes, ModelTimes]:
+        """Times without and with choices, in turns; for longer as long as it is open which of their kernels are faster.
+
+        Raises:
+            LeptonError: the tuned model crashed or hung.
+        """
+        seconds = min(MODEL_SECONDS[1], max(MODEL_SECONDS[0], (1 - SEARCH_SHARE) * self.seconds / 2))
+        found: list[list[ModelTimes]] = []
+        try:
+            if "analytic" not in self.device.loaded:
+                model.load("analytic", {})
+            model.load("tuned", choices)
+            while len(found) < MODEL_TURNS:
+                found.append(model.times(["analytic", "tuned"], seconds))
+                plain, tuned = (ModelTimes.joined([turn[k] for turn in found]) for k in (0, 1))
+                before, after = _by_kernel(plain, called, owners), _by_kernel(tuned, called, owners)
+                chances = [compare(after[n], before[n]).chance for n in choices if n in before]
+                if all(chance < KERNEL_LEVEL or chance > 0.5 for chance in chances):
+                    break
+        except MeasureError as error:
+            raise LeptonError(
+                f"the tuned model cannot be measured: {error.diagnostics[0].message}", hint="compile without --tune"
+            ) from error
+        return plain, tuned
+
+
+def _sum(times: Mapping[str, np.ndarray], names: Iterable[str]) -> np.ndarray:
+    return np.sum([times[name] for name in names], axis=0)
 
 
 def _by_kernel(times: ModelTimes, called: list[str], owners: Mapping[str, str]) -> dict[str, np.ndarray]:

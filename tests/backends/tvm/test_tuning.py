@@ -52,6 +52,7 @@ CHOICES = [
     ("Conv", conv(), (1, 7, 9, 12), (20, 12, 1, 1), Choice(pixels=5, vectors=1, rows=10)),
     ("Conv", conv(), (1, 7, 10, 12), (20, 12, 1, 1), Choice(pixels=3, vectors=3, unroll=4)),
     ("Conv", conv(), (1, 7, 11, 96), (96, 96, 1, 1), Choice(pixels=5, unroll=4)),
+    ("Conv", conv(), (1, 7, 12, 96), (96, 96, 1, 1), Choice(prefetch=0)),
     ("Conv", conv(1), (1, 9, 11, 8), (24, 8, 3, 3), Choice(rows=2, pixels=4, vectors=2)),
     ("Conv", conv(1, stride=2), (1, 9, 12, 8), (24, 8, 3, 3), Choice(unroll=2, rows=1)),
     ("Conv", conv(1), (1, 13, 11, 20), (18, 20, 3, 3), Choice(winograd=2, rows=7)),
@@ -96,7 +97,7 @@ def test_a_choice_that_cannot_be_is_refused() -> None:
 
 
 @pytest.mark.parametrize("cpu", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
-@pytest.mark.parametrize("case", [0, 3, 7, 8, 9])
+@pytest.mark.parametrize("case", [0, 4, 8, 9, 10])
 def test_candidates_are_few_distinct_and_possible(cpu: str, case: int) -> None:
     (node,) = graph_of([CHOICES[case][:4]])
     form = form_of(spec_of(node))
