@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, ClassVar, Literal, Union
+from typing import Any, ClassVar, Literal, TypeVar, Union
 
 from lepton_compiler.errors import UsageError
 from lepton_compiler.ir.graph import Graph
@@ -74,6 +74,9 @@ class PassContext:
     bounds: Mapping[str, int] = field(default_factory=dict)
 
 
+AnyPass = TypeVar("AnyPass", bound=Pass)
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """A sequence of passes."""
@@ -121,11 +124,16 @@ def parse_pipeline(text: str) -> Pipeline:
         match = re.fullmatch(r"([\w-]+)\s*(?:\{(.*)\})?", item, re.DOTALL)
         if match is None:
             raise UsageError(f"'{item}' is not a pass", hint="write name or name{option=value,...}, separated by commas")
-        steps.append(_build(registry.get(match[1]), match[2] or ""))
+        steps.append(build_pass(registry.get(match[1]), match[2] or ""))
     return Pipeline(tuple(steps))
 
 
-def _build(cls: type[Pass], options: str) -> Pass:
+def build_pass(cls: type[AnyPass], options: str) -> AnyPass:
+    """A pass from its class and its options as text, `option=value,...`.
+
+    Raises:
+        UsageError: an unknown option, or a value of the wrong type; the message says what would do.
+    """
     hints = typing.get_type_hints(cls)
     known = {f.name.replace("_", "-"): f for f in fields(cls)}
     given: dict[str, Any] = {}

@@ -25,6 +25,7 @@ TABLE = {
     "layout": "lepton_compiler.passes.layout:Layout",
     "legalize-decompose": "lepton_compiler.passes.legalize_decompose:LegalizeDecompose",
     "legalize-native": "lepton_compiler.backends.tvm.legalize:LegalizeNative",
+    "quantize": "lepton_compiler.passes.quantize:Quantize",
     "simplify-arithmetic": "lepton_compiler.passes.simplify_arithmetic:SimplifyArithmetic",
     "simplify-casts": "lepton_compiler.passes.simplify_casts:SimplifyCasts",
     "simplify-pads": "lepton_compiler.passes.simplify_pads:SimplifyPads",
