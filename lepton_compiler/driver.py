@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lepton_compiler.backend import Artifact, BuildOptions, Emit, Level, registry
 from lepton_compiler.errors import Diagnostic, InferenceError, OpenDimensionsError, UnsupportedError, UsageError, VerificationError
+from lepton_compiler.compress import Compression, Tools, compress, compression
 from lepton_compiler.feeds import random_feeds
 from lepton_compiler.identity import FOLDER_KINDS, check_name, default_name, default_out, identify, manifest_bytes, weights_bytes
 from lepton_compiler.ir.graph import Graph
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lepton_compiler.pipeline import Pass, Pipeline
+    from lepton_compiler.quantization import Report
     from lepton_compiler.runtime.model import CompiledModel
 
 LEVELS: tuple[Level, ...] = ("O0", "O1", "O2", "O3", "Os")
@@ -63,6 +65,7 @@ class Job:
         profile: let the artefact measure each kernel call.
         tuning: choices to measure, or to take from a database.
         tuned: told what tuning came to.
+        compression: what to quantize, with which data.
     """
 
     target: Target
@@ -85,6 +88,7 @@ class Job:
     profile: bool = False
     tuning: Request = field(default_factory=Request)
     tuned: Callable[[TuningReport], None] = lambda report: None
+    compression: Compression | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class Outcome:
     manifest: Mapping[str, Any]
     compile_seconds: float
     verification: Verification | None
+    quantization: Report | None = None
 
     @property
     def failure(self) -> VerificationError | None:
@@ -115,6 +120,8 @@ class Outcome:
             **sizes,
             "compile_seconds": round(self.compile_seconds, 3),
         }
+        if self.quantization is not None:
+            result["quantization"] = self.quantization.as_json()
         return result | ({"verify": self.verification.as_json()} if self.verification else {})
 
 
@@ -177,7 +184,8 @@ def compile(
     calibration: Any = None,
     prune: str | None = None,
     recover: str | None = None,
-    max_drop: str | None = None,
+    max_drop: str | float | None = None,
+    metric: Any = None,
     tune: float | None = None,
     tune_db: str | os.PathLike[str] | None = None,
     tune_tracker: str | None = None,
@@ -203,7 +211,11 @@ def compile(
         tune: seconds to measure other choices for the kernels that take longest; what was measured goes into a database.
         tune_db: that database; without `tune` the choices in it are taken, and nothing is measured.
         tune_tracker: `HOST:PORT[,KEY]` of TVM's RPC tracker, to measure on its boards.
-        quantize: with `calibration`, `prune`, `recover`, `max_drop`: accepted by name, refused by this version.
+        quantize: `int8`, `int16x8`, `dynamic`, `w8`, `w4`, with options as in `int8{observer=entropy}`; see docs/quantization.md.
+        calibration: samples of the inputs, for `int8`, `int16x8` and `max_drop`; see `lepton_compiler.calibration.open_samples`.
+        max_drop: the largest loss that is accepted, as `1%` or 0.01; layers stay in floating point until it is met.
+        metric: the user's measure of a model, `module:function` or a function of a function that runs one sample; higher is better.
+        prune: with `recover`: accepted by name, refused by this version.
 
     Returns:
         A model whose `run(feeds)` gives outputs by name. Where dimensions are unbound it compiles for each new shape on first use.
@@ -213,18 +225,20 @@ def compile(
     """
     from lepton_compiler.runtime.model import CompiledModel
 
-    refuse_planned({"quantize": quantize, "calibration": calibration, "prune": prune, "recover": recover, "max_drop": max_drop})
+    refuse_planned({"prune": prune, "recover": recover})
     machine = target if isinstance(target, Target) else parse_target(target, cpu)
     job = Job(
         machine, parse_level(level), name=name, threads=threads, passes=passes, inputs=inputs or {}, dims=dims or {}, bounds=bounds or {}, jobs=jobs,
         cache_dir=Path(cache_dir) if cache_dir is not None else None, verify=verify, profile=profile,
         tuning=Request.of(machine, tune, tune_db, tune_tracker),
+        compression=compression(quantize, calibration, max_drop, metric),
     )  # fmt: skip
     name = check_name(job.name) if job.name else default_name(source)
     choices = Choices.of(job.dims)
     graphs: dict[tuple[int, ...], Graph] = {}
     with contextlib.nullcontext() if choices.dimensions else contextlib.suppress(OpenDimensionsError):
         graphs = {sizes: read_model(source, job.inputs, choices.bound(sizes)) for sizes in choices.sizes}
+    source, graphs, _ = _compressed(source, graphs, job)
 
     def specialise(feeds: Mapping[str, np.ndarray]) -> Artifact:
         bound = _bound_to_feeds(source, graphs.get(()), feeds, job)
@@ -298,6 +312,7 @@ def run_job(source: Any, out: Path | None, job: Job, depfile: Path | None = None
     if choices.dimensions and job.emit not in FOLDER_KINDS:
         raise UsageError(f"--emit {job.emit} takes one size of dimension '{choices.dimensions[0]}'", hint="libraries hold several")
     every = {sizes: read_model(source, job.inputs, choices.bound(sizes)) for sizes in choices.sizes}
+    model, every, report = _compressed(source, every, job)
     imported = every[choices.sizes[-1]]
     identity = identify(name, job_options(job), imported, source)
     check = None
@@ -307,20 +322,20 @@ def run_job(source: Any, out: Path | None, job: Job, depfile: Path | None = None
             manifest, main = artifact.manifest, out / f"{name}.json"
             write_files(staged, {**artifact.files, main.name: manifest_bytes(manifest)})
             seconds = time.perf_counter() - start
-            check = _verify_native(source, every, choices, artifact, job) if job.verify else None
+            check = _verify_native(model, every, choices, artifact, job) if job.verify else None
         else:
             graph = _optimised(imported, job)
             job.stage("emit")
             manifest, main = {**identity, "weights_bytes": weights_bytes(graph)}, out
             _write_exchange(graph, staged / out.name, job.emit, job.opset)
             seconds = time.perf_counter() - start
-            check = _verify_file(source, imported, staged / out.name, job) if job.verify else None
+            check = _verify_file(model, imported, staged / out.name, job) if job.verify else None
         if check is None or check.ok:
             publish = publish_folder if job.emit in FOLDER_KINDS else publish_files
             publish(staged, out)
             if depfile is not None:
                 write_files(depfile.parent, {depfile.name: depfile_text(str(main), [*files_of(source, imported), *extra_sources]).encode()})
-    return Outcome(out, job, manifest, seconds, check)
+    return Outcome(out, job, manifest, seconds, check, report)
 
 
 def build(graph: Graph, name: str, job: Job) -> Artifact:
@@ -370,7 +385,8 @@ def job_options(job: Job) -> dict[str, Any]:
     target = {
         "name": machine.name, "triple": machine.triple, "cpu": machine.cpu, "features": list(machine.features), "caches": list(machine.caches)
     }  # fmt: skip
-    options = {"emit": job.emit, "level": job.level, "passes": job.passes, "target": target, "threads": job.threads}
+    quantized = {"quantize": str(job.compression.recipe)} if job.compression else {}
+    options = quantized | {"emit": job.emit, "level": job.level, "passes": job.passes, "target": target, "threads": job.threads}
     several = {name: sorted(given) for name, given in job.dims.items() if not isinstance(given, int)}
     return options | ({"dims": several} if several else {}) | ({"bounds": dict(sorted(job.bounds.items()))} if job.bounds else {})
 
@@ -465,7 +481,24 @@ def refuse_planned(options: Mapping[str, Any]) -> None:
 # -- inside
 
 
+def _compressed(source: Any, graphs: dict[tuple[int, ...], Graph], job: Job) -> tuple[Any, dict[tuple[int, ...], Graph], Report | None]:
+    """What is compiled instead of an imported model: its quantized graph, where quantization is asked for."""
+    if job.compression is None:
+        return source, graphs, None
+    plain = replace(job, compression=None)
+    here = job.target if job.target.arch == parse_target("native").arch else parse_target("native")
+
+    def build(graph: Graph) -> CompiledModel:
+        return compile(graph, here, job.level, threads=os.cpu_count() or 1, jobs=job.jobs, cache_dir=job.cache_dir)
+
+    tools = Tools(lambda graph: _optimised(graph, plain), build, job.target.arch, job.emit, job.stage, job.detail)
+    result = compress(graphs, job.compression, tools)
+    return result.graph, dict.fromkeys(graphs, result.graph), result.report
+
+
 def _optimised(graph: Graph, job: Job) -> Graph:
+    if job.compression is not None and not job.compression.optimised_again(job.emit):
+        return graph
     job.stage("optimise")
     return optimize(graph, job.level, job.target, job.passes, job.instruments)
 

@@ -78,7 +78,9 @@ def read_image(file: Path, kind: TensorType, steps: Preprocessing) -> np.ndarray
             image = opened.convert(MODES[mode])
     except OSError as error:
         raise UsageError(f"cannot read '{file}': {error}") from error
-    height, width = (d if isinstance(d, int) else s for d, s in zip(kind.shape[2:] if first else kind.shape[1:3], image.size[::-1], strict=True))
+    height, width = (
+        d if isinstance(d, int) else s for d, s in zip(kind.shape[2:] if first else kind.shape[1:3], image.size[::-1], strict=True)
+    )
     pixels = np.asarray(_fitted(image, height, width, steps.fit), np.float32).reshape(height, width, -1)
     pixels = pixels[..., ::-1] if mode == "bgr" else pixels
     values = ((pixels - np.float32(steps.mean)) / np.float32(steps.std)).astype(kind.dtype.numpy)

@@ -163,7 +163,9 @@ def read_ranges(file: Path) -> dict[str, Range]:
         rows = json.loads(file.read_text())
         ranges = {str(name): Range(float(low), float(high)) for name, (low, high) in rows.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"cannot read ranges from '{file}': {error}", hint="--ranges FILE.json of an earlier calibration writes one") from error
+        raise UsageError(
+            f"cannot read ranges from '{file}': {error}", hint="--ranges FILE.json of an earlier calibration writes one"
+        ) from error
     if wrong := [name for name, r in ranges.items() if not r.low <= 0 <= r.high or not np.isfinite(r.high - r.low)]:
         raise UsageError(f"'{file}': the range of '{wrong[0]}' does not hold zero")
     return ranges

@@ -23,6 +23,7 @@ examples:
   leptonc model.onnx -O3 -o build/model --verify
   leptonc model.onnx --dim batch=1 --emit static --name detector --json
   leptonc model.onnx --emit onnx -o smaller.onnx
+  leptonc model.onnx --quantize int8 --calibrate samples/ --max-drop 1% --report q.html
 exit status: 0 done; 1 cannot be compiled; 2 wrong usage; 3 verification failed
 """
 
@@ -71,13 +72,15 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_compression(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("quantization", "smaller weights and integer arithmetic; see docs/quantization.md")
+    group.add_argument("--quantize", metavar="SCHEME", help="int8, int16x8, dynamic, w8 or w4; options follow as in int8{observer=entropy}")
+    group.add_argument("--calibrate", metavar="DATA", help="samples: a folder of .npz, .npy or images, one .npz, or module:function")
+    group.add_argument("--max-drop", metavar="1%", help="keep layers in floating point until no more than this is lost")
+    group.add_argument("--metric", metavar="MODULE:FUNCTION", help="your measure for --max-drop (default: agreement with the float model)")
+    group.add_argument("--report", metavar="FILE.html", help="write a page that shows what became of each layer")
     group = parser.add_argument_group("not there yet", "accepted by the parser, refused with a message")
-    group.add_argument("--quantize", metavar="SCHEME", help="int8, int16x8, ...")
-    group.add_argument("--calibrate", metavar="DATA", help="samples for --quantize")
     group.add_argument("--prune", metavar="SPEC", help="remove channels")
     group.add_argument("--recover", metavar="SPEC", help="refit after compression")
-    group.add_argument("--max-drop", metavar="1%", help="bound on the loss of accuracy")
-    group.add_argument("--report", metavar="FILE.html", help="write a report")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,8 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _compile(args: argparse.Namespace) -> int:
     from lepton_compiler import driver
+    from lepton_compiler.quantization.page import write_report
 
-    driver.refuse_planned({name: getattr(args, name) for name in ("quantize", "calibrate", "prune", "recover", "max_drop", "report")})
+    driver.refuse_planned({name: getattr(args, name) for name in ("prune", "recover")})
     options.load_passes(args.load_pass)
     reports: list[TuningReport] = []
     with Progress("leptonc", args.verbose, args.quiet) as progress:
@@ -97,6 +101,8 @@ def _compile(args: argparse.Namespace) -> int:
         out = Path(args.out) if args.out else None
         depfile = _depfile(args, out)
         outcome = driver.run_job(args.model, out, job, depfile, args.load_pass)
+    if args.report and outcome.quantization is not None:
+        write_report(Path(args.report), outcome.quantization)
     _print_times(job)
     if args.json:
         print_json(outcome.as_json() | ({"tune": reports[-1].as_json()} if reports else {}))
@@ -110,6 +116,7 @@ def _compile(args: argparse.Namespace) -> int:
 
 def _job(args: argparse.Namespace, progress: Progress, tuned: Callable[[TuningReport], None]) -> Job:
     from lepton_compiler import driver
+    from lepton_compiler.compress import compression, keeping_report
     from lepton_compiler.feeds import read_feeds
     from lepton_compiler.identity import check_name
     from lepton_compiler.target import parse_target
@@ -135,6 +142,7 @@ def _job(args: argparse.Namespace, progress: Progress, tuned: Callable[[TuningRe
         detail=progress.detail,
         tuning=Request.of(target, args.tune, args.tune_db, args.tune_tracker),
         tuned=tuned,
+        compression=keeping_report(compression(args.quantize, args.calibrate, args.max_drop, args.metric), args.report),
     )
 
 
@@ -169,6 +177,10 @@ def _print_summary(outcome: Outcome, reports: Sequence[TuningReport]) -> None:
     for report in reports:
         gain = f"the model takes {report.ratio:.3f} times as long as without" if report.tuned else "nothing makes the model faster"
         print(f"  tuned {report.tuned} of {report.kernels} kernels, {report.finished} searched; {gain}")
+    if outcome.quantization is not None:
+        print(f"  {outcome.quantization.summary()}")
+        for warning in outcome.quantization.warnings:
+            print(f"leptonc: warning: {warning}", file=sys.stderr)
     check = outcome.verification
     if check is not None:
         verdict = "verified" if check.ok else "WRONG"

@@ -20,7 +20,13 @@ SCORES = frozenset({"Softmax", "LogSoftmax", "Gemm", "MatMul", "Add"})
 def is_classifier(value: Value) -> bool:
     """Whether an output looks like scores of classes: [N, classes], from a product or a softmax."""
     producer = value.producer
-    return value.type.dtype.is_float and value.type.rank == 2 and value.type.shape[1] != 1 and producer is not None and producer.op.name in SCORES
+    return (
+        value.type.dtype.is_float
+        and value.type.rank == 2
+        and value.type.shape[1] != 1
+        and producer is not None
+        and producer.op.name in SCORES
+    )
 
 
 class Agreement:

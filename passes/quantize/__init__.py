@@ -14,7 +14,7 @@ from lepton_compiler.ir.types import DTYPES, DType
 from lepton_compiler.passes.quantize.dynamic import place_dynamic
 from lepton_compiler.passes.quantize.place import Placement, place
 from lepton_compiler.passes.quantize.profile import profile, profile_for
-from lepton_compiler.passes.quantize.recurrent import expand_recurrent, place_states
+from lepton_compiler.passes.quantize.recurrent import expand_recurrent
 from lepton_compiler.passes.quantize.weight_only import place_weights
 from lepton_compiler.pipeline import Pass, PassContext
 
@@ -62,9 +62,7 @@ class Quantize(Pass):
         """Quantize statically, in place, with known ranges; recurrent layers have been expanded."""
         rules = profile(profile_for(arch, emit) if self.profile == "auto" else self.profile)
         element = DTYPES["int16"] if self.scheme == "int16x8" else rules.activations
-        placement = place(graph, ranges, rules, activations=element, per_channel=self.per_channel, keep=self.keep)
-        place_states(graph, ranges, element)
-        return placement
+        return place(graph, ranges, rules, activations=element, per_channel=self.per_channel, keep=self.keep)
 
 
 def activation_type(step: Quantize, arch: str, emit: str) -> DType:

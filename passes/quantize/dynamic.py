@@ -16,7 +16,7 @@ from lepton_compiler.ops.cast import Cast
 from lepton_compiler.ops.matmul import MatMulInteger
 from lepton_compiler.ops.quantize import DynamicQuantizeLinear
 from lepton_compiler.passes.quantize import parameters
-from lepton_compiler.passes.quantize.roles import output_channels, weight_of
+from lepton_compiler.passes.quantize.roles import layer_name, output_channels, weight_of
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def place_dynamic(graph: Graph, keep: Collection[str] = ()) -> list[Dynamic]:
     for part in list(bodies(graph)):
         known: dict[Value, tuple[Value, ...]] = {}
         for node in part.nodes:
-            if node.op.name in ("MatMul", "Gemm") and weight_of(node) is not None and node.output.name not in keep:
+            if node.op.name in ("MatMul", "Gemm") and weight_of(node) is not None and layer_name(node) not in keep:
                 data = node.inputs[0]
                 if data is not None and data.type.dtype == FLOAT32 and data.type.rank >= 2:
                     placed.append(_place(node, data, known))
@@ -42,7 +42,7 @@ def place_dynamic(graph: Graph, keep: Collection[str] = ()) -> list[Dynamic]:
 
 
 def _place(node: Node, data: Value, known: dict[Value, tuple[Value, ...]]) -> Dynamic:
-    graph, name = node.graph, node.output.name
+    graph, name, label = node.graph, node.output.name, layer_name(node)
     weight = weight_of(node)
     assert weight is not None
     array = np.ascontiguousarray(weight.numpy() if output_channels(node) else weight.numpy().T)
@@ -59,4 +59,4 @@ def _place(node: Node, data: Value, known: dict[Value, tuple[Value, ...]]) -> Dy
     graph.replace_all_uses(node.output, result)
     graph.remove(node)
     graph.rename(result, name)
-    return Dynamic(name, array, scales)
+    return Dynamic(label, array, scales)

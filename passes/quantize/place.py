@@ -15,7 +15,8 @@ from lepton_compiler.ir.types import DType
 from lepton_compiler.ops.quantize import DequantizeLinear, QuantizeLinear
 from lepton_compiler.passes.quantize import parameters
 from lepton_compiler.passes.quantize.profile import Profile
-from lepton_compiler.passes.quantize.roles import bias_after, constant_operand, output_channels, weight_of
+from lepton_compiler.passes.quantize.recurrent import StateProduct, place_states
+from lepton_compiler.passes.quantize.roles import bias_after, channel_axis, constant_operand, output_channels, weight_of
 from lepton_compiler.passes.quantize.select import Selection, Unit, groups, select
 
 UNLIKE = 4.0
@@ -33,6 +34,7 @@ class Layer:
         bias: that of the bias, if there is one on codes.
         axis: of the weights, along which scales differ; None for one scale.
         float_weights: the weights before.
+        data: the value that it reads, by its name in the float graph.
         unit: the operators that make up its kernel, in the graph that was quantized.
     """
 
@@ -42,16 +44,27 @@ class Layer:
     bias: Node | None
     axis: int | None
     float_weights: np.ndarray
+    data: str
     unit: Unit
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What static quantization did: layers, and by name of each value with codes its range, scale and zero point."""
+    """What static quantization did.
+
+    Attributes:
+        layers: that multiply codes.
+        ranges: of each value with codes, by its name in the float graph.
+        parameters: its scale and zero point.
+        activations: the type of its codes.
+        states: products in the bodies of recurrent layers.
+    """
 
     layers: tuple[Layer, ...]
     ranges: Mapping[str, Range]
     parameters: Mapping[str, tuple[float, int]]
+    activations: DType
+    states: tuple[StateProduct, ...] = ()
 
 
 def place(
@@ -89,8 +102,11 @@ def place(
         for value in members:
             known[value] = _place_value(value, scale, zero, value in computed, quantized)
     shown = {name: known[v] for v, name in original.items()}
-    layers = tuple(_place_layer(unit, names[unit], known[unit.inputs[0]][0], element, per_channel) for unit in chosen.layers)
-    return Placement(layers, covered_by_name, {name: (float(s.numpy()), int(z.numpy())) for name, (s, z) in shown.items()})
+    layers = tuple(
+        _place_layer(unit, names[unit], original[unit.inputs[0]], known[unit.inputs[0]][0], element, per_channel) for unit in chosen.layers
+    )
+    states = tuple(place_states(graph, ranges, element, keep))
+    return Placement(layers, covered_by_name, {name: (float(s.numpy()), int(z.numpy())) for name, (s, z) in shown.items()}, element, states)
 
 
 def needed(graph: Graph, profile: Profile, keep: Collection[str] = ()) -> list[Value]:
@@ -139,7 +155,7 @@ def _place_value(value: Value, scale: np.ndarray, zero: np.ndarray, computed: bo
     return s, z
 
 
-def _place_layer(unit: Unit, name: str, data_scale: Value, element: DType, per_channel: bool) -> Layer:
+def _place_layer(unit: Unit, name: str, data: str, data_scale: Value, element: DType, per_channel: bool) -> Layer:
     node = unit.head
     weight = weight_of(node)
     assert weight is not None
@@ -158,7 +174,7 @@ def _place_layer(unit: Unit, name: str, data_scale: Value, element: DType, per_c
         whole = parameters.bias_codes(bias_array, unit_scale).reshape(bias.type.static_shape)
         per_index = axis is not None
         on_codes = _dequantized(holder, index, whole, unit_scale, bias.type.rank - 1 if per_index else None, f"{name}_bias")
-    return Layer(name, node, back, on_codes, axis, array, unit)
+    return Layer(name, node, back, on_codes, axis, array, data, unit)
 
 
 def _groups(node: Node) -> bool:
@@ -173,12 +189,8 @@ def _bias_of(node: Node) -> tuple[Node | None, int]:
         add = bias_after(node)
         return (None, 0) if add is None else (add, next(i for i, v in enumerate(add.inputs) if v is constant_operand(add)))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    plain = bias is not None and bias.is_constant and bias.type.size == node.output.type.shape[_channel_axis(node)]
+    plain = bias is not None and bias.is_constant and bias.type.size == node.output.type.shape[channel_axis(node)]
     return (node, 2) if plain else (None, 0)
-
-
-def _channel_axis(node: Node) -> int:
-    return 1 if node.op.name in ("Conv", "ConvTranspose") and getattr(node.op, "layout", "NCHW") == "NCHW" else -1
 
 
 def _dequantized(node: Node, index: int, codes: np.ndarray, scales: np.ndarray, axis: int | None, name: str) -> Node:

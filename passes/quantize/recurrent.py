@@ -6,8 +6,11 @@ this module. States of these layers are bounded, so that one scale serves all st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from lepton_compiler.calibration import Range
 from lepton_compiler.ir.graph import Graph, Node, Value
@@ -15,7 +18,21 @@ from lepton_compiler.ir.types import FLOAT32, DType
 from lepton_compiler.ops.decompose import expand
 from lepton_compiler.ops.quantize import DequantizeLinear, QuantizeLinear
 from lepton_compiler.passes.quantize import parameters
-from lepton_compiler.passes.quantize.roles import RECURRENT, weight_of
+from lepton_compiler.passes.quantize.roles import RECURRENT, layer_name, weight_of
+
+
+@dataclass(eq=False)
+class StateProduct:
+    """A product of states on codes: its name, the node, the `DequantizeLinear` of its weights, these before; of the states range and codes."""
+
+    name: str
+    node: Node
+    weights: Node
+    float_weights: np.ndarray
+    range: Range
+    scale: float
+    zero_point: int
+
 
 RULES = frozenset(f"decompose-{name.lower()}" for name in RECURRENT)
 
@@ -41,20 +58,20 @@ def states(scan: Node) -> list[Value]:
     return [v for v in (scan.outputs[op.carried], scan.inputs[0]) if v is not None and not v.is_constant]
 
 
-def place_states(graph: Graph, ranges: Mapping[str, Range], element: DType) -> list[tuple[str, Node, Range]]:
-    """Quantize the products in the bodies of recurrent layers; gives for each its name, the node and the range of the state."""
+def place_states(graph: Graph, ranges: Mapping[str, Range], element: DType, keep: Collection[str] = ()) -> list[StateProduct]:
+    """Quantize the products in the bodies of recurrent layers, except those in `keep`."""
     placed = []
     for scan, node in list(products(graph)):
         covered = Range(0.0, 0.0)
         for value in states(scan):
             covered = covered.hull(ranges[value.name])
-        name = f"{scan.outputs[0].name}/{node.output.name}"
-        _place_product(node, covered, element)
-        placed.append((name, node, covered))
+        name = layer_name(node)
+        if name not in keep:
+            placed.append(_place_product(name, node, covered, element))
     return placed
 
 
-def _place_product(node: Node, covered: Range, element: DType) -> None:
+def _place_product(name: str, node: Node, covered: Range, element: DType) -> StateProduct:
     body, (data, weight) = node.graph, node.inputs
     assert data is not None and weight is not None
     array = weight.numpy()
@@ -67,3 +84,4 @@ def _place_product(node: Node, covered: Range, element: DType) -> None:
     stored = body.constant(parameters.weight_codes(array, scales, 8), "weights_codes")
     back = body.add(DequantizeLinear(axis=1), [stored, body.constant(scales, "weights_scale")], names=["weights"], before=node, loc=loc)
     body.set_inputs(node, [real.output, back.output])
+    return StateProduct(name, node, back, array, covered, float(scale), int(zero))

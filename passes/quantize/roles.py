@@ -11,7 +11,9 @@ from lepton_compiler.ir.types import FLOAT32
 
 Role = Literal["layer", "keeping", "joining", "concat", "average", "activation", "affine", "other"]
 
-KEEPING = frozenset("Reshape Squeeze Unsqueeze Transpose Slice Split MaxPool Expand Tile DepthToSpace SpaceToDepth ReduceMax ReduceMin".split())
+KEEPING = frozenset(
+    "Reshape Squeeze Unsqueeze Transpose Slice Split MaxPool Expand Tile DepthToSpace SpaceToDepth ReduceMax ReduceMin".split()
+)
 """Operators whose results are elements of their first operand: codes stay as they are."""
 AVERAGES = frozenset({"AveragePool", "ReduceMean"})
 ACTIVATIONS = frozenset(
@@ -69,6 +71,12 @@ def weight_of(node: Node) -> Value | None:
     return weight if node.op.name != "MatMul" or weight.type.rank == 2 else None
 
 
+def layer_name(node: Node) -> str:
+    """How a layer is named: by its result, in a nested graph after the first result of the node that this belongs to."""
+    owner = node.graph.owner
+    return node.output.name if owner is None else f"{owner.outputs[0].name}/{node.output.name}"
+
+
 def output_channels(node: Node) -> int:
     """The axis of a layer's weights along which its output channels lie."""
     op: Any = node.op
@@ -80,6 +88,11 @@ def output_channels(node: Node) -> int:
         case "Gemm":
             return 0 if op.trans_b else 1
     return 1
+
+
+def channel_axis(node: Node) -> int:
+    """The axis of a layer's result along which its channels lie."""
+    return 1 if node.op.name in ("Conv", "ConvTranspose") and getattr(node.op, "layout", "NCHW") == "NCHW" else -1
 
 
 def constant_operand(node: Node) -> Value | None:

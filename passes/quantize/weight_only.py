@@ -12,7 +12,7 @@ from lepton_compiler.ir.traverse import bodies
 from lepton_compiler.ir.types import FLOAT32
 from lepton_compiler.ops.quantize import DequantizeLinear
 from lepton_compiler.passes.quantize import parameters
-from lepton_compiler.passes.quantize.roles import output_channels, weight_of
+from lepton_compiler.passes.quantize.roles import layer_name, output_channels, weight_of
 
 SMALLEST = 256
 """Weights of fewer elements stay as they are: their scales would take as much."""
@@ -44,7 +44,7 @@ def place_weights(graph: Graph, bits: int, group: int, keep: Collection[str] = (
     for part in list(bodies(graph)):
         for node in part.nodes:
             weight = weight_of(node)
-            if weight is not None and weight.type.dtype == FLOAT32 and weight.type.size >= SMALLEST and node.output.name not in keep:
+            if weight is not None and weight.type.dtype == FLOAT32 and weight.type.size >= SMALLEST and layer_name(node) not in keep:
                 placed.append(_store(node, weight.numpy(), bits, group))
     return placed
 
@@ -63,7 +63,7 @@ def _store(node: Node, array: np.ndarray, bits: int, group: int) -> Stored:
         scales = parameters.weight_scales(array, channels, bits)
         op = DequantizeLinear(axis=channels)
         factor = parameters.spread(scales, array.shape, channels)
-    graph, name = node.graph, node.output.name
+    graph, name = node.graph, layer_name(node)
     codes = graph.constant(parameters.weight_codes(array, factor, bits), f"{name}_codes")
     inputs = [codes, graph.constant(scales, f"{name}_scale")]
     back = graph.add(op, inputs, names=[f"{name}_weights"], before=node, loc=node.loc.by("quantize"))
