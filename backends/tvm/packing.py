@@ -84,6 +84,22 @@ def _depthwise1d(w: np.ndarray) -> np.ndarray:
     return _depthwise(w[:, :, None, :])
 
 
+NIBBLES = "nibbles-"
+"""Before the name of an arrangement: the same with two codes of 4 bits to a byte."""
+
+
+def nibbles(codes: np.ndarray) -> np.ndarray:
+    """`[..., R, L]` of int4 or uint4 to `[..., ceil(R / 2), L]` of uint8: rows 2 r and 2 r + 1 in the low and the high bits of row r."""
+    rows = codes.view(np.uint8) & np.uint8(15)
+    if rows.shape[-2] % 2:
+        rows = np.concatenate([rows, np.zeros_like(rows[..., :1, :])], -2)
+    return np.ascontiguousarray(rows[..., 0::2, :] | rows[..., 1::2, :] << np.uint8(4))
+
+
+def _in_nibbles(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda w, *arguments: nibbles(function(w, *arguments))
+
+
 PACKINGS: dict[str, Callable[..., Any]] = {
     "conv": _conv,
     "conv1d": _conv1d,
@@ -99,3 +115,4 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "transpose": _transpose,
     "winograd": pack_winograd_weights,
 }
+PACKINGS |= {NIBBLES + name: _in_nibbles(function) for name, function in PACKINGS.items() if name not in ("transpose", "winograd")}

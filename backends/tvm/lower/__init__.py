@@ -109,6 +109,7 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
                 operand.uses += 1
         if step.op.name in ELEMENTS:
             args[step.outputs[0]] = Arg(kinds[0], body=_body(step.op, kinds[0], operands), stored=_stored(step.op, operands[0]))
+            args[step.outputs[0]].scales = _scales(step.op, operands)
             continue
         ctx.outputs = kinds
         for operand in operands:
@@ -175,7 +176,15 @@ def _body(op: Op, kind: TensorType, operands: Sequence[Arg | None]) -> Body:
 
 def _stored(op: Op, source: Arg | None) -> Arg | None:
     """The weight that an operator converts, if that is all it does."""
-    return source if op.name == "Cast" and source is not None and source.is_weight and source.stored is None else None
+    whole = op.name == "Cast" or (op.name == "DequantizeLinear" and getattr(op, "block_size", 0))
+    return source if whole and source is not None and source.is_weight and source.stored is None else None
+
+
+def _scales(op: Op, operands: Sequence[Arg | None]) -> tuple[Arg, int] | None:
+    """The scales of groups of weights, and how many weights are a group."""
+    size = getattr(op, "block_size", 0)
+    scales = operands[1] if size else None
+    return (scales, size) if scales is not None and scales.is_weight else None
 
 
 def _own(arg: Arg, ctx: Context) -> Any:

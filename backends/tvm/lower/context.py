@@ -49,6 +49,7 @@ class Arg:
         constant: whether that operand is a weight.
         uses: how many operators read it.
         stored: the weight operand that this value is a conversion of, element by element.
+        scales: where groups of these have scales: those, a weight operand too, and how many elements are a group.
     """
 
     type: TensorType
@@ -59,6 +60,7 @@ class Arg:
     constant: bool = False
     uses: int = 0
     stored: Arg | None = None
+    scales: tuple[Arg, int] | None = None
 
     @property
     def is_weight(self) -> bool:

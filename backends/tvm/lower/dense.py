@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm import te, tirx
 
 from lepton_compiler.backends.tvm.compute import conv as conv_compute
 from lepton_compiler.backends.tvm.compute import matmul as matmul_compute
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, wide
 from lepton_compiler.backends.tvm.lower.conversion import convert
+from lepton_compiler.backends.tvm.packing import NIBBLES, PACKINGS
 from lepton_compiler.backends.tvm.schedules import n_block, oc_block
 from lepton_compiler.ir.types import DType, TensorType
 
@@ -42,25 +44,50 @@ def lower_matmul(ctx: Context, op: Any, a: Arg, b: Arg) -> list[Any]:
 
 @dataclass(frozen=True)
 class Converted:
-    """A packed weight as numbers of another type; each element is converted where it is read."""
+    """A packed weight as numbers of another type; each element is converted where it is read.
+
+    Attributes:
+        tensor: the codes; of less than a byte two rows of them to a byte.
+        source: the type of the codes.
+        target: the type of the numbers.
+        rows: how many rows of codes there are: the size of the last axis but one.
+        scales: of groups of rows, in the same arrangement.
+        group: how many rows are a group.
+    """
 
     tensor: Any
     source: DType
     target: DType
+    rows: int
+    scales: Any = None
+    group: int = 0
 
     @property
     def shape(self) -> Any:
-        """Of the packed weight."""
-        return self.tensor.shape
+        """Of the packed weight, one number per code."""
+        *outer, _, lanes = self.tensor.shape
+        return [*outer, self.rows, lanes]
 
     def __getitem__(self, index: tuple[Expr, ...]) -> Expr:
-        return convert(self.tensor(*index), self.source, self.target)
+        *outer, row, lane = index
+        if self.source.bits == 4:
+            byte = self.tensor(*outer, tirx.floordiv(row, 2), lane)
+            code = tirx.shift_right(byte, tirx.Cast("uint8", tirx.floormod(row, 2) * 4))
+        else:
+            code = self.tensor(*index)
+        number = convert(code, self.source, self.target)
+        return number if self.scales is None else number * self.scales(*outer, tirx.floordiv(row, self.group), lane)
 
 
 def _packed(ctx: Context, weight: Arg, function: str, *arguments: int) -> Any:
     """A weight in the arrangement that a kernel reads, in the type that it multiplies in."""
-    tensor = ctx.pack(weight, function, *arguments)
-    return tensor if weight.stored is None else Converted(tensor, weight.stored.type.dtype, weight.type.dtype)
+    if weight.stored is None:
+        return ctx.pack(weight, function, *arguments)
+    source = weight.stored.type.dtype
+    rows = PACKINGS[function](np.broadcast_to(np.zeros((), np.int8), weight.shape), *arguments).shape[-2]
+    tensor = ctx.pack(weight, NIBBLES + function if source.bits == 4 else function, *arguments)
+    scales, group = (None, 0) if weight.scales is None else weight.scales
+    return Converted(tensor, source, weight.type.dtype, rows, None if scales is None else ctx.pack(scales, function, *arguments), group)
 
 
 def _vector_product(ctx: Context, a: Arg, b: Arg, kind: TensorType, acc: str) -> Any:
