@@ -16,6 +16,7 @@ from lepton_compiler.passes.quantize.parameters import spread, weight_codes
 from lepton_compiler.passes.quantize.place import Layer, Placement
 from lepton_compiler.passes.quantize.recurrent import StateProduct
 from lepton_compiler.passes.quantize.roles import weight_of
+from lepton_compiler.passes.quantize.tables import Table, is_table, place_tables
 from lepton_compiler.passes.quantize.weight_only import Stored, place_weights
 from lepton_compiler.quantization.lockstep import LayerError, Mendable, decibels, float_results, mend
 from lepton_compiler.quantization.recipe import Recipe
@@ -80,13 +81,15 @@ def make_candidate(
         case _:
             placement = recipe.step.place_static(graph, ranges, arch, emit)
             mendable = [_mendable(layer, placement) for layer in placement.layers]
+    tables = [_table(found) for found in place_tables(graph, recipe.keep)]
     errors = _mend(source, graph, mendable, recipe, samples)
     if placement is not None:
         done = [_static(layer, placement) for layer in placement.layers]
         done += [_state(found, placement) for found in placement.states]
     elif recipe.scheme != "dynamic":
         done = [_stored(s) for s in stored]
-    order = tuple(node for part in bodies(source) for node in part if weight_of(node) is not None)
+    done += tables
+    order = tuple(node for part in bodies(source) for node in part if weight_of(node) is not None or is_table(node))
     sizes = _weight_bytes(source), _weight_bytes(graph)
     return Candidate(graph, tuple(done), order, frozenset(recipe.keep), _work(source), errors, placement, sizes)
 
@@ -129,6 +132,11 @@ def _dynamic(layer: Dynamic) -> Done:
     factor = spread(layer.scales, layer.float_weights.shape, 1)
     real = weight_codes(layer.float_weights, factor, 8).astype(np.float32) * factor
     return Done(layer.name, "int8", "range of the data measured as the model runs", weights_sqnr=_ratio(layer.float_weights, real))
+
+
+def _table(found: Table) -> Done:
+    sqnr = _ratio(found.float_rows, found.codes.astype(np.float32) * found.scales)
+    return Done(found.name, "w8", "a table: the rows that are looked up are decoded", weights_sqnr=sqnr)
 
 
 def _sqnr(wanted: np.ndarray, weights: Node) -> float:

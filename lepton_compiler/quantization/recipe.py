@@ -19,7 +19,8 @@ class Recipe(Quantize):
     """The options of the pass `quantize`, and of what is done before and after it.
 
     Attributes:
-        observer: how ranges are chosen: `minmax`, `percentile` (or `percentile99.9`), `entropy`, `mse`.
+        observer: how ranges are chosen: `minmax`, `percentile` (or `percentile99.9`), `entropy`, `mse`; `auto` is `mse`, but `minmax` for
+            data of matrix products: in transformers few very large elements carry much, and must not be cut off.
         samples: how many samples are used at most.
         correct_bias: make up for the mean error of each channel.
         rounding: `nearest`, or `error`: of each layer's weights, choose the roundings together that change its results least.
@@ -28,7 +29,7 @@ class Recipe(Quantize):
         refine_samples: samples that biases and roundings are worked out with.
     """
 
-    observer: str = "mse"
+    observer: str = "auto"
     samples: int = 512
     correct_bias: bool = True
     rounding: Literal["nearest", "error"] = "error"
@@ -38,8 +39,8 @@ class Recipe(Quantize):
 
     def __post_init__(self) -> None:
         name = self.observer.rstrip("0123456789.")
-        if name not in OBSERVERS or (name != self.observer and name != "percentile"):
-            raise ValueError(f"no observer '{self.observer}'; known: {', '.join(OBSERVERS)}")
+        if name not in (*OBSERVERS, "auto") or (name != self.observer and name != "percentile"):
+            raise ValueError(f"no observer '{self.observer}'; known: auto, {', '.join(OBSERVERS)}")
         if not 0 <= self.smooth <= 1 or self.samples < 1 or self.refine_samples < 1 or self.group < 2:
             raise ValueError("smooth is a number from 0 to 1, samples and refine-samples at least 1, group at least 2")
 

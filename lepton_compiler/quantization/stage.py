@@ -18,6 +18,7 @@ from lepton_compiler.passes.quantize.place import needed
 from lepton_compiler.passes.quantize.profile import profile, profile_for
 from lepton_compiler.passes.quantize.recurrent import expand_recurrent, products, states
 from lepton_compiler.passes.quantize.roles import layer_name
+from lepton_compiler.passes.quantize.tables import is_table
 from lepton_compiler.quantization import metric as measures
 from lepton_compiler.quantization.candidate import Candidate, make_candidate
 from lepton_compiler.quantization.recipe import Recipe
@@ -164,8 +165,16 @@ class _Work:
         found = self._observe("calibrate", names)
         self._warn(found)
         symmetric = element.bits > 8
-        observer = "minmax" if symmetric else self.recipe.observer
-        self.ranges = {name: choose_range(s.histogram, observer, element.bits, symmetric) for name, s in found.items()}
+        self.ranges = {
+            name: choose_range(s.histogram, "minmax" if symmetric else self._observer(name), element.bits, symmetric) for name, s in found.items()
+        }
+
+    def _observer(self, name: str) -> str:
+        """How the range of a value is chosen."""
+        if self.recipe.observer != "auto":
+            return self.recipe.observer
+        products = {v.name for node in self.graph if node.op.name == "MatMul" for v in node.present_inputs}
+        return "minmax" if name in products else "mse"
 
     def _warn(self, found: Mapping[str, Statistics]) -> None:
         for value in self.graph.inputs:
@@ -192,7 +201,7 @@ class _Work:
         request = self.request
         if self.samples is None:
             return best
-        if best.placement is not None and (request.analyse or request.max_drop is not None):
+        if best.layers and best.placement is not None and (request.analyse or request.max_drop is not None):
             request.stage("find sensitive layers")
             self.shares = shares(self.graph, best.placement, self._few)
         self.drop = self._drop(best)
@@ -289,7 +298,7 @@ class _Work:
 
     def _row(self, node: Node, best: Candidate) -> LayerRow:
         name = layer_name(node)
-        weight = node.inputs[1]
+        weight = node.inputs[0 if is_table(node) else 1]
         shape = weight.type.static_shape if weight is not None else ()
         done = best.rows.get(name)
         share = self.shares.get(name)

@@ -15,6 +15,7 @@ from lepton_compiler.passes.quantize.dynamic import place_dynamic
 from lepton_compiler.passes.quantize.place import Placement, place
 from lepton_compiler.passes.quantize.profile import profile, profile_for
 from lepton_compiler.passes.quantize.recurrent import expand_recurrent
+from lepton_compiler.passes.quantize.tables import place_tables
 from lepton_compiler.passes.quantize.weight_only import place_weights
 from lepton_compiler.pipeline import Pass, PassContext
 
@@ -45,17 +46,16 @@ class Quantize(Pass):
     ranges: str = ""
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
+        expand_recurrent(graph)
+        place_tables(graph, self.keep)
         match self.scheme:
             case "dynamic":
-                expand_recurrent(graph)
                 place_dynamic(graph, self.keep)
             case "w8" | "w4":
-                expand_recurrent(graph)
                 place_weights(graph, 4 if self.scheme == "w4" else 8, self.group, self.keep)
             case _:
                 if not self.ranges:
                     raise UsageError(f"quantize{{scheme={self.scheme}}} needs ranges of data", hint="say --quantize with --calibrate DATA")
-                expand_recurrent(graph)
                 self.place_static(graph, read_ranges(Path(self.ranges)), ctx.target.arch)
 
     def place_static(self, graph: Graph, ranges: Mapping[str, Range], arch: str, emit: str = "lib") -> Placement:
