@@ -12,8 +12,10 @@ import numpy as np
 from lepton_compiler.calibration.histogram import Histogram
 from lepton_compiler.errors import UsageError
 
-CANDIDATES = 100
-"""Ranges that the searches compare."""
+COARSE = tuple(256.0 ** (-k / 63) for k in range(64))
+"""Parts of an end of a range that searches compare first: from all of it to 1/256."""
+FINE = tuple(256.0 ** (k / 63 / 12) for k in range(-11, 12))
+"""What the best of these is multiplied by afterwards."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def choose_range(found: Histogram, observer: str, bits: int = 8, symmetric: bool
         raise UsageError(f"no observer '{observer}'", hint=f"known: {', '.join(OBSERVERS)}")
     if symmetric and observer in ("mse", "entropy"):
         whole = Range(-whole.largest, whole.largest)
-    return OBSERVERS[observer](found, whole, bits)
+    chosen = OBSERVERS[observer](found, whole, bits)
+    return Range(-chosen.largest, chosen.largest) if symmetric and observer != "minmax" else chosen
 
 
 def _percentage(observer: str) -> float:
@@ -85,16 +88,23 @@ def _mse(found: Histogram, whole: Range, bits: int) -> Range:
     """The range of least mean squared error, rounding inside and clipping outside together: each end is shortened in turn."""
     used = np.flatnonzero(found.counts)
     values, weights = found.centres[used], found.counts[used]
-    best = whole
+
+    def error(low: float, high: float) -> float:
+        return _error(values, weights, Range(low, high), bits)
+
+    low, high = whole.low, whole.high
     for _ in range(2):
-        for low_end in (False, True) if whole.low < 0 < whole.high else (whole.low < 0,):
-            best = min((_shortened(best, whole, low_end, k) for k in range(CANDIDATES)), key=lambda r: _error(values, weights, r, bits))
-    return best
+        if whole.high > 0:
+            high = whole.high * _search(lambda part: error(low, whole.high * part))
+        if whole.low < 0:
+            low = whole.low * _search(lambda part: error(whole.low * part, high))
+    return Range(low, high)
 
 
-def _shortened(best: Range, whole: Range, low_end: bool, k: int) -> Range:
-    left = 1 - k / CANDIDATES * 0.95
-    return Range(whole.low * left, best.high) if low_end else Range(best.low, whole.high * left)
+def _search(cost: Callable[[float], float]) -> float:
+    """The part of an end, at most 1, of least cost."""
+    best = min(COARSE, key=cost)
+    return min((min(1.0, best * step) for step in FINE), key=cost)
 
 
 def _error(values: np.ndarray, weights: np.ndarray, covered: Range, bits: int) -> float:
@@ -110,18 +120,17 @@ def _entropy(found: Histogram, whole: Range, bits: int) -> Range:
     After S. Migacz, "8-bit inference with TensorRT" (GTC 2017): the reference distribution has what lies outside in its last bins.
     """
     levels = 2**bits
-    best, least = whole, np.inf
-    for k in range(CANDIDATES):
-        left = 1 - k / CANDIDATES * 0.95
-        covered = Range(whole.low * left, whole.high * left)
+
+    def cut(part: float) -> Range:
+        return Range(max(whole.low, -whole.largest * part), min(whole.high, whole.largest * part))
+
+    def cost(part: float) -> float:
+        covered = cut(part)
         first = int((covered.low + found.limit) / found.width)
         last = min(int((covered.high + found.limit) / found.width) + 1, len(found.counts))
-        if last - first < levels // 2:
-            break
-        divergence = _divergence(found.counts, first, last, levels)
-        if divergence < least:
-            best, least = covered, divergence
-    return best
+        return _divergence(found.counts, first, last, levels) if last - first >= levels // 2 else np.inf
+
+    return cut(_search(cost)) if np.isfinite(cost(1.0)) else whole
 
 
 def _divergence(counts: np.ndarray, first: int, last: int, levels: int) -> float:
