@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lepton_compiler.backend import Artifact, BuildOptions, Emit, Level, registry
-from lepton_compiler.errors import Diagnostic, InferenceError, OpenDimensionsError, UnsupportedError, UsageError, VerificationError
 from lepton_compiler.compress import Compression, Tools, compress, compression
+from lepton_compiler.errors import Diagnostic, InferenceError, OpenDimensionsError, UnsupportedError, UsageError, VerificationError
 from lepton_compiler.feeds import random_feeds
 from lepton_compiler.identity import FOLDER_KINDS, check_name, default_name, default_out, identify, manifest_bytes, weights_bytes
 from lepton_compiler.ir.graph import Graph
