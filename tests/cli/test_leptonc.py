@@ -209,3 +209,19 @@ def test_module_runs_in_a_fresh_process(tiny, tmp_path):
 def test_version(call):
     done = call("leptonc", "--version")
     assert done.status == 0 and done.out == f"leptonc {lc.__version__}\n"
+
+
+def test_a_size_that_data_decides_is_bounded_from_the_command_line(call, tmp_path):
+    model = tmp_path / "counting.lir"
+    model.write_text(
+        'graph @counting(%n: int64[]) {\n  %r = Dynamic(template=Range(), params=("limit",))(%n) : int64[r?0]\n  return %r\n}\n'
+    )
+    refused = call("leptonc", model, "-o", tmp_path / "out")
+    assert refused.status == 1 and "--bound r=N" in refused.err
+    assert call("leptonc", model, "-o", tmp_path / "out", "--bound", "q=3", "--bound", "r=3").status == 2
+    done = call("leptonc", model, "-o", tmp_path / "out", "--bound", "r=3", "--json")
+    assert done.status == 0 and done.json["arena_bytes"] >= done.json["arena_lower_bound"]
+    manifest = json.loads((tmp_path / "out" / "counting.json").read_text())
+    assert manifest["bounds"] == {"r": 3} and manifest["outputs"][0]["shape"] == [3]
+    assert "COUNTING_ERROR_BOUND = 5" in (tmp_path / "out" / "counting.h").read_text()
+    np.testing.assert_array_equal(lc.load(tmp_path / "out").run({"n": np.array(2, np.int64)})["r"], [0, 1])
