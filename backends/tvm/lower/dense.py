@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from tvm import te, tirx
 
 from lepton_compiler.backends.tvm.compute import conv as conv_compute
 from lepton_compiler.backends.tvm.compute import matmul as matmul_compute
+from lepton_compiler.backends.tvm.compute import narrow
+from lepton_compiler.backends.tvm.compute.window import Window
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, wide
 from lepton_compiler.backends.tvm.lower.conversion import convert
 from lepton_compiler.backends.tvm.packing import NIBBLES, PACKINGS
@@ -200,7 +202,10 @@ def lower_conv(ctx: Context, op: Any, x: Arg, w: Arg, b: Arg | None = None) -> l
         column, suffix = source, "tall"
         source = compute((int(column.shape[0]), 1, *column.shape[1::2]), lambda n, i, j, k: column(n, j, 0, k), "row")
         strides, dilations, pads = strides[::-1], dilations[::-1], (0, pads[0], 0, pads[2])
-    if op.groups == int(source.shape[3]) and w.shape[1] == 1 and op.groups > 1:
+    window = Window.of(source.shape, (1, w.shape[2]) if suffix else w.shape[2:], strides, pads, dilations)
+    if op.groups == 1 and acc == "float32" and narrow.pays(window, channels, ctx.target):
+        y, spaces = narrow.conv2d_narrow(source, _narrow_weight(ctx, w, suffix), window, channels, ctx.target)
+    elif op.groups == int(source.shape[3]) and w.shape[1] == 1 and op.groups > 1:
         y, spaces = conv_compute.depthwise_conv2d_nhwc(
             source, _packed(ctx, w, f"depthwise{suffix}"), strides=strides, pads=pads, dilations=dilations, acc_dtype=acc
         )
@@ -217,6 +222,15 @@ def lower_conv(ctx: Context, op: Any, x: Arg, w: Arg, b: Arg | None = None) -> l
         plain, bias = y, b
         y = compute(plain.shape, lambda n, i, j, k: plain(n, i, j, k) + bias[[k]].astype(acc), "bias")
     return [_cast(ctx, _from_nhwc(y, rank, op.layout), kind)]
+
+
+def _narrow_weight(ctx: Context, w: Arg, suffix: str) -> Callable[..., Expr]:
+    """Reads a weight by input channel, filter row and column, and output channel, along which its elements are neighbours in memory."""
+    packed = _packed(ctx, w, "transpose", 1, *range(2, len(w.shape)), 0)
+    taps: dict[str, Callable[[Expr, Expr], tuple[Expr, ...]]] = {
+        "": lambda rh, rw: (rh, rw), "1d": lambda rh, rw: (rw,), "tall": lambda rh, rw: (rw, rh)
+    }  # fmt: skip
+    return lambda rc, rh, rw, k: packed[(rc, *taps[suffix](rh, rw), k)]
 
 
 def _add_bias(ctx: Context, op: Any, y: Any, b: Arg | None, kind: str) -> Any:

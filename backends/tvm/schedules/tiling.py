@@ -38,6 +38,12 @@ def _load_cost(vectors: int, target: Target) -> float:
     return max(1.0, (pixels + vectors) / (pixels * vectors), LATENCY_CHAINS / (pixels * vectors))
 
 
+def narrow_vectors(channels: int, pixels: int, target: Target) -> int:
+    """Vectors of a row of `pixels` beside so many broadcast channels: accumulators, loaded vectors and one broadcast fit the registers."""
+    most = max(1, min(LATENCY_CHAINS, (target.vector_registers - 2) // (channels + 1)))
+    return min(most, -(-pixels // target.lanes(ACC_BITS)))
+
+
 def max_pixels(vectors: int, target: Target) -> int:
     """Pixels beside `vectors` vectors of weights so that accumulators, weights and one broadcast fit the registers."""
     spare = 1 if vectors < 4 or target.vector_registers < 32 else 0
