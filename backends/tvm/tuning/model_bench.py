@@ -31,11 +31,6 @@ class ModelTimes:
     whole: np.ndarray
     calls: np.ndarray
 
-    @staticmethod
-    def joined(parts: Sequence[ModelTimes]) -> ModelTimes:
-        """Several measurements as one."""
-        return ModelTimes(np.concatenate([p.whole for p in parts]), np.concatenate([p.calls for p in parts]))
-
 
 class ModelBench:
     """One graph, built with several sets of choices.
@@ -52,8 +47,8 @@ class ModelBench:
         self.options = replace(options, name=NAME, emit="obj", profile=True)
         self.calls, self.seconds, self.touched = 0, 0.0, 0
 
-    def load(self, name: str, choices: Mapping[str, Mapping[str, int]]) -> list[str]:
-        """Build with these choices and load under a name; returns the symbol of each kernel call.
+    def load(self, names: Sequence[str], choices: Mapping[str, Mapping[str, int]]) -> list[str]:
+        """Build with these choices and load once for each name; returns the symbol of each kernel call.
 
         Raises:
             LeptonError: the build failed.
@@ -69,10 +64,11 @@ class ModelBench:
         table = harness.Table(tuple(sizes), (), 0)
         profiled = (f"{NAME}_profile", max(1, len(symbols)))
         code = harness.library(harness.source([contender], table, profiled), [artifact.files[f"{NAME}.o"]])
-        self.device.load(name, code)
         feeds = random_feeds(self.graph.inputs)
-        for k, row in enumerate(facts["inputs"]):
-            self.device.put(name, k, feeds[row["name"]])
+        for name in names:
+            self.device.load(name, code)
+            for k, row in enumerate(facts["inputs"]):
+                self.device.put(name, k, feeds[row["name"]])
         self.calls, self.touched = len(symbols), facts["weights_bytes"] + facts["arena_bytes"]
         return symbols
 
