@@ -101,7 +101,7 @@ def _mend(
         return {}
     expected = float_results(source, [layer.name for layer in layers], samples)
     together = recipe.rounding == "error"
-    return mend(graph, layers, expected, samples, correct_bias=recipe.correct_bias, round_together=together)
+    return mend(graph, layers, expected, samples, correct_bias=recipe.correct_bias != "off", round_together=together)
 
 
 def _mendable(layer: Layer, placement: Placement) -> Mendable:

@@ -78,6 +78,16 @@ def float_results(graph: Graph, names: Sequence[str], samples: Sequence[Mapping[
     return found
 
 
+def relative_error(wanted: Mapping[str, Arrays], found: Mapping[str, Arrays]) -> float:
+    """The squares of differences, divided by the squares of what is wanted, added over the values."""
+    total = 0.0
+    for name, arrays in wanted.items():
+        power = sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays)
+        noise = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(arrays, found[name], strict=True))
+        total += noise / power if power > 0 else noise
+    return total
+
+
 def mend(
     graph: Graph, layers: Sequence[Mendable], expected: Mapping[str, Arrays], samples: Sequence[Mapping[str, np.ndarray]], *,
     correct_bias: bool, round_together: bool,

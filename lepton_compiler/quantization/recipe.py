@@ -19,10 +19,10 @@ class Recipe(Quantize):
     """The options of the pass `quantize`, and of what is done before and after it.
 
     Attributes:
-        observer: how ranges are chosen: `minmax`, `percentile` (or `percentile99.9`), `entropy`, `mse`; `auto` is `mse`, but `minmax` for
-            data of matrix products: in transformers few very large elements carry much, and must not be cut off.
+        observer: how ranges are chosen: `minmax`, `percentile` (or `percentile99.9`), `entropy`, `mse`; `auto` compares `minmax` with `mse`
+            by the model's outputs.
         samples: how many samples are used at most.
-        correct_bias: make up for the mean error of each channel.
+        correct_bias: make up for the mean error of each channel: `on`, `off`, or `auto`, if the model's outputs get better by it.
         rounding: `nearest`, or `error`: of each layer's weights, choose the roundings together that change its results least.
         equalize: move factors between the channels of neighbouring layers, so that one scale suits all of them.
         smooth: move factors from data of wide channels into the weights of the products that read it; 0 is none, 1 all, 0.5 half each.
@@ -31,7 +31,7 @@ class Recipe(Quantize):
 
     observer: str = "auto"
     samples: int = 512
-    correct_bias: bool = True
+    correct_bias: Literal["auto", "on", "off"] = "auto"
     rounding: Literal["nearest", "error"] = "error"
     equalize: bool = False
     smooth: float = 0.0

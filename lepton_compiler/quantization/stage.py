@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from lepton_compiler.passes.quantize.roles import layer_name
 from lepton_compiler.passes.quantize.tables import is_table
 from lepton_compiler.quantization import metric as measures
 from lepton_compiler.quantization.candidate import Candidate, make_candidate
+from lepton_compiler.quantization.lockstep import float_results, relative_error
 from lepton_compiler.quantization.recipe import Recipe
 from lepton_compiler.quantization.report import LayerRow, Report
 from lepton_compiler.quantization.sensitivity import shares
@@ -100,6 +101,7 @@ def quantize(graph: Graph, request: Request) -> Quantized:
         raise UsageError(f"{what} needs samples of the model's inputs", hint="give --calibrate DATA, or calibration= in Python")
     work = _Work(graph, request, samples)
     work.prepare()
+    work.settle()
     best = work.within_bound()
     if not best.layers:
         raise UnsupportedError(
@@ -121,6 +123,9 @@ class _Work:
         self._float_outputs: list[Mapping[str, np.ndarray]] = []
         self._float_score: float | None = None
         self._few: list[dict[str, np.ndarray]] = []
+        self._others: list[dict[str, np.ndarray]] = []
+        self._wanted: dict[str, list[np.ndarray]] | None = None
+        self._statistics: dict[str, Statistics] = {}
 
     # -- before
 
@@ -130,20 +135,22 @@ class _Work:
             equalize(self.graph)
         if self.samples is None:
             return
-        self._few = self._few_samples(self.samples)
+        self._few, self._others = self._few_samples(self.samples)
         if self.recipe.smooth:
             wide = {v.name: -1 for v in smoothable(self.graph)}
             smooth(self.graph, self._observe("watch channels", wide), self.recipe.smooth)
         if self.recipe.is_static:
             self._choose_ranges()
 
-    def _few_samples(self, samples: Samples) -> list[dict[str, np.ndarray]]:
-        """Samples to mend layers with: as many as the recipe says, fewer where their results take much memory."""
+    def _few_samples(self, samples: Samples) -> tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
+        """Samples to mend layers with, and others to compare candidates on; the same where there are no others."""
         first = samples.take(1)
         if not first:
             raise UsageError(f"{samples.what} holds no sample")
         rows = max(1, max((len(a) for a in first[0].values() if a.ndim), default=1)) if self.graph.free_symbols else 1
-        return samples.take(max(1, self.recipe.refine_samples // rows))
+        count = max(1, self.recipe.refine_samples // rows)
+        taken = samples.take(2 * count)
+        return taken[:count], taken[count:] or taken
 
     def _observe(self, what: str, channels: Mapping[str, int | None]) -> dict[str, Statistics]:
         assert self.samples is not None
@@ -164,17 +171,40 @@ class _Work:
         names |= {v.name: 1 for v in self.graph.inputs if v.type.dtype.is_float and v.type.rank > 1}
         found = self._observe("calibrate", names)
         self._warn(found)
-        symmetric = element.bits > 8
-        self.ranges = {
-            name: choose_range(s.histogram, "minmax" if symmetric else self._observer(name), element.bits, symmetric) for name, s in found.items()
-        }
-
-    def _observer(self, name: str) -> str:
-        """How the range of a value is chosen."""
+        self._statistics = found
+        if element.bits > 8:
+            self.recipe = replace(self.recipe, observer="minmax")
         if self.recipe.observer != "auto":
-            return self.recipe.observer
-        products = {v.name for node in self.graph if node.op.name == "MatMul" for v in node.present_inputs}
-        return "minmax" if name in products else "mse"
+            self.ranges = self._ranges(self.recipe.observer)
+
+    def _ranges(self, observer: str) -> dict[str, Range]:
+        element = activation_type(self.recipe, self.request.arch, self.request.emit)
+        wide = element.bits > 8
+        return {name: choose_range(s.histogram, observer, element.bits, wide) for name, s in self._statistics.items()}
+
+    def settle(self) -> None:
+        """Decide what the recipe leaves open, by the error of the model's outputs: how ranges are chosen first, then biases."""
+        if not self._few or self.recipe.scheme == "dynamic":
+            return
+        if self.recipe.is_static and self.recipe.observer == "auto":
+            open_bias = self.recipe.correct_bias == "auto"
+            tried = [(o, self._ranges(o)) for o in ("minmax", "mse")]
+            costs = [self._cost(replace(self.recipe, observer=o, correct_bias="off" if open_bias else self.recipe.correct_bias), r) for o, r in tried]
+            observer, self.ranges = tried[int(np.argmin(costs))]
+            self.recipe = replace(self.recipe, observer=observer)
+        if self.recipe.correct_bias == "auto":
+            choices = [replace(self.recipe, correct_bias="off"), replace(self.recipe, correct_bias="on")]
+            costs = [self._cost(choice, self.ranges) for choice in choices]
+            self.recipe = choices[int(np.argmin(costs))]
+
+    def _cost(self, recipe: Recipe, ranges: Mapping[str, Range]) -> float:
+        """The squared error of the outputs of a candidate, relative to these, on samples that it was not made with."""
+        self.request.stage(f"try {recipe.observer} ranges, biases {'as they are' if recipe.correct_bias == 'off' else 'corrected'}")
+        found = make_candidate(self.graph, recipe, ranges, self._few, self.request.arch, self.request.emit)
+        names = [v.name for v in self.graph.outputs if v.type.dtype.is_float]
+        if self._wanted is None:
+            self._wanted = float_results(self.graph, names, self._others)
+        return relative_error(self._wanted, float_results(found.graph, names, self._others))
 
     def _warn(self, found: Mapping[str, Statistics]) -> None:
         for value in self.graph.inputs:

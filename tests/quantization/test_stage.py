@@ -57,13 +57,13 @@ def test_schemes_stay_close_to_the_float_model(scheme, least):
 
 @pytest.mark.parametrize("scheme", ["int8", "w4"])
 def test_corrections_help(scheme):
-    plain = run(f"{scheme}{{rounding=nearest,correct_bias=false}}").graph
+    plain = run(f"{scheme}{{rounding=nearest,correct-bias=off}}").graph
     assert sqnr(classifier(), run(f"{scheme}{{rounding=error}}").graph) > sqnr(classifier(), plain) + 0.5
 
 
 def test_roundings_stay_within_one_step_of_codes():
     graph = classifier()
-    nearest, together = (run(f"w8{{rounding={how},correct-bias=false}}", graph).graph for how in ("nearest", "error"))
+    nearest, together = (run(f"w8{{rounding={how},correct-bias=off}}", graph).graph for how in ("nearest", "error"))
     pairs = [(a.numpy().astype(int), b.numpy().astype(int)) for a, b in zip(nearest.constants, together.constants, strict=True)]
     pairs = [(a, b) for (a, b), c in zip(pairs, nearest.constants, strict=True) if c.type.dtype.name == "int8"]
     assert pairs and any((a != b).any() for a, b in pairs) and all(np.abs(a - b).max() <= 4 and np.abs(b).max() <= 127 for a, b in pairs)
@@ -73,7 +73,7 @@ def test_equalization_leaves_results_and_helps_one_scale_for_all_channels():
     graph, even = classifier(100.0), classifier(100.0)
     assert equalize(even) == 1
     assert sqnr(graph, even) > 100
-    recipe = "int8{per-channel=false,rounding=nearest,correct-bias=false,observer=minmax%s}"
+    recipe = "int8{per-channel=false,rounding=nearest,correct-bias=off,observer=minmax%s}"
     assert sqnr(graph, run(recipe % ",equalize=true", graph).graph) > sqnr(graph, run(recipe % "", graph).graph) + 6
 
 
