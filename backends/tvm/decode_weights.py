@@ -76,7 +76,9 @@ def _aligned(b: Builder, bias: Value, product: Node, shape: tuple[int, ...]) -> 
     """The bias of a convolution in a shape that broadcasts to its result; that of `Gemm` does already."""
     if product.op.name != "Conv" or shape == (-1,):
         return bias
-    return b.Reshape(bias, shape=(bias.type.static_shape[0], *shape[1:])) if bias.tensor is None else b.constant(bias.numpy().reshape(shape))
+    return (
+        b.Reshape(bias, shape=(bias.type.static_shape[0], *shape[1:])) if bias.tensor is None else b.constant(bias.numpy().reshape(shape))
+    )
 
 
 def _work_out(node: Node) -> None:

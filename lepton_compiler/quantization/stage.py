@@ -189,7 +189,10 @@ class _Work:
         if self.recipe.is_static and self.recipe.observer == "auto":
             open_bias = self.recipe.correct_bias == "auto"
             tried = [(o, self._ranges(o)) for o in ("minmax", "mse")]
-            costs = [self._cost(replace(self.recipe, observer=o, correct_bias="off" if open_bias else self.recipe.correct_bias), r) for o, r in tried]
+            costs = [
+                self._cost(replace(self.recipe, observer=o, correct_bias="off" if open_bias else self.recipe.correct_bias), r)
+                for o, r in tried
+            ]
             observer, self.ranges = tried[int(np.argmin(costs))]
             self.recipe = replace(self.recipe, observer=observer)
         if self.recipe.correct_bias == "auto":

@@ -31,7 +31,9 @@ def classifier(spread=1.0):
     y = b.Relu(b.Conv(x, first, b.constant(rng.normal(size=8).astype(np.float32) * sizes.ravel()), pads=(1, 1, 1, 1)))
     y = b.Relu(b.Conv(y, second, b.constant(rng.normal(size=6).astype(np.float32))))
     y = b.ReduceMean(y, axes=(2, 3), keepdims=False)
-    graph.set_outputs([b.Gemm(y, b.constant(rng.normal(size=(4, 6)).astype(np.float32)), b.constant(np.zeros(4, np.float32)), trans_b=True)])
+    graph.set_outputs(
+        [b.Gemm(y, b.constant(rng.normal(size=(4, 6)).astype(np.float32)), b.constant(np.zeros(4, np.float32)), trans_b=True)]
+    )
     return graph
 
 
@@ -119,7 +121,9 @@ def test_a_bound_is_met_by_keeping_the_layers_that_hurt_most():
 def test_a_bound_that_cannot_be_met_is_refused_with_the_layer_that_binds():
     def picky(run):
         outputs = [next(iter(run(feeds).values())) for feeds in samples(3)]
-        return float(all(np.array_equal(o, next(iter(lc.evaluate(classifier(), f).values()))) for o, f in zip(outputs, samples(3), strict=True)))
+        return float(
+            all(np.array_equal(o, next(iter(lc.evaluate(classifier(), f).values()))) for o, f in zip(outputs, samples(3), strict=True))
+        )
 
     with pytest.raises(UnsupportedError, match="cannot be met: with all but one layer") as caught:
         run("int8", max_drop=0.001, metric=picky)
