@@ -18,10 +18,19 @@ from lepton_compiler.backend import Artifact, BuildOptions, Emit, Level, registr
 from lepton_compiler.compress import Compression, Tools, compress, compression
 from lepton_compiler.errors import Diagnostic, InferenceError, OpenDimensionsError, UnsupportedError, UsageError, VerificationError
 from lepton_compiler.feeds import random_feeds
-from lepton_compiler.identity import FOLDER_KINDS, check_name, default_name, default_out, identify, manifest_bytes, weights_bytes
+from lepton_compiler.identity import (
+    FOLDER_KINDS,
+    check_name,
+    compiler_files,
+    default_name,
+    default_out,
+    identify,
+    manifest_bytes,
+    weights_bytes,
+)
 from lepton_compiler.ir.graph import Graph
 from lepton_compiler.ops.evaluator import check_feeds
-from lepton_compiler.output import depfile_text, publish_files, publish_folder, staging, write_files
+from lepton_compiler.output import depfile_text, publish_files, publish_folder, replace_file, staging, write_files
 from lepton_compiler.pipeline import Instrument
 from lepton_compiler.several import Choices, Dims
 from lepton_compiler.sources import bind, files_of, kind_of, read_model
@@ -296,7 +305,7 @@ def run_job(source: Any, out: Path | None, job: Job, depfile: Path | None = None
         source: what `import_model` takes.
         out: where to; None derives it from the source's name.
         job: what to do.
-        depfile: also write a rule in Make's syntax there.
+        depfile: also write a rule in Make's syntax there: the artefact depends on the model, its external weights and the compiler.
         extra_sources: further files that the rule names.
 
     Raises:
@@ -334,7 +343,8 @@ def run_job(source: Any, out: Path | None, job: Job, depfile: Path | None = None
             publish = publish_folder if job.emit in FOLDER_KINDS else publish_files
             publish(staged, out)
             if depfile is not None:
-                write_files(depfile.parent, {depfile.name: depfile_text(str(main), [*files_of(source, imported), *extra_sources]).encode()})
+                sources = [*files_of(source, imported), *extra_sources, *compiler_files()]
+                replace_file(depfile, depfile_text(str(main), sources).encode())
     return Outcome(out, job, manifest, seconds, check, report)
 
 

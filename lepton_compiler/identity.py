@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lepton_compiler
 from lepton_compiler import __version__
 from lepton_compiler.backend import Emit
 from lepton_compiler.errors import UsageError
@@ -59,6 +61,14 @@ def weights_bytes(graph: Graph) -> int:
     """Bytes of all distinct constants, nested graphs included."""
     tensors = {id(v.tensor): v.type.nbytes for g in graph.graphs() for v in g.constants}
     return sum(tensors.values())
+
+
+def compiler_files() -> list[str]:
+    """The modules of this compiler, and one of TVM's: when any of them is newer than an artefact, that may not be what it would be now."""
+    root = Path(lepton_compiler.__file__).resolve().parent
+    modules = sorted(str(Path(folder, name)) for folder, _, names in os.walk(root, followlinks=True) for name in names if name.endswith(".py"))
+    tvm = importlib.util.find_spec("tvm")
+    return [*modules, *([tvm.origin] if tvm and tvm.origin else [])]
 
 
 def identify(name: str, options: Mapping[str, Any], graph: Graph, source: Any) -> dict[str, Any]:

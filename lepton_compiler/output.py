@@ -51,6 +51,20 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         raise WriteError(f"cannot be written: {error.strerror}", where=str(folder)) from error
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file atomically: whoever reads it sees the old content or the new one.
+
+    Raises:
+        WriteError: no space, no permission, a folder in its place.
+    """
+    with staging(path) as staged:
+        write_files(staged, {path.name: data})
+        try:
+            _replace(staged / path.name, path)
+        except OSError as error:
+            raise WriteError(f"cannot be written: {error.strerror}", where=str(path)) from error
+
+
 def publish_folder(staged: Path, out: Path) -> None:
     """Move all files below `staged` into the folder `out`, each one atomically; other files in `out` stay.
 

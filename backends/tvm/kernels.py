@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-import os
-import tempfile
+import secrets
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -89,7 +89,7 @@ class Kernel:
 
 
 class KernelCache:
-    """A folder of `KEY.json` and `KEY.o`. Writes are atomic, so that several compilers can share it."""
+    """A folder of `KEY.json` and `KEY.o`, which several compilers can share: writes are atomic, and the one names the hash of the other."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -100,7 +100,8 @@ class KernelCache:
             return None
         path = self.folder / key[:2] / key
         try:
-            return Kernel.from_json(json.loads(path.with_suffix(".json").read_text()), path.with_suffix(".o").read_bytes())
+            facts, code = json.loads(path.with_suffix(".json").read_text()), path.with_suffix(".o").read_bytes()
+            return Kernel.from_json(facts, code) if facts["object_sha256"] == _digest(code) else None
         except (OSError, ValueError, KeyError, TypeError, LeptonError):
             return None
 
@@ -112,14 +113,22 @@ class KernelCache:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             _replace(path.with_suffix(".o"), kernel.object)
-            _replace(path.with_suffix(".json"), json.dumps(kernel.to_json()).encode())
+            facts = {**kernel.to_json(), "object_sha256": _digest(kernel.object)}
+            _replace(path.with_suffix(".json"), json.dumps(facts).encode())
+
+
+def _digest(code: bytes) -> str:
+    return hashlib.sha256(code).hexdigest()
 
 
 def _replace(path: Path, data: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-    Path(name).replace(path)
+    """Write a file that nobody ever sees in part; other users of the cache may read it as far as the umask lets them."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 Progress = Callable[[int, int, str], None]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import lepton_compiler
 from lepton_compiler import __version__
 from lepton_compiler.cli import options
 from lepton_compiler.cli.outcome import guarded, print_json, tell
@@ -26,6 +27,15 @@ examples:
   leptonc model.onnx --quantize int8 --calibrate samples/ --max-drop 1% --report q.html
 exit status: 0 done; 1 cannot be compiled; 2 wrong usage; 3 verification failed
 """
+
+
+class _PrintCMakeDir(argparse.Action):
+    """Like `--version`: needs no model."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print the folder and leave."""
+        print(Path(lepton_compiler.__file__).resolve().parent / "cmake")
+        parser.exit()
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -60,6 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("-MD", dest="depend", action="store_true", help="also write OUT.d, a rule in Make's syntax")
     parser.add_argument("-MF", dest="depfile", metavar="FILE", help="write that rule to FILE")
     options.add_common_options(parser)
+    parser.add_argument("--cmake-dir", action=_PrintCMakeDir, nargs=0, help="print the folder of the files for CMake and make, and exit")
     parser.add_argument("--version", action="version", version=f"leptonc {__version__}")
     return parser
 
