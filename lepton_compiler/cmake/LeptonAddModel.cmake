@@ -21,23 +21,28 @@ function(lepton_add_model name model)
   set(folder "${CMAKE_CURRENT_BINARY_DIR}/lepton/${name}")
   get_filename_component(model "${model}" ABSOLUTE)
   if(arg_KIND STREQUAL "lib")
-    set(library "${folder}/lib${name}.so")
+    set(library "lib${name}.so")
   else()
-    set(library "${folder}/lib${name}.a")
+    set(library "lib${name}.a")
   endif()
   file(MAKE_DIRECTORY "${folder}") # a library's include folder has to be there when the build is generated
 
   # Ninja runs a command again when it reads differently; make has to be told, by a file that is written only when it does.
+  set(work "${CMAKE_CURRENT_BINARY_DIR}/CMakeFiles/lepton/${name}")
   string(REPLACE ";" "\n" text "${Lepton_LEPTONC};${model};${options}")
-  file(CONFIGURE OUTPUT "${folder}.options" CONTENT "@text@\n" @ONLY)
+  file(CONFIGURE OUTPUT "${work}.options" CONTENT "@text@\n" @ONLY)
 
+  # Files that come out as they were keep their times, so that what uses them is not built again. The manifest is the last to be written.
   get_filename_component(shown "${model}" NAME)
   add_custom_command(
-    OUTPUT "${folder}/${name}.json" "${library}" "${folder}/${name}.h"
-    BYPRODUCTS "${folder}/${name}.c"
-    COMMAND "${Lepton_LEPTONC}" "${model}" -o "${folder}" ${options} -MF "${folder}.d"
-    DEPENDS "${model}" "${folder}.options" ${arg_CALIBRATE} ${arg_DEPENDS}
-    DEPFILE "${folder}.d"
+    OUTPUT "${folder}/${name}.json"
+    BYPRODUCTS "${folder}/${library}" "${folder}/${name}.h" "${folder}/${name}.c"
+    COMMAND "${Lepton_LEPTONC}" "${model}" -o "${work}" ${options} -MF "${work}.d"
+    COMMAND "${CMAKE_COMMAND}" -E copy_if_different "${work}/${library}" "${work}/${name}.h" "${work}/${name}.c" "${folder}"
+    COMMAND "${CMAKE_COMMAND}" -E copy "${work}/${name}.json" "${folder}"
+    COMMAND "${CMAKE_COMMAND}" -E rm -rf "${work}"
+    DEPENDS "${model}" "${work}.options" ${arg_CALIBRATE} ${arg_DEPENDS}
+    DEPFILE "${work}.d"
     COMMENT "Compiling ${shown} for ${arg_TARGET}"
     VERBATIM)
   add_custom_target(${name}_model DEPENDS "${folder}/${name}.json")
@@ -119,7 +124,7 @@ macro(_lepton_import_library)
       endif()
     endif()
   endif()
-  set_target_properties(${name} PROPERTIES IMPORTED_LOCATION "${library}" INTERFACE_INCLUDE_DIRECTORIES "${folder}")
+  set_target_properties(${name} PROPERTIES IMPORTED_LOCATION "${folder}/${library}" INTERFACE_INCLUDE_DIRECTORIES "${folder}")
   add_library(Lepton::${name} ALIAS ${name})
   add_dependencies(${name} ${name}_model)
 endmacro()
