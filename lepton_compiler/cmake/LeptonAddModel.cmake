@@ -18,7 +18,8 @@ function(lepton_add_model name model)
   _lepton_choose_machine()
   _lepton_command_line()
 
-  set(folder "${CMAKE_CURRENT_BINARY_DIR}/lepton/${name}")
+  set(out "lepton/${name}")
+  set(folder "${CMAKE_CURRENT_BINARY_DIR}/${out}")
   get_filename_component(model "${model}" ABSOLUTE)
   if(arg_KIND STREQUAL "lib")
     set(library "lib${name}.so")
@@ -28,21 +29,23 @@ function(lepton_add_model name model)
   file(MAKE_DIRECTORY "${folder}") # a library's include folder has to be there when the build is generated
 
   # Ninja runs a command again when it reads differently; make has to be told, by a file that is written only when it does.
-  set(work "${CMAKE_CURRENT_BINARY_DIR}/CMakeFiles/lepton/${name}")
+  set(work "${CMAKE_CURRENT_BINARY_DIR}/CMakeFiles/${name}_model.dir")
   string(REPLACE ";" "\n" text "${Lepton_LEPTONC};${model};${options}")
-  file(CONFIGURE OUTPUT "${work}.options" CONTENT "@text@\n" @ONLY)
+  file(CONFIGURE OUTPUT "${work}/options" CONTENT "@text@\n" @ONLY)
 
-  # Files that come out as they were keep their times, so that what uses them is not built again. The manifest is the last to be written.
+  # The model is compiled in a folder of its own: files that come out as they were keep their times, so that what uses them is not built
+  # again. The manifest is the last to be written. Its relative name is the one in the depfile, which CMake reads as seen from the build folder.
   get_filename_component(shown "${model}" NAME)
   add_custom_command(
     OUTPUT "${folder}/${name}.json"
     BYPRODUCTS "${folder}/${library}" "${folder}/${name}.h" "${folder}/${name}.c"
-    COMMAND "${Lepton_LEPTONC}" "${model}" -o "${work}" ${options} -MF "${work}.d"
-    COMMAND "${CMAKE_COMMAND}" -E copy_if_different "${work}/${library}" "${work}/${name}.h" "${work}/${name}.c" "${folder}"
-    COMMAND "${CMAKE_COMMAND}" -E copy "${work}/${name}.json" "${folder}"
-    COMMAND "${CMAKE_COMMAND}" -E rm -rf "${work}"
-    DEPENDS "${model}" "${work}.options" ${arg_CALIBRATE} ${arg_DEPENDS}
-    DEPFILE "${work}.d"
+    COMMAND "${Lepton_LEPTONC}" "${model}" -o "${out}" ${options} -MF depfile
+    COMMAND "${CMAKE_COMMAND}" -E copy_if_different "${out}/${library}" "${out}/${name}.h" "${out}/${name}.c" "${folder}"
+    COMMAND "${CMAKE_COMMAND}" -E copy "${out}/${name}.json" "${folder}"
+    COMMAND "${CMAKE_COMMAND}" -E rm -rf "${out}"
+    WORKING_DIRECTORY "${work}"
+    DEPENDS "${model}" "${work}/options" ${arg_CALIBRATE} ${arg_DEPENDS}
+    DEPFILE "${work}/depfile"
     COMMENT "Compiling ${shown} for ${arg_TARGET}"
     VERBATIM)
   add_custom_target(${name}_model DEPENDS "${folder}/${name}.json")
