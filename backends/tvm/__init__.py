@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,18 +86,16 @@ def check_options(options: BuildOptions) -> None:
     """Refuse what this backend does not make yet.
 
     Raises:
-        UnsupportedError: a foreign target, or an output kind that is not there.
+        UnsupportedError: an output kind that is not there, or that the target has no use for.
     """
     if options.emit == "c":
         raise UnsupportedError(
             "portable C output is not there yet", hint="--emit static gives a library; NAME.c beside it shows the program"
         )
-    if options.target.arch != platform.machine():
-        raise UnsupportedError(
-            f"code for {options.target.name} cannot be linked here yet",
-            where=f"target {options.target.arch}",
-            hint="compile on such a machine",
-        )
+    if options.target.is_firmware and options.threads > 1:
+        raise UnsupportedError(f"{options.target.name} has one core: no threads", hint="compile with --threads 1")
+    if options.target.is_firmware and options.profile:
+        raise UnsupportedError(f"{options.target.name} has no clock that the artefact could read", hint="lepton bench --target counts instructions")
 
 
 def _texts(specs: Sequence[KernelSpec], options: BuildOptions) -> Artifact:

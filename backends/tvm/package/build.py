@@ -14,11 +14,11 @@ from lepton_compiler.backends.tvm.kernels import Kernel
 from lepton_compiler.backends.tvm.package import threads as pool
 from lepton_compiler.backends.tvm.package.header import header
 from lepton_compiler.backends.tvm.package.interface import Interface, Port, Variant
-from lepton_compiler.backends.tvm.package.link import find_toolchain
 from lepton_compiler.backends.tvm.package.source import calls, source
 from lepton_compiler.backends.tvm.program import Buffer, Call
 from lepton_compiler.backends.tvm.weights import WeightStore
 from lepton_compiler.ir.graph import Node
+from lepton_compiler.toolchain import find_toolchain
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def package(content: Package) -> Artifact:
 
 def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str], weights: bytes) -> dict[str, bytes]:
     options = content.options
-    name, tools = options.name, find_toolchain()
+    name, tools = options.name, find_toolchain(options.target)
     with tempfile.TemporaryDirectory(prefix="lepton-") as temporary:
         folder = Path(temporary)
         for file, text in texts.items():
@@ -81,7 +81,7 @@ def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str], we
         for kernel in kernels:
             (folder / f"{kernel.symbol}.o").write_bytes(kernel.object)
             objects.append(f"{kernel.symbol}.o")
-        match options.emit:
+        match "static" if options.emit == "lib" and options.target.is_firmware else options.emit:
             case "static":
                 result = f"lib{name}.a"
                 tools.archive(folder, objects, result)
@@ -166,7 +166,12 @@ def _work(node: Node) -> dict[str, int]:
 
 
 def _text_bytes(code: bytes) -> int:
-    """Bytes of the executable sections of a 64-bit little-endian ELF object."""
-    table, size, count = int.from_bytes(code[40:48], "little"), int.from_bytes(code[58:60], "little"), int.from_bytes(code[60:62], "little")
+    """Bytes of the executable sections of a little-endian ELF object of 32 or 64 bits."""
+    word, header = (8, 0x28) if code[4] == 2 else (4, 0x20)
+
+    def number(row: bytes, at: int, width: int) -> int:
+        return int.from_bytes(row[at : at + width], "little")
+
+    table, size, count = (number(code, at, w) for at, w in ((header, word), (header + word + 10, 2), (header + word + 12, 2)))
     rows = [code[table + k * size : table + (k + 1) * size] for k in range(count)]
-    return sum(int.from_bytes(row[32:40], "little") for row in rows if int.from_bytes(row[8:16], "little") & 4)
+    return sum(number(row, 8 + 3 * word, word) for row in rows if number(row, 8, word) & 4)
