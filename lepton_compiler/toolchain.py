@@ -69,9 +69,9 @@ class Toolchain:
 
     def executable(self, folder: Path, objects: Sequence[str], result: str, entry: str, base: int) -> None:
         """Link a program without a C library at the address `base`, which starts at `entry`; the compiler's own helpers are there."""
-        helpers = [] if self.is_zig else ["-lgcc"]
-        flags = ["-nostdlib", "-static", f"-Wl,-e,{entry}", "-Wl,--gc-sections", f"-Wl,--image-base={base:#x}" if self.is_zig else f"-Wl,-Ttext={base:#x}"]
-        self.run(folder, [*self.compiler, *self.flags, *flags, "-o", result, *objects, *helpers])
+        placed = [f"-Wl,--image-base={base:#x}", "-nostartfiles"] if self.is_zig else [f"-Wl,-Ttext={base:#x}", "-nostdlib"]
+        flags = ["-static", f"-Wl,-e,{entry}", "-Wl,--gc-sections", *placed]
+        self.run(folder, [*self.compiler, *self.flags, *flags, "-o", result, *objects, *([] if self.is_zig else ["-lgcc"])])
 
     def run(self, folder: Path, command: Sequence[str]) -> None:
         """Run a tool in `folder`.

@@ -87,7 +87,8 @@ def tvm_target(target: Target) -> Any:
     if target.arch == "x86_64" and target.vector_bits == 512:
         features.append("-prefer-256-bit")
     abi = {"mfloat-abi": target.float_abi} if target.float_abi else {"mabi": "lp64d"} if target.arch == "riscv64" else {}
-    return tvm.target.Target({"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu, "mattr": features, **abi})
+    width = {"vector-width": target.vector_bits or 32}
+    return tvm.target.Target({"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu, "mattr": features, **abi, **width})
 
 
 def _passes(target: Target) -> list[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from lepton_compiler.analysis.memory import Interval, Plan, plan_memory
 from lepton_compiler.backend import Artifact, BuildOptions
 from lepton_compiler.backends.tvm.kernels import Kernel
+from lepton_compiler.backends.tvm.package import firmware
 from lepton_compiler.backends.tvm.package import threads as pool
 from lepton_compiler.backends.tvm.package.header import header
 from lepton_compiler.backends.tvm.package.interface import Interface, Port, Variant
@@ -56,7 +57,8 @@ def package(content: Package) -> Artifact:
     texts = {
         f"{name}.h": header(content.interface, arena_bytes, len(weights), threads),
         f"{name}.c": source(
-            content.interface, content.variants, [dict(enumerate(p.offsets)) for p in plans], threads, content.options.profile
+            content.interface, content.variants, [dict(enumerate(p.offsets)) for p in plans], threads, content.options.profile,
+            content.options.target.is_firmware,
         ),
     }
     library = _link(content, kernels, texts, weights)
@@ -81,6 +83,8 @@ def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str], we
         for kernel in kernels:
             (folder / f"{kernel.symbol}.o").write_bytes(kernel.object)
             objects.append(f"{kernel.symbol}.o")
+        if options.target.is_firmware:
+            objects += firmware.support(tools, folder, objects, name)
         match "static" if options.emit == "lib" and options.target.is_firmware else options.emit:
             case "static":
                 result = f"lib{name}.a"
@@ -97,15 +101,15 @@ def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str], we
 def _weights_assembly(name: str) -> str:
     return "\n".join(
         [
-            ".section .rodata",
+            f'.section .rodata.{name}_weights,"a",%progbits',
             ".balign 64",
             f".globl {name}_weights",
             f".hidden {name}_weights",
-            f".type {name}_weights, @object",
+            f".type {name}_weights, %object",
             f"{name}_weights:",
             f'.incbin "{name}.weights.bin"',
             f".size {name}_weights, . - {name}_weights",
-            '.section .note.GNU-stack,"",@progbits',
+            '.section .note.GNU-stack,"",%progbits',
             "",
         ]
     )

@@ -1,0 +1,7 @@
+"""Facts of relocatable objects, read from their ELF tables: sizes of code and constants, symbols that are defined or missing."""
+
+from __future__ import annotations
+
+from lepton_compiler.binary.objects import Object, members, read_object
+
+__all__ = ["Object", "members", "read_object"]
