@@ -24,6 +24,8 @@ ZIG_CPUS = {"generic": "generic", "generic-rv64": "baseline_rv64"}
 """Processors that zig calls otherwise; for the rest it replaces `-` by `_`."""
 FPU = {"cortex-m4": "fpv4-sp-d16", "cortex-m7": "fpv5-sp-d16", "cortex-m33": "fpv5-sp-d16", "cortex-m55": "fpv5-sp-d16"}
 """What gcc calls the FPU of single precision."""
+ZIG_FPU = {"cortex-m4": "+vfp4d16sp", "cortex-m7": "+fp_armv8d16sp", "cortex-m33": "+fp_armv8d16sp", "cortex-m55": "+fp_armv8d16sp"}
+"""What zig calls it; it takes no FPU for granted."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def _foreign(target: Target) -> Toolchain:
     if zig := _zig():
         cpu = ZIG_CPUS.get(target.cpu, target.cpu.replace("-", "_"))
         machine = ("-target", zig_triple(target), f"-mcpu={cpu}{_zig_features(target)}")
-        quiet = ("-fno-sanitize=all", "-fno-stack-protector", "-g0")
+        quiet = ("-fno-sanitize=all", "-fno-stack-protector", "-fomit-frame-pointer", "-g0")
         return Toolchain((*zig, "cc"), (*zig, "ar"), (*machine, *quiet, *common), is_zig=True)
     prefix = "arm-none-eabi-" if target.is_firmware else f"{target.triple}-"
     if shutil.which(f"{prefix}gcc") and shutil.which(f"{prefix}ar"):
@@ -144,7 +146,8 @@ def zig_triple(target: Target) -> str:
 
 def _zig_features(target: Target) -> str:
     """Features that the target takes away or adds, in zig's spelling."""
-    return "".join(f[0] + f[1:].replace("-", "_").replace(".", "_") for f in target.features) if target.is_firmware else ""
+    given = "".join(f[0] + f[1:].replace("-", "_").replace(".", "_") for f in target.features)
+    return (ZIG_FPU.get(target.cpu, "") if target.float_abi == "hard" else "") + given if target.is_firmware else ""
 
 
 def _gcc_machine(target: Target) -> tuple[str, ...]:
