@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lepton_compiler.backends.tvm.carriers import CARRIERS
-from lepton_compiler.ir.graph import Node
+from lepton_compiler.ir.graph import Node, Value
 
 CONTROL = frozenset({"Fail", "If", "Loop", "Scan"})
 """Operators that become C control flow."""
@@ -68,12 +68,20 @@ def is_integer_product(node: Node) -> bool:
     x, w, *zeros = node.inputs
     assert x is not None and w is not None
     ranks = (x.type.rank >= 2 and w.type.rank == 2) if node.op.name == "MatMulInteger" else x.type.rank in (3, 4)
-    if not ranks or w.tensor is None or any(t.dtype.name not in ("int8", "uint8") for t in (x.type, w.type)):
+    if not ranks or not _is_known(node, w) or any(t.dtype.name not in ("int8", "uint8") for t in (x.type, w.type)):
         return False
     if getattr(node.op, "groups", 1) != 1 or w.type.size == 0 or (x.type.is_static and x.type.size == 0):
         return False
     single = all(zero is None or zero.type.size == 1 for zero in zeros)
-    return single and (len(zeros) < 2 or zeros[1] is None or zeros[1].tensor is not None)
+    return single and (len(zeros) < 2 or zeros[1] is None or _is_known(node, zeros[1]))
+
+
+def _is_known(node: Node, value: Value) -> bool:
+    """Whether an operand is a constant, also one of the kernel around the node."""
+    kernel = node.graph.owner
+    if kernel is not None and kernel.op.name == "Fused" and value in node.graph.inputs:
+        return kernel.present_inputs[node.graph.inputs.index(value)].tensor is not None
+    return value.tensor is not None
 
 
 def element_types(node: Node) -> set[str]:
