@@ -17,7 +17,7 @@ from lepton_compiler.pipeline import Pass, PassContext
 PREFERENCE = 8
 """What computing channels-first costs an operator that prefers channels-last, per byte of its data."""
 
-CONVERTIBLE = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool"})
+CONVERTIBLE = frozenset({"Conv", "ConvInteger", "ConvTranspose", "MaxPool", "AveragePool"})
 RANKS = (3, 4, 5)
 
 

@@ -65,6 +65,10 @@ def _same(node: Node, perm: Perm) -> Permuted | None:
     return _first_only(node, perm, node.op)
 
 
+def _first_output(node: Node, perm: Perm) -> Permuted:
+    return Permuted(node.op, (perm,), (perm, *(None,) * (len(node.outputs) - 1)))
+
+
 def _axis(node: Node, perm: Perm) -> Permuted | None:
     op: Any = node.op
     if not 0 <= op.axis < len(perm) or bool(getattr(op, "block_size", 0)):
@@ -129,6 +133,7 @@ def _expand(node: Node, perm: Perm) -> Permuted | None:
 
 RULES: dict[str, Callable[[Node, Perm], Permuted | None]] = {
     "Clip": _same,
+    "DynamicQuantizeLinear": _first_output,
     "Concat": _concat,
     "Pad": _pad,
     "Slice": _slice,

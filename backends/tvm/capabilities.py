@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lepton_compiler.backends.tvm.carriers import CARRIERS
-from lepton_compiler.ir.graph import Node
+from lepton_compiler.ir.graph import Node, Value
 
 CONTROL = frozenset({"Fail", "If", "Loop", "Scan"})
 """Operators that become C control flow."""
@@ -17,10 +17,10 @@ VIEWS = RESHAPES | {"Sized"}
 KERNELS = frozenset(
     (
         "Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitCast BitShift BitwiseAnd "
-        "BitwiseNot BitwiseOr BitwiseXor Cast Ceil Celu Clip Concat ConstantOfShape Conv ConvTranspose Cos Cosh CumProd "
-        "CumSum DeformPatches DepthToSpace DequantizeLinear Det Div Elu Equal Erf Exp Expand EyeLike Floor Gather GatherElements GatherND Gelu Gemm "
+        "BitwiseNot BitwiseOr BitwiseXor Cast Ceil Celu Clip Concat ConstantOfShape Conv ConvInteger ConvTranspose Cos Cosh CumProd "
+        "CumSum DeformPatches DepthToSpace DequantizeLinear Det Div DynamicQuantizeLinear Elu Equal Erf Exp Expand EyeLike Floor Gather GatherElements GatherND Gelu Gemm "
         "Greater GreaterOrEqual GridSample HardSigmoid HardSwish IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul "
-        "Max MaxPool MaxRoiPool Mean Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceMax ReduceMean "
+        "MatMulInteger Max MaxPool MaxRoiPool Mean Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceMax ReduceMean "
         "ReduceMin ReduceProd ReduceSum Relu Reshape Resize ReverseSequence RoiAlign Round ScatterElements ScatterND Selu Shrink Sigmoid Sign "
         "Sin Sinh Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh TensorScatter ThresholdedRelu Tile TopK "
         "Transpose Trilu Unsqueeze Where Xor "
@@ -55,10 +55,33 @@ def refusal(node: Node) -> str | None:
         return None
     if node.op.name not in KERNELS:
         return "there is no native kernel for it"
+    if node.op.name in ("ConvInteger", "MatMulInteger") and not is_integer_product(node):
+        return "it is no product of 8-bit data and constant weights, with a zero point each"
     strange = element_types(node) - ELEMENT_TYPES
     if handles_codes(node):
         strange -= set(CARRIERS)
     return f"there is no native arithmetic for {', '.join(sorted(strange))}" if strange else None
+
+
+def is_integer_product(node: Node) -> bool:
+    """Whether a product of integers has the form that its kernel takes: constant 8-bit weights, a zero point for each operand."""
+    x, w, *zeros = node.inputs
+    assert x is not None and w is not None
+    ranks = (x.type.rank >= 2 and w.type.rank == 2) if node.op.name == "MatMulInteger" else x.type.rank in (3, 4)
+    if not ranks or not _is_known(node, w) or any(t.dtype.name not in ("int8", "uint8") for t in (x.type, w.type)):
+        return False
+    if getattr(node.op, "groups", 1) != 1 or w.type.size == 0 or (x.type.is_static and x.type.size == 0):
+        return False
+    single = all(zero is None or zero.type.size == 1 for zero in zeros)
+    return single and (len(zeros) < 2 or zeros[1] is None or _is_known(node, zeros[1]))
+
+
+def _is_known(node: Node, value: Value) -> bool:
+    """Whether an operand is a constant, also one of the kernel around the node."""
+    kernel = node.graph.owner
+    if kernel is not None and kernel.op.name == "Fused" and value in node.graph.inputs:
+        return kernel.present_inputs[node.graph.inputs.index(value)].tensor is not None
+    return value.tensor is not None
 
 
 def element_types(node: Node) -> set[str]:

@@ -67,21 +67,27 @@ class Conv(Op):
 
 @dataclass(frozen=True)
 class ConvInteger(Op):
-    """`Conv` of 8-bit integers less their zero points (scalar; for `w` also one per output channel), summed in int32."""
+    """`Conv` of 8-bit integers less their zero points (scalar; for `w` also one per output channel), summed in int32.
+
+    Padding adds nothing to a sum. With layout "NHWC", `x` and the output are [N, spatial..., C]; `w` stays.
+    """
 
     strides: tuple[int, ...] = (1, 1)
     pads: tuple[Dim, ...] = (0, 0, 0, 0)
     dilations: tuple[int, ...] = (1, 1)
     groups: int = 1
+    layout: str = "NCHW"
 
     def infer(  # noqa: D102
         self, x: TensorType, w: TensorType, x_zero_point: TensorType | None = None, w_zero_point: TensorType | None = None
     ) -> tuple[TensorType, ...]:
+        require(self.layout in LAYOUTS, f"ConvInteger: layout '{self.layout}' is not one of {', '.join(LAYOUTS)}")
         for name, t, zero in (("x", x, x_zero_point), ("w", w, w_zero_point)):
             require(t.dtype.is_integer, f"ConvInteger: {name} is {t.dtype}, needs an integer type")
             require(zero is None or zero.dtype == t.dtype, f"ConvInteger: the zero point of {name} must be {t.dtype}")
             require(zero is None or zero.rank <= 1, f"ConvInteger: the zero point of {name} must be a scalar or a vector")
-        return (_convolved(self, x, w, TensorType(INT32, ())),)
+        out = _convolved(self, channels_first(x) if self.layout == "NHWC" and x.rank >= 3 else x, w, TensorType(INT32, ()))
+        return (channels_last(out) if self.layout == "NHWC" else out,)
 
     def evaluate(self, x: Any, w: Any, x_zero_point: Any = None, w_zero_point: Any = None) -> tuple[np.ndarray, ...]:  # noqa: D102
         x, w = x.astype(np.int32), w.astype(np.int32)
@@ -89,7 +95,9 @@ class ConvInteger(Op):
             x = x - x_zero_point.astype(np.int32).reshape(-1)
         if w_zero_point is not None:
             w = w - w_zero_point.astype(np.int32).reshape(-1, *[1] * (w.ndim - 1))
-        return (convolve(x, w, self.strides, ints(self.pads), self.dilations, self.groups),)
+        x = channels_first(x) if self.layout == "NHWC" else x
+        y = convolve(x, w, self.strides, ints(self.pads), self.dilations, self.groups)
+        return (channels_last(y) if self.layout == "NHWC" else y,)
 
     def cost(self, inputs: Types, outputs: Types) -> Cost:  # noqa: D102
         return _conv_cost(inputs, outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,10 @@ from lepton_compiler.backends.tvm.lower import (
     deform,
     dense,
     determinant,
+    dynamic_quantize,
     elementwise,
     grid_sample,
+    integer_product,
     movement,
     pool,
     quantize,
@@ -27,6 +29,7 @@ from lepton_compiler.backends.tvm.lower import (
     winograd,
 )
 from lepton_compiler.backends.tvm.lower.context import ELEMENTS, RULES, Arg, Body, Context, Packed, identity
+from lepton_compiler.backends.tvm.lower.whole import Result
 from lepton_compiler.backends.tvm.spec import KernelSpec
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.types import TensorType, dtype
@@ -38,8 +41,10 @@ FAMILIES = (
     dense,
     deform,
     determinant,
+    dynamic_quantize,
     elementwise,
     grid_sample,
+    integer_product,
     movement,
     pool,
     quantize,
@@ -93,7 +98,7 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
         args[k] = Arg(kind, te.placeholder(kind.static_shape, carrier(kind.dtype).name, f"in{k}"), operand=k, constant=k in spec.constants)
     for k, value in spec.scalars:
         args[k] = Arg(spec.types[k], number=value)
-    if (whole := _winograd(spec, ctx, args)) is not None:
+    if (whole := _whole(spec, ctx, args)) is not None:
         return _finish(spec, ctx, args, whole)
     for step in spec.steps:
         kinds = tuple(spec.types[o] for o in step.outputs)
@@ -117,30 +122,40 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
     return _finish(spec, ctx, args, outputs)
 
 
-def _winograd(spec: KernelSpec, ctx: Context, args: dict[int, Arg]) -> list[Any] | None:
-    """The results of a kernel that is one convolution that Winograd's algorithm suits, and element-wise operators after it; else None."""
+def _whole(spec: KernelSpec, ctx: Context, args: dict[int, Arg]) -> list[Any] | None:
+    """The results of a kernel that is one convolution or product written as loops, and element-wise operators after it; else None."""
     first, *rest = spec.steps
-    if first.op.name != "Conv" or len(spec.outputs) != 1 or any(s.op.name not in ELEMENTS for s in rest):
-        return None
-    x, w, *bias = (None if i is None else args.get(i) for i in first.inputs)
     kind = spec.types[first.outputs[0]]
-    if x is None or w is None or not w.is_weight or w.stored is not None or any(spec.types[s.outputs[0]].shape != kind.shape for s in rest):
+    if len(spec.outputs) != 1 or any(s.op.name not in ELEMENTS or spec.types[s.outputs[0]].shape != kind.shape for s in rest):
         return None
-    how = winograd.plan_for(first.op, x.type, w.type, kind, ctx.target)
-    if how is None:
+    operands = [None if i is None else args.get(i) for i in first.inputs]
+    write = _loops(first.op, operands, kind, ctx)
+    if write is None:
         return None
-    result = winograd.Result()
+    result = Result()
     local = {**args, first.outputs[0]: result.arg(kind)}
     read: set[int] = set()
     for step in rest:
-        operands = [None if i is None else local[i] for i in step.inputs]
+        inputs = [None if i is None else local[i] for i in step.inputs]
         read.update(i for i in step.inputs if i is not None and i in args)
-        for operand in operands:
+        for operand in inputs:
             if operand is not None:
                 operand.uses += 1
-        local[step.outputs[0]] = Arg(spec.types[step.outputs[0]], body=_body(step.op, spec.types[step.outputs[0]], operands))
-    others = [args[i] for i in sorted(read)]
-    return winograd.lower_winograd(ctx, first.op, how, x, w, next(iter(bias), None), others, result, local[spec.outputs[0]])
+        local[step.outputs[0]] = Arg(spec.types[step.outputs[0]], body=_body(step.op, spec.types[step.outputs[0]], inputs))
+    return write([args[i] for i in sorted(read)], result, local[spec.outputs[0]])
+
+
+def _loops(op: Op, operands: Sequence[Arg | None], kind: TensorType, ctx: Context) -> Callable[..., list[Any]] | None:
+    """What writes an operator as loops around the operators that follow, or None where other kernels are better."""
+    if op.name in ("ConvInteger", "MatMulInteger") and getattr(op, "layout", "NHWC") == "NHWC":
+        return lambda others, result, last: integer_product.lower_product(ctx, op, operands, others, result, last)
+    x, w, *bias = (*operands, None, None)[:3]
+    if op.name != "Conv" or x is None or w is None or not w.is_weight or w.stored is not None:
+        return None
+    how = winograd.plan_for(op, x.type, w.type, kind, ctx.target)
+    if how is None:
+        return None
+    return lambda others, result, last: winograd.lower_winograd(ctx, op, how, x, w, bias[0], others, result, last)
 
 
 def _body(op: Op, kind: TensorType, operands: Sequence[Arg | None]) -> Body:

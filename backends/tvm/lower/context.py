@@ -13,7 +13,7 @@ from lepton_compiler.backends.tvm.carriers import CARRIERS, carrier, codes
 from lepton_compiler.backends.tvm.naming import in_sequence, named
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.ir.op import Op
-from lepton_compiler.ir.types import DType, TensorType
+from lepton_compiler.ir.types import DType, TensorType, dtype
 from lepton_compiler.target import Target
 
 Expr = Any
@@ -132,10 +132,10 @@ class Context:
         assert arg.operand is not None and arg.constant
         from lepton_compiler.backends.tvm.lower.packing import PACKINGS
 
-        shape = PACKINGS[function](np.broadcast_to(np.zeros((), arg.type.dtype.numpy), arg.shape), *arguments).shape
-        packed = Packed(arg.operand, function, arguments, TensorType(arg.type.dtype, shape))
+        made = PACKINGS[function](np.broadcast_to(np.zeros((), arg.type.dtype.numpy), arg.shape), *arguments)
+        packed = Packed(arg.operand, function, arguments, TensorType(dtype(made.dtype), made.shape))
         if packed not in self.packed:
-            self.packed[packed] = te.placeholder(shape, arg.dtype, f"packed{len(self.packed)}")
+            self.packed[packed] = te.placeholder(made.shape, carrier(packed.type.dtype).name, f"packed{len(self.packed)}")
         return self.packed[packed]
 
     def table(self, values: np.ndarray) -> Any:

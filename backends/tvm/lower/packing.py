@@ -8,6 +8,12 @@ from typing import Any
 import numpy as np
 
 from lepton_compiler.backends.tvm.compute.conv import pack_conv_weights
+from lepton_compiler.backends.tvm.compute.integer_product import (
+    pack_integer_conv,
+    pack_integer_matmul,
+    sum_integer_conv,
+    sum_integer_matmul,
+)
 from lepton_compiler.backends.tvm.compute.matmul import pack_matmul_weights
 from lepton_compiler.backends.tvm.compute.winograd import pack_winograd_weights
 
@@ -52,6 +58,10 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "depthwise": _depthwise,
     "depthwise1d": _depthwise1d,
     "depthwisetall": _depthwisetall,
+    "integer_conv": pack_integer_conv,
+    "integer_conv_sums": sum_integer_conv,
+    "integer_matmul": pack_integer_matmul,
+    "integer_matmul_sums": sum_integer_matmul,
     "matmul": _matmul,
     "transpose": _transpose,
     "winograd": pack_winograd_weights,

@@ -7,8 +7,7 @@ weights for each of the (m + 2)^2 points, transform back and apply the epilogue.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from typing import Any
 
 from tvm import tirx
@@ -17,6 +16,7 @@ from tvm.script.ir_builder import tirx as T
 from lepton_compiler.backends.tvm.compute.winograd import INPUT, OUTPUT, Plan, plan
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, expression
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
+from lepton_compiler.backends.tvm.lower.whole import Result, read_through
 from lepton_compiler.ir.types import FLOAT32, TensorType
 from lepton_compiler.target import Target
 
@@ -28,17 +28,6 @@ def plan_for(op: Any, x: TensorType, w: TensorType, y: TensorType, target: Targe
         return None
     n, oh, ow, oc = y.static_shape
     return plan(n, (oh, ow), x.static_shape[3], oc, target)
-
-
-@dataclass
-class Result:
-    """The convolution's element while it is in registers: what the epilogue reads in place of a tensor."""
-
-    value: Expr = None
-
-    def arg(self, kind: TensorType) -> Arg:
-        """As an operand of element-wise operators."""
-        return Arg(kind, body=lambda index, read: self.value)
 
 
 def lower_winograd(
@@ -58,25 +47,12 @@ def lower_winograd(
             with when(chunk < how.chunks):
                 kernel.transform_input(x, v, slot, chunk)
                 kernel.multiply(u, v, m, slot, chunk)
-                with _read_through([source, *stored], loaded):
+                with read_through([source, *stored], loaded):
                     kernel.transform_output(b, m, y, slot, chunk, result, last)
 
     source = x
     ctx.outputs = (last.type,)
     return procedure(ctx, "winograd", [x, packed, b, *stored], write, scratch)
-
-
-@contextmanager
-def _read_through(args: Sequence[Arg], loaded: Sequence[Arg]) -> Iterator[None]:
-    """Let operands be read from the buffers that the procedure was given for them."""
-    kept = [a.tensor for a in args]
-    for arg, reader in zip(args, loaded, strict=True):
-        arg.tensor = reader.tensor
-    try:
-        yield
-    finally:
-        for arg, tensor in zip(args, kept, strict=True):
-            arg.tensor = tensor
 
 
 class _Kernel:

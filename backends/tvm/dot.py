@@ -1,0 +1,75 @@
+"""Dot products of small integers: what a target does to add several products to each 32-bit lane in an instruction or two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from tvm import tirx
+from tvm.target import codegen
+
+from lepton_compiler.backends.tvm.codegen import tvm_target
+from lepton_compiler.target import Target
+
+Expr = Any
+"""A `tvm.tirx` expression; TVM carries no types."""
+
+LANE_BITS = 32
+MULTIPLY_ADD = {512: "llvm.x86.avx512.pmaddw.d.512", 256: "llvm.x86.avx2.pmadd.wd", 128: "llvm.x86.sse2.pmadd.wd"}
+"""Products of 16-bit numbers, added in pairs: exact for 9-bit numbers, unlike `vpmaddubsw`, which saturates at 16 bits."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """How a target multiplies vectors of small integers.
+
+    Attributes:
+        group: products that are added to each lane.
+        data: type of the left operand, which is the same for all lanes.
+        weights: type of the right operand.
+        lanes: sums in a vector.
+        instruction: LLVM's name of what multiplies; empty where ordinary arithmetic does.
+        accumulates: whether it adds to the sums as well.
+    """
+
+    group: int
+    data: str
+    weights: str
+    lanes: int
+    instruction: str = ""
+    accumulates: bool = False
+
+    @property
+    def subtracts(self) -> bool:
+        """Whether data and weights are less their zero points; 8-bit operands have no room for the difference."""
+        return self.data != "uint8"
+
+    def broadcast(self, data: Expr) -> Expr:
+        """The same `group` elements for every lane."""
+        if self.group == 1:
+            return tirx.Broadcast(data, self.lanes)
+        word = tirx.Broadcast(tirx.reinterpret("int32", data), self.lanes)
+        return tirx.reinterpret(f"{self.data}x{self.group * self.lanes}", word)
+
+    def add(self, sums: Expr, data: Expr, weights: Expr) -> Expr:
+        """`sums` plus the dot product of `data` and `weights`, vectors of `group` elements per lane."""
+        kind = f"int32x{self.lanes}"
+        if self.accumulates:
+            return tirx.call_llvm_pure_intrin(kind, self.instruction, sums, data, weights)
+        return sums + (tirx.call_llvm_pure_intrin(kind, self.instruction, data, weights) if self.instruction else data * weights)
+
+
+@cache
+def dot_of(target: Target) -> Dot:
+    """The fastest exact dot product of 8-bit integers on `target`, in its widest vectors."""
+    lanes, machine = target.lanes(LANE_BITS), tvm_target(target)
+    if target.arch == "x86_64" and any(codegen.target_has_features(f, machine) for f in _vnni(target.vector_bits)):
+        return Dot(4, "uint8", "int8", lanes, f"llvm.x86.avx512.vpdpbusd.{target.vector_bits}", accumulates=True)
+    if target.arch == "x86_64":
+        return Dot(2, "int16", "int16", lanes, MULTIPLY_ADD[target.vector_bits])
+    return Dot(1, "int32", "int32", lanes)
+
+
+def _vnni(bits: int) -> tuple[str, ...]:
+    return ("avx512vnni",) if bits == 512 else ("avxvnni",)

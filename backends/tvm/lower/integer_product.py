@@ -1,0 +1,345 @@
+"""Kernels of convolutions and matrix products of 8-bit integers, with whatever element-wise operators follow.
+
+for line block, range of channel blocks:       units of work, in parallel
+    copy of the input rows, padded              where the input cannot be read as it is
+    sums of the data that each pixel sees       where the weights have a zero point that does not fit them
+    for channel block, line, pixel tile:
+        sums[pixels, vectors] = 0               in registers
+        for filter row, tap, group:
+            sums += dot(data of the pixel, weights)
+        y = epilogue(sums less what the zero points make)
+
+With unsigned data x and signed weights w, sum((x - a)(w - b)) = sum(x w) - a (sum(w) - n b) - b sum(x), where x is a in the padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from lepton_compiler.backends.tvm.compute.integer_product import SLOTS, Geometry, plan, spans
+from lepton_compiler.backends.tvm.dot import Dot, dot_of
+from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, expression, lowers
+from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
+from lepton_compiler.backends.tvm.lower.whole import Result, read_through
+from lepton_compiler.ir.types import INT8, INT32, TensorType, dtype
+
+LINE = 64
+"""Bytes in which rows of copies are aligned, and numbers of a run that are summed at once."""
+
+
+def lower_product(ctx: Context, op: Any, operands: Sequence[Arg | None], others: Sequence[Arg], result: Result, last: Arg) -> list[Any]:
+    """The kernel of a `ConvInteger` or `MatMulInteger`: `last` is an output element in terms of `result` and of the operands `others`."""
+    x, w, x_zero, w_zero = (*operands, None, None)[:4]
+    assert x is not None and w is not None
+    kernel = _Kernel(ctx, op, x, w, x_zero, w_zero)
+    ctx.outputs = (last.type,)
+    distinct = {id(a): a for a in [x_zero, *others] if a is not None and a.number is None and a is not x}
+    stored = [a for a in distinct.values() if a is not x_zero]
+
+    def write(x: Arg, zero: Arg | None, w: Arg, totals: Arg | None, ones: Arg | None, *rest: Any) -> None:
+        loaded, (y, *spaces) = rest[: len(stored)], rest[len(stored) :]
+        kernel.open(x, zero, w, totals, ones, spaces)
+        sources = [source, *([x_zero] if x_zero is not None and zero is not None else []), *stored]
+        readers = [x, *([zero] if x_zero is not None and zero is not None else []), *loaded]
+        with read_through(sources, readers):
+            kernel.write(lambda at, value: _emit(y, at, value, result, last))
+
+    source = x
+    return procedure(ctx, "product", [x, x_zero, kernel.packed, kernel.totals, kernel.ones, *stored], write, kernel.scratch)
+
+
+def _emit(y: Buffer, at: Sequence[Expr], value: Expr, result: Result, last: Arg) -> None:
+    result.value = value
+    store(y, at, expression(last, at))
+
+
+@lowers("ConvInteger", "MatMulInteger")
+def lower_alone(ctx: Context, op: Any, *operands: Arg | None) -> list[Any]:
+    """The product as int32; a channels-first convolution works on a copy of its data, and its result is moved back."""
+    x, kind, result = operands[0], ctx.outputs[0], Result()
+    assert x is not None
+    if op.name == "MatMulInteger" or op.layout == "NHWC":
+        return lower_product(ctx, op, operands, [], result, result.arg(kind))
+    n, c, *size = x.shape
+    source = ctx.tensor(x)
+    moved = compute((n, *size, c), lambda *i: source(i[0], i[-1], *i[1:-1]), "to_last")
+    ctx.workspace(moved)
+    shape = (kind.static_shape[0], *kind.static_shape[2:], kind.static_shape[1])
+    data = Arg(TensorType(x.type.dtype, (n, *size, c)), moved)
+    (y,) = lower_product(ctx, op, [data, *operands[1:]], [], result, result.arg(TensorType(INT32, shape)))
+    ctx.workspace(y)
+    ctx.outputs = (kind,)
+    return [compute(kind.static_shape, lambda *i: y(i[0], *i[2:], i[1]), "to_first")]
+
+
+def is_matrix(op: Any, w: TensorType) -> bool:
+    """Whether a product is one of matrices: pixels are the rows of the left one."""
+    pointwise = set(w.static_shape[2:]) == {1}
+    return op.name == "MatMulInteger" or (pointwise and set(op.strides) == {1} and not any(op.pads))
+
+
+def geometry_of(op: Any, x: TensorType, w: TensorType) -> Geometry:
+    """The shape of a product over channels-last data, in as few and long rows as it can be seen."""
+    shape, filters = x.static_shape, w.static_shape
+    if op.name == "MatMulInteger":
+        return Geometry.of_matrix(int(np.prod(shape[:-1], dtype=np.int64)), shape[-1], filters[1])
+    flat = len(shape) == 3
+    size, kernel = ((1, shape[1]), (1, filters[2])) if flat else ((shape[1], shape[2]), (filters[2], filters[3]))
+    if is_matrix(op, w):
+        return Geometry.of_matrix(shape[0] * size[0] * size[1], shape[-1], filters[0])
+    pads = (0, op.pads[0], 0, op.pads[1]) if flat else tuple(op.pads)
+    strides, dilations = ((1, *op.strides), (1, *op.dilations)) if flat else (op.strides, op.dilations)
+    return Geometry(shape[0], size, shape[-1], filters[0], kernel, strides, dilations, pads)
+
+
+class _Kernel:
+    """The statements of one product."""
+
+    def __init__(self, ctx: Context, op: Any, x: Arg, w: Arg, x_zero: Arg | None, w_zero: Arg | None) -> None:
+        self.dot: Dot = dot_of(ctx.target)
+        self.shape = shape = geometry_of(op, x.type, w.type)
+        self.matrix, self.x_type = is_matrix(op, w.type), x.type
+        given = 0 if w_zero is None else int(w_zero.number or 0)
+        self.w_zero = given - 128 if w.type.dtype.name == "uint8" else given
+        self.depth = shape.kernel[0] * shape.kernel[1] * shape.channels
+        self.sums_data = bool(self.w_zero) and not self.dot.subtracts
+        direct = x.dtype == self.dot.data and not any(shape.pads) and shape.run % self.dot.group == 0
+        direct = direct and not (self.sums_data and shape.run % LINE)
+        self.plan = plan(shape, self.dot, ctx.target, copies=not direct)
+        self.width = self.plan.vectors * self.dot.lanes
+        self.blocks = -(-shape.outputs // self.width)
+        conv, taps = op.name == "ConvInteger", (shape.taps,) if op.name == "ConvInteger" else ()
+        name = "conv" if conv else "matmul"
+        self.packed = Arg(TensorType(INT8, (1,)), ctx.pack(w, f"integer_{name}", self.width, self.dot.group, *taps))
+        corrected = not self.dot.subtracts and (x_zero is not None or x.dtype == "int8")
+        self.totals = Arg(TensorType(INT32, (1,)), ctx.pack(w, f"integer_{name}_sums", self.width)) if corrected else None
+        self.ones = Arg(TensorType(INT8, (1,)), ctx.table(_ones(shape.run))) if self.sums_data else None
+        self.units = shape.images * -(-shape.lines // self.plan.rows) * self.plan.ranges
+        self.slots = min(SLOTS, self.units) if self.plan.copies or self.sums_data else self.units
+        self.reach = (self.plan.rows - 1) * shape.strides[0] + (shape.kernel[0] - 1) * shape.dilations[0] + 1
+        self.row = -(-(shape.padded_row + LINE) // LINE) * LINE
+        self.scratch: list[TensorType] = []
+        if self.plan.copies:
+            self.scratch.append(TensorType(dtype(self.dot.data), (self.slots, self.reach, self.row)))
+        if self.sums_data:
+            self.scratch.append(TensorType(INT32, (self.slots, self.plan.rows, shape.pixels)))
+
+    def open(self, x: Arg, zero: Arg | None, w: Arg, totals: Arg | None, ones: Arg | None, spaces: Sequence[Buffer]) -> None:
+        """Take the buffers."""
+        self.x, self.w, self.ones_in, self.totals_in = x, w, ones, totals
+        remaining = list(spaces)
+        self.copied = remaining.pop(0) if self.plan.copies else None
+        self.data_sums = remaining.pop(0) if self.sums_data else None
+        number = tirx.const(0, "int32") if zero is None else zero[[0] * len(zero.shape)].astype("int32")
+        self.x_zero = number + 128 if self.x_type.dtype == INT8 and not self.dot.subtracts else number
+
+    def write(self, emit: Callable[[Sequence[Expr], Expr], None]) -> None:
+        """All units of work."""
+        blocks = -(-self.shape.lines // self.plan.rows)
+        with T.parallel(0, self.slots) as slot, T.serial(0, -(-self.units // self.slots)) as turn:
+            unit = turn * self.slots + slot
+            with when(*([unit < self.units] if self.units % self.slots else [])):
+                part, block = unit % self.plan.ranges, unit // self.plan.ranges
+                image, first = (block // blocks, block % blocks * self.plan.rows) if self.shape.images > 1 else (0, block * self.plan.rows)
+                if self.plan.copies:
+                    self.copy(slot, image, first)
+                if self.sums_data:
+                    self.sum_data(slot, image, first)
+                self.multiply(slot, image, first, part, emit)
+
+    def copy(self, slot: Expr, image: Expr, first: Expr) -> None:
+        """The rows that this unit reads, with the zero point in the padding."""
+        shape, channels = self.shape, self.shape.channels
+        left, middle, right = shape.pads[1] * channels, shape.size[1] * channels, shape.pads[3] * channels
+        filling = self.converted(self.x_zero, 1)
+        with T.serial(0, self.reach) as r:
+            row = first * shape.strides[0] + r - shape.pads[0]
+            start = (image * shape.size[0] + row) * middle
+
+            def put(at: int, extent: int, value: Callable[[Expr, int], Expr]) -> None:
+                for begin, width, count in spans(extent, LINE):
+                    with T.serial(0, count) as k:
+                        offset = begin + k * width
+                        store(self.copied, [slot, r, _ramp(at + offset, width)], value(offset, width))
+
+            def fill(offset: Expr, width: int) -> Expr:
+                return tirx.Broadcast(filling, width) if width > 1 else filling
+
+            def read(offset: Expr, width: int) -> Expr:
+                return self.converted(self.read_input(start + offset, width), width)
+
+            with ExitStack() as choice:
+                inside = [c for c, needed in ((row >= 0, shape.pads[0]), (row < shape.size[0], True)) if needed]
+                if shape.pads[0] or shape.pads[2] or self.reach > shape.size[0] or shape.lines % self.plan.rows:
+                    with T.If(tirx.all(*inside)):
+                        with T.Then():
+                            put(0, left, fill)
+                            put(left, middle, read)
+                            put(left + middle, right, fill)
+                        with T.Else():
+                            put(0, left + middle + right, fill)
+                    return
+                choice.close()
+            put(0, left, fill)
+            put(left, middle, read)
+            put(left + middle, right, fill)
+
+    def converted(self, value: Expr, width: int) -> Expr:
+        """Numbers of the input, or its zero point as int32, as the dot product takes them."""
+        element = str(value.ty).partition("x")[0]
+        many = (lambda kind: f"{kind}x{width}") if width > 1 else (lambda kind: kind)
+        if element == "int32":
+            return (value - self.x_zero if self.dot.subtracts else value).astype(self.dot.data)
+        if self.dot.subtracts:
+            zero = self.x_zero.astype(self.dot.data)
+            return value.astype(many(self.dot.data)) - (tirx.Broadcast(zero, width) if width > 1 else zero)
+        if element == "uint8":
+            return value
+        flip = tirx.const(-128, "int8")
+        return tirx.reinterpret(many("uint8"), tirx.bitwise_xor(value, tirx.Broadcast(flip, width) if width > 1 else flip))
+
+    def read_input(self, offset: Expr, width: int) -> Expr:
+        """Elements of the input from a linear offset on."""
+        return self.x[[*[0] * (len(self.x_type.shape) - 1), _ramp(offset, width)]]
+
+    def read(self, slot: Expr, image: Expr, first: Expr, row: Expr, offset: Expr, width: int) -> Expr:
+        """Data of a row, counted from the first that this unit reads, from an offset in the padded row on."""
+        if self.copied is not None:
+            return load(self.copied, [slot, row, _ramp(offset, width)])
+        shape = self.shape
+        start = (image * shape.size[0] + first * shape.strides[0] + row) * shape.size[1] * shape.channels
+        return self.read_input(start + offset, width)
+
+    def place(self, line: Expr, pixel: Expr, r: Expr, tap: Expr) -> tuple[Expr, Expr]:
+        """Row, and offset in it, of a run."""
+        shape = self.shape
+        return line * shape.strides[0] + r * shape.dilations[0], (pixel * shape.strides[1] + tap * shape.dilations[1]) * shape.channels
+
+    def sum_data(self, slot: Expr, image: Expr, first: Expr) -> None:
+        """Sums of the data that each pixel sees: dot products with ones."""
+        shape, dot = self.shape, self.dot
+        whole = dot.lanes * dot.group
+        with T.serial(0, self.plan.rows) as line, self.inside(first + line), T.serial(0, shape.pixels) as pixel:
+            sums = T.alloc_buffer((dot.lanes,), "int32", scope="global")
+            store(sums, [_ramp(0, dot.lanes)], tirx.Broadcast(tirx.const(0, "int32"), dot.lanes))
+            with T.serial(0, shape.kernel[0]) as r, T.serial(0, shape.taps) as tap, T.serial(0, -(-shape.run // LINE)) as k:
+                row, offset = self.place(line, pixel, r, tap)
+                for part in range(LINE // whole):
+                    at = k * LINE + part * whole
+                    data = self.read(slot, image, first, row, offset + at, whole)
+                    assert self.ones_in is not None
+                    total = dot.add(load(sums, [_ramp(0, dot.lanes)]), data, self.ones_in[[_ramp(at, whole)]])
+                    store(sums, [_ramp(0, dot.lanes)], total)
+            total = load(sums, [0])
+            for lane in range(1, dot.lanes):
+                total = total + load(sums, [lane])
+            store(self.data_sums, [slot, line, pixel], total)
+
+    def inside(self, line: Expr) -> Any:
+        """Statements for lines that there are: the last block may have fewer than others."""
+        return when(*([line < self.shape.lines] if self.shape.lines % self.plan.rows else []))
+
+    def multiply(self, slot: Expr, image: Expr, first: Expr, part: Expr, emit: Callable[[Sequence[Expr], Expr], None]) -> None:
+        """All register tiles of a unit."""
+        per = -(-self.blocks // self.plan.ranges)
+        full, tail = divmod(self.shape.pixels, self.plan.pixels)
+        with T.serial(0, per) as k:
+            block = part * per + k
+            with when(*([block < self.blocks] if self.blocks % per else [])), T.serial(0, self.plan.rows) as line:
+                with self.inside(first + line):
+                    if full:
+                        with T.serial(0, full) as tile:
+                            self.tile(self.plan.pixels, tile * self.plan.pixels, slot, image, first, line, block, emit)
+                    if tail:
+                        self.tile(tail, tirx.const(full * self.plan.pixels, "int32"), slot, image, first, line, block, emit)
+
+    def tile(self, count: int, begin: Expr, slot: Expr, image: Expr, first: Expr, line: Expr, block: Expr, emit: Any) -> None:
+        """One register tile of `count` pixels, and what follows it."""
+        shape, dot, vectors = self.shape, self.dot, self.plan.vectors
+        sums = T.alloc_buffer((count * self.width,), "int32", scope="global")
+        tiles = [(p, v, [_ramp(p * self.width + v * dot.lanes, dot.lanes)]) for p in range(count) for v in range(vectors)]
+        for _, _, at in tiles:
+            store(sums, at, tirx.Broadcast(tirx.const(0, "int32"), dot.lanes))
+        with T.serial(0, shape.kernel[0]) as r, T.serial(0, shape.taps) as tap, T.serial(0, -(-shape.run // dot.group)) as g:
+            for p, v, at in tiles:
+                row, offset = self.place(line, begin + p, r, tap)
+                data = dot.broadcast(self.read(slot, image, first, row, offset + g * dot.group, dot.group))
+                store(sums, at, dot.add(load(sums, at), data, self.weights(block, r, tap, g, v)))
+        done = T.alloc_buffer((count * self.width,), "int32", scope="global")
+        for _, _, at in tiles:
+            store(done, at, load(sums, at))
+        with T.serial(0, count) as p:
+            for v in range(vectors):
+                self.finish(done, p, v, begin + p, slot, image, first, line, block, emit)
+
+    def weights(self, block: Expr, r: Expr, tap: Expr, g: Expr, v: int) -> Expr:
+        """A vector of weights for the dot product."""
+        width = self.dot.lanes * self.dot.group
+        stored = self.w.tensor(block, r, tap, g, _ramp(v * width, width))
+        if self.dot.weights == "int8":
+            return stored
+        wide = stored.astype(f"{self.dot.weights}x{width}")
+        return wide - tirx.Broadcast(tirx.const(self.w_zero, self.dot.weights), width) if self.w_zero else wide
+
+    def finish(
+        self, done: Buffer, p: Expr, v: int, pixel: Expr, slot: Expr, image: Expr, first: Expr, line: Expr, block: Expr, emit: Any
+    ) -> None:
+        """The epilogue of one vector of channels of a pixel."""
+        lanes, outputs = self.dot.lanes, self.shape.outputs
+        begin = block * self.width + v * lanes
+
+        def vector(width: int) -> None:
+            with T.vectorized(0, width) as lane:
+                value = load(done, [p * self.width + v * lanes + lane])
+                emit(self.index(image, first + line, pixel, begin + lane), self.corrected(value, begin + lane, slot, line, pixel))
+
+        if (self.blocks - 1) * self.width + (v + 1) * lanes <= outputs:
+            vector(lanes)
+            return
+        if self.blocks > 1:
+            with when(block < self.blocks - 1):
+                vector(lanes)
+        rest = outputs - (self.blocks - 1) * self.width - v * lanes
+        if rest > 0:
+            with when(*([block >= self.blocks - 1] if self.blocks > 1 else [])):
+                if rest > 1:
+                    vector(rest)
+                else:
+                    value = load(done, [p * self.width + v * lanes])
+                    emit(self.index(image, first + line, pixel, begin), self.corrected(value, begin, slot, line, pixel))
+
+    def corrected(self, value: Expr, channel: Expr, slot: Expr, line: Expr, pixel: Expr) -> Expr:
+        """The sum less what the zero points make of it."""
+        if self.totals_in is not None:
+            total = self.totals_in.tensor(channel)
+            total = total - self.depth * self.w_zero if self.w_zero else total
+            value = value - self.x_zero * total
+        if self.sums_data:
+            value = value - load(self.data_sums, [slot, line, pixel]) * self.w_zero
+        return value
+
+    def index(self, image: Expr, line: Expr, pixel: Expr, channel: Expr) -> list[Expr]:
+        """The index of an element of the result."""
+        *outer, _ = self.x_type.static_shape
+        if self.matrix:
+            flat, index = line * self.shape.pixels + pixel, [channel]
+            for position, extent in reversed(list(enumerate(outer))):
+                index.insert(0, flat % extent if position else flat)
+                flat = flat // extent
+            return index
+        return [image, pixel, channel] if len(outer) == 2 else [image, line, pixel, channel]
+
+
+def _ones(run: int) -> np.ndarray:
+    """Weights that add up a run."""
+    return np.pad(np.ones(run, np.int8), (0, -run % LINE))
+
+
+def _ramp(start: Expr, width: int) -> Expr:
+    return tirx.Ramp(start, 1, width) if width > 1 else start
