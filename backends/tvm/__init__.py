@@ -13,11 +13,13 @@ from lepton_compiler.errors import Diagnostic, UnsupportedError
 from lepton_compiler.ir.graph import Graph, Node, Value
 
 if TYPE_CHECKING:
+    from lepton_compiler.target import Target
     from lepton_compiler.backends.tvm.spec import KernelSpec
 
 REQUIRED_PASSES: tuple[str, ...] = (
     "bound-sizes",
     "legalize-native",
+    "integer-layers",
     "split-transposed",
     "layout",
     "simplify-transposes{sink=False}",
@@ -66,7 +68,7 @@ def build_sizes(
     for graph in graphs.values():
         check_static(graph)
         nodes = kernel_nodes(graph)
-        check_supported(nodes)
+        check_supported(nodes, options.target)
         specs.append({n: spec_of(n) for n in nodes})
     every = [spec for found in specs for spec in found.values()]
     if options.emit in ("tir", "asm"):
@@ -155,7 +157,7 @@ def check_static(graph: Graph) -> None:
         raise UnsupportedError(problems)
 
 
-def check_supported(nodes: list[Node]) -> None:
+def check_supported(nodes: list[Node], target: Target) -> None:
     """Refuse operators without a native kernel, all of them at once.
 
     Raises:
@@ -164,7 +166,7 @@ def check_supported(nodes: list[Node]) -> None:
     problems = []
     for outer in nodes:
         for node in outer.regions[0] if outer.op.name == "Fused" else [outer]:
-            reason = refusal(node)
+            reason = refusal(node, target)
             if reason is not None:
                 problems.append(Diagnostic(reason, node.describe(), "emit ONNX instead (--emit onnx), or write a decomposition for it"))
     if problems:

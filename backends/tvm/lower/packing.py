@@ -15,6 +15,7 @@ from lepton_compiler.backends.tvm.compute.integer_product import (
     sum_integer_matmul,
 )
 from lepton_compiler.backends.tvm.compute.matmul import pack_matmul_weights
+from lepton_compiler.backends.tvm.compute.micro_product import pack_micro_conv, pack_micro_depthwise, pack_micro_matmul
 from lepton_compiler.backends.tvm.compute.winograd import pack_winograd_weights
 
 
@@ -63,6 +64,9 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "integer_matmul": pack_integer_matmul,
     "integer_matmul_sums": sum_integer_matmul,
     "matmul": _matmul,
+    "micro_conv": pack_micro_conv,
+    "micro_depthwise": pack_micro_depthwise,
+    "micro_matmul": pack_micro_matmul,
     "transpose": _transpose,
     "winograd": pack_winograd_weights,
 }
