@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 REQUIRED_PASSES: tuple[str, ...] = (
     "bound-sizes",
+    "integer-products",
     "legalize-native",
     "split-transposed",
     "layout",
