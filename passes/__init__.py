@@ -21,6 +21,7 @@ TABLE = {
     "fold-constants": "lepton_compiler.passes.fold_constants:FoldConstants",
     "fuse": "lepton_compiler.passes.fuse:Fuse",
     "integer-layers": "lepton_compiler.backends.tvm.integer_layers:IntegerLayers",
+    "integer-products": "lepton_compiler.backends.tvm.integer_products:IntegerProducts",
     "layout": "lepton_compiler.passes.layout:Layout",
     "legalize-decompose": "lepton_compiler.passes.legalize_decompose:LegalizeDecompose",
     "legalize-native": "lepton_compiler.backends.tvm.legalize:LegalizeNative",

@@ -46,7 +46,7 @@ def exists(node: Node, opset: int) -> bool:
     op = _operator(node)
     if op.name in OWN_NAMES or trees.fits(node):
         return True
-    if not onnx.defs.has(op.name, opset, "") or getattr(op, "quantize_state", False):
+    if not onnx.defs.has(op.name, opset, ""):
         return False
     if op.name in ANY_TYPE:
         return True

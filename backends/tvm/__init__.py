@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 REQUIRED_PASSES: tuple[str, ...] = (
     "bound-sizes",
-    "legalize-native",
     "integer-layers",
+    "integer-products",
+    "legalize-native",
     "split-transposed",
     "layout",
     "simplify-transposes{sink=False}",

@@ -136,8 +136,9 @@ def _lower(func: PrimFunc, symbol: str, target: Target) -> tuple[Any, int | None
             )
         raw, extent = _raw_abi(module[symbol], symbol)
         outline.take_definitions()
+        vcvtr = target.arch == "thumb" and "fpu" in target.extensions
         lowered = tirx.transform.LowerIntrin()(tvm.IRModule({symbol: raw}))
-        return tvm.IRModule({symbol: _with_functions(lowered[symbol], outline.take_definitions())}), extent, stack
+        return tvm.IRModule({symbol: _with_functions(lowered[symbol], outline.take_definitions(vcvtr))}), extent, stack
 
 
 def _with_functions(func: PrimFunc, definitions: str) -> PrimFunc:

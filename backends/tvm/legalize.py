@@ -17,7 +17,7 @@ class LegalizeNative(Pass):
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         widen(graph)
-        expand_where(graph, lambda node: refusal(node) is not None)
+        expand_where(graph, lambda node: refusal(node, ctx.target) is not None)
         while widen(graph):
-            expand_where(graph, lambda node: refusal(node) is not None)
+            expand_where(graph, lambda node: refusal(node, ctx.target) is not None)
         convert_constants(graph, small=ctx.level == "Os")

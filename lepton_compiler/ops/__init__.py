@@ -26,7 +26,7 @@ FAMILIES: dict[str, str] = {
     "resize": "AffineGrid GridSample Resize",
     "detection": "MaxRoiPool NonMaxSuppression RoiAlign",
     "quantize": "DequantizeLinear DynamicQuantizeLinear QuantizeLinear",
-    "recurrent": "GRU LSTM RNN",
+    "recurrent": "DynamicQuantizeLSTM GRU LSTM RNN",
     "signal": "BlackmanWindow DFT HammingWindow HannWindow MelWeightMatrix STFT",
     "ensemble": "TreeEnsemble",
     "ngram": "TfIdfVectorizer",

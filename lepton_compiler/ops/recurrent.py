@@ -10,11 +10,14 @@ import numpy as np
 
 from lepton_compiler.ir.dim import Dim
 from lepton_compiler.ir.op import Cost, Op, Types, require, traffic
-from lepton_compiler.ir.types import TensorType
+from lepton_compiler.ir.types import FLOAT32, TensorType
+from lepton_compiler.ops.matmul import exact_matmul
 from lepton_compiler.ops.precision import widen
 from lepton_compiler.ops.quantize import DynamicQuantizeLinear
 
 Activation = Callable[[np.ndarray], np.ndarray]
+Product = Callable[[np.ndarray, Any], np.ndarray]
+"""Data times transposed weights of one direction."""
 
 ACTIVATION_PARAMETERS: dict[str, tuple[float | None, float | None]] = {
     "Affine": (1.0, 0.0),
@@ -126,8 +129,13 @@ class Recurrent(Op):
 
     def _run(self, operands: Sequence[Any], initial: Sequence[Any], peepholes: Any = None) -> tuple[np.ndarray, ...]:
         """Run all directions; `operands` are x, w, r, b, sequence_lens."""
-        kind = operands[0].dtype
-        x, w, r = map(widen, operands[:3])
+        x, w, r, *rest = operands
+        return self._multiply([x, widen(w), widen(r), *rest], initial, peepholes, lambda data, weights: np.asarray(data @ weights.T))
+
+    def _multiply(self, operands: Sequence[Any], initial: Sequence[Any], peepholes: Any, product: Product) -> tuple[np.ndarray, ...]:
+        """Run all directions with a product of its own; w and r are indexed by the direction."""
+        kind, rows_of_gates = operands[0].dtype, self.gates * self.hidden_size
+        x, w, r = widen(operands[0]), *operands[1:3]
         b = None if operands[3] is None else widen(operands[3])
         x = np.swapaxes(x, 0, 1) if self.layout else x
         time, batch = x.shape[:2]
@@ -135,10 +143,10 @@ class Recurrent(Op):
         ys, finals = [], []
         for d, rows in enumerate(self.activation_rows()):
             states = [self._initial(s, d, batch, x.dtype) for s in initial]
-            bias = np.zeros(2 * w.shape[1], x.dtype) if b is None else b[d]
+            bias = np.zeros(2 * rows_of_gates, x.dtype) if b is None else b[d]
             functions = [self._clipped(activation(*row)) if k < 2 else activation(*row) for k, row in enumerate(rows)]
-            gates = x @ w[d].T + bias[: w.shape[1]]
-            step = self._step(r[d], bias[w.shape[1] :], functions, None if peepholes is None else widen(peepholes)[d])
+            gates = product(x, w[d]) + bias[:rows_of_gates]
+            step = self._step(r[d], bias[rows_of_gates:], functions, None if peepholes is None else widen(peepholes)[d], product)
             y, states = self._sweep(gates, states, step, _order(lengths, time, self.is_backward(d)))
             ys.append(y)
             finals.append(states)
@@ -166,7 +174,9 @@ class Recurrent(Op):
         bound = self.clip
         return function if bound is None else lambda a: function(np.clip(a, -bound, bound))
 
-    def _step(self, r: np.ndarray, bias: np.ndarray, functions: Sequence[Activation], peepholes: Any) -> Callable[..., list[np.ndarray]]:
+    def _step(
+        self, r: Any, bias: np.ndarray, functions: Sequence[Activation], peepholes: Any, product: Product
+    ) -> Callable[..., list[np.ndarray]]:
         """The function (gates of the input, *states) -> new states, the hidden state first."""
         raise NotImplementedError(f"{self.name}._step")
 
@@ -197,8 +207,10 @@ class RNN(Recurrent):
     ) -> tuple[np.ndarray, ...]:
         return self._run((x, w, r, b, sequence_lens), (initial_h,))
 
-    def _step(self, r: np.ndarray, bias: np.ndarray, functions: Sequence[Activation], peepholes: Any) -> Callable[..., list[np.ndarray]]:
-        return lambda gates, h: [functions[0](gates + h @ r.T + bias)]
+    def _step(  # noqa: D102
+        self, r: Any, bias: np.ndarray, functions: Sequence[Activation], peepholes: Any, product: Product
+    ) -> Callable[..., list[np.ndarray]]:
+        return lambda gates, h: [functions[0](gates + product(h, r) + bias)]
 
 
 @dataclass(frozen=True)
@@ -229,7 +241,9 @@ class GRU(Recurrent):
     ) -> tuple[np.ndarray, ...]:
         return self._run((x, w, r, b, sequence_lens), (initial_h,))
 
-    def _step(self, r: np.ndarray, bias: np.ndarray, functions: Sequence[Activation], peepholes: Any) -> Callable[..., list[np.ndarray]]:
+    def _step(  # noqa: D102
+        self, r: Any, bias: np.ndarray, functions: Sequence[Activation], peepholes: Any, product: Product
+    ) -> Callable[..., list[np.ndarray]]:
         split, (f, g) = 2 * self.hidden_size, functions
 
         def step(gates: np.ndarray, h: np.ndarray) -> list[np.ndarray]:
@@ -248,8 +262,6 @@ class LSTM(Recurrent):
     """Long short-term memory, gates in the order i (input), o (output), f (forget), c (cell).
 
     `p` [directions, 3 * hidden] holds the peephole weights of i, o, f. With `input_forget` the forget gate is `1 - i`.
-    With `quantize_state` the hidden state is rounded, at each step, to the 256 numbers of a `DynamicQuantizeLinear` of it before it
-    is multiplied by `r`, as ONNX Runtime's DynamicQuantizeLSTM does.
     """
 
     gates: ClassVar[int] = 4
@@ -257,7 +269,6 @@ class LSTM(Recurrent):
     states: ClassVar[int] = 2
     activations: tuple[str, ...] = ("Sigmoid", "Tanh", "Tanh")
     input_forget: bool = False
-    quantize_state: bool = False
 
     def infer(  # noqa: D102
         self,
@@ -286,14 +297,15 @@ class LSTM(Recurrent):
     ) -> tuple[np.ndarray, ...]:
         return self._run((x, w, r, b, sequence_lens), (initial_h, initial_c), p)
 
-    def _step(self, r: np.ndarray, bias: np.ndarray, functions: Sequence[Activation], peepholes: Any) -> Callable[..., list[np.ndarray]]:
+    def _step(  # noqa: D102
+        self, r: Any, bias: np.ndarray, functions: Sequence[Activation], peepholes: Any, product: Product
+    ) -> Callable[..., list[np.ndarray]]:
         f, g, h_out = functions
-        peep = np.zeros(3 * self.hidden_size, r.dtype) if peepholes is None else peepholes
+        peep = np.zeros(3 * self.hidden_size, bias.dtype) if peepholes is None else peepholes
         peep_i, peep_o, peep_f = np.split(peep, 3)
 
         def step(gates: np.ndarray, h: np.ndarray, c: np.ndarray) -> list[np.ndarray]:
-            state = _rounded(h) if self.quantize_state else h
-            i, o, forget, cell = np.split(gates + state @ r.T + bias, 4, 1)
+            i, o, forget, cell = np.split(gates + product(h, r) + bias, 4, 1)
             i = f(i + peep_i * c)
             forget = 1 - i if self.input_forget else f(forget + peep_f * c)
             c = forget * c + i * g(cell)
@@ -302,10 +314,74 @@ class LSTM(Recurrent):
         return step
 
 
-def _rounded(h: np.ndarray) -> np.ndarray:
-    """`h` quantized to 8 bits by its own range, and back."""
-    codes, scale, zero = DynamicQuantizeLinear().evaluate(h.astype(np.float32))
-    return np.asarray((codes.astype(np.float32) - zero.astype(np.float32)) * scale, h.dtype)
+@dataclass(frozen=True)
+class DynamicQuantizeLSTM(LSTM):
+    """An `LSTM` with 8-bit weights whose data and hidden state are rounded to 8 bits by their own ranges, as in ONNX Runtime.
+
+    `w` and `r` are integers; after `p` follow the scale and the zero point (or None for 0) of `w`, then of `r`: one number per
+    direction [directions], or one per row [directions, 4 * hidden]. `x`, as a whole, and the hidden state of each step go through
+    `DynamicQuantizeLinear`; products are sums of integers, multiplied by the product of the two scales.
+    """
+
+    def infer(  # noqa: D102
+        self,
+        x: TensorType,
+        w: TensorType,
+        r: TensorType,
+        b: TensorType | None = None,
+        sequence_lens: TensorType | None = None,
+        initial_h: TensorType | None = None,
+        initial_c: TensorType | None = None,
+        p: TensorType | None = None,
+        w_scale: TensorType | None = None,
+        w_zero: TensorType | None = None,
+        r_scale: TensorType | None = None,
+        r_zero: TensorType | None = None,
+    ) -> tuple[TensorType, ...]:
+        n, rows = self.directions, self.gates * self.hidden_size
+        for what, t, scale, zero in (("w", w, w_scale, w_zero), ("r", r, r_scale, r_zero)):
+            require(t.dtype.is_integer and t.dtype.bits == 8, f"{self.name}: {what} is {t}, needs 8-bit integers")
+            require(scale is not None and scale.dtype == FLOAT32, f"{self.name}: the scale of {what} is {scale}, needs float32")
+            require(zero is None or zero.dtype == t.dtype, f"{self.name}: {what} is {t}, its zero point {zero}")
+            for parameter in (scale, zero):
+                fits = parameter is None or parameter.shape in ((n,), (n, rows))
+                require(fits, f"{self.name}: a parameter of {what} is {parameter}, needs {n} or {n} x {rows} numbers")
+        real = [TensorType(x.dtype, t.shape) for t in (w, r)]
+        return super().infer(x, *real, b, sequence_lens, initial_h, initial_c, p)
+
+    def evaluate(  # noqa: D102
+        self,
+        x: Any,
+        w: Any,
+        r: Any,
+        b: Any = None,
+        sequence_lens: Any = None,
+        initial_h: Any = None,
+        initial_c: Any = None,
+        p: Any = None,
+        w_scale: Any = None,
+        w_zero: Any = None,
+        r_scale: Any = None,
+        r_zero: Any = None,
+    ) -> tuple[np.ndarray, ...]:
+        weights = [
+            [(v[d].astype(np.int32) - (0 if zero is None else column(zero[d]).astype(np.int32)), scale[d]) for d in range(self.directions)]
+            for v, scale, zero in ((w, w_scale, w_zero), (r, r_scale, r_zero))
+        ]
+        return self._multiply((x, *weights, b, sequence_lens), (initial_h, initial_c), p, quantized_product)
+
+
+def column(parameter: np.ndarray) -> np.ndarray:
+    """Parameters per row, to be subtracted from rows."""
+    return parameter[:, None] if parameter.ndim else parameter
+
+
+def quantized_product(x: np.ndarray, weights: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """`x`, quantized by its own range, times the transposed integers, times both scales."""
+    whole, scale = weights
+    codes, x_scale, zero = DynamicQuantizeLinear().evaluate(x.astype(np.float32))
+    sums = exact_matmul(codes.astype(np.int32) - zero.astype(np.int32), whole.T).astype(np.int32)
+    return np.asarray(sums.astype(np.float32) * (x_scale * scale), np.float32)
 
 
 def activation(name: str, alpha: float | None, beta: float | None) -> Activation:

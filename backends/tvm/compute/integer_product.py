@@ -1,7 +1,7 @@
 """Convolutions and matrix products of 8-bit integers: geometry, tiles, and the arrangement of the weights.
 
 A filter of KH x KW taps over channels-last data sees, in each of KH rows, KW * C numbers that lie side by side. Such a run is multiplied in
-groups of as many numbers as the target's dot product takes (`dot.Dot.group`), the last group filled up with weights of zero. So neither
+groups of as many numbers as the target's dot product takes (`dot.Dot.group`), the last group filled up with weights that count as zero. So neither
 the number of channels nor that of taps needs to be a multiple of anything. A matrix product is a convolution of one row by one tap.
 """
 
@@ -105,7 +105,7 @@ def plan(shape: Geometry, dot: Dot, target: Target, *, copies: bool) -> Plan:
     most = max(1, min(shape.lines, (room - reach) // shape.strides[0] + 1))
     rows = -(-shape.lines // -(-shape.lines // most))
     units, blocks = shape.images * -(-shape.lines // rows), -(-shape.outputs // (vectors * dot.lanes))
-    ranges = min(blocks, -(-SLOTS // units))
+    ranges = -(-blocks // -(-blocks // min(blocks, -(-SLOTS // units))))
     return Plan(vectors, 1 if single else pixel_tile(shape.pixels, vectors, target), rows, ranges, copies)
 
 
@@ -119,14 +119,14 @@ def signed(w: Array) -> Array:
     return w if w.dtype == np.int8 else (w ^ np.uint8(128)).view(np.int8)
 
 
-def pack_integer_conv(w: Array, block: int, group: int, taps: int) -> Array:
-    """`[OC, IC, KH, KW]`, or `[OC, IC, KW]`, to `[ceil(OC / block), KH, taps, groups, block * group]` signed, filled up with zeros."""
-    return _pack(_runs(w, taps), block, group)
+def pack_integer_conv(w: Array, block: int, group: int, filling: int, taps: int) -> Array:
+    """`[OC, IC, KH, KW]`, or `[OC, IC, KW]`, to `[ceil(OC / block), KH, taps, groups, block * group]` signed, filled up with `filling`."""
+    return _pack(_runs(w, taps), block, group, filling)
 
 
-def pack_integer_matmul(w: Array, block: int, group: int) -> Array:
-    """`[K, N]` to `[ceil(N / block), 1, 1, groups, block * group]` signed, filled up with zeros."""
-    return _pack(signed(w).T[:, None, None, :], block, group)
+def pack_integer_matmul(w: Array, block: int, group: int, filling: int) -> Array:
+    """`[K, N]` to `[ceil(N / block), 1, 1, groups, block * group]` signed, filled up with `filling`."""
+    return _pack(signed(w).T[:, None, None, :], block, group, filling)
 
 
 def sum_integer_conv(w: Array, block: int) -> Array:
@@ -147,10 +147,10 @@ def _runs(w: Array, taps: int) -> Array:
     return moved.reshape(moved.shape[0], moved.shape[1], taps, -1)
 
 
-def _pack(runs: Array, block: int, group: int) -> Array:
+def _pack(runs: Array, block: int, group: int, filling: int) -> Array:
     outputs, kh, taps, run = runs.shape
     blocks, groups = -(-outputs // block), -(-run // group)
-    filled = np.zeros((blocks * block, kh, taps, groups * group), np.int8)
+    filled = np.full((blocks * block, kh, taps, groups * group), filling, np.int8)
     filled[:outputs, :, :, :run] = runs
     split = filled.reshape(blocks, block, kh, taps, groups, group)
     return np.ascontiguousarray(split.transpose(0, 2, 3, 4, 1, 5)).reshape(blocks, kh, taps, groups, block * group)

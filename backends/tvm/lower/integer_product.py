@@ -115,8 +115,8 @@ class _Kernel:
         self.width = self.plan.vectors * self.dot.lanes
         self.blocks = -(-shape.outputs // self.width)
         conv, taps = op.name == "ConvInteger", (shape.taps,) if op.name == "ConvInteger" else ()
-        name = "conv" if conv else "matmul"
-        self.packed = Arg(TensorType(INT8, (1,)), ctx.pack(w, f"integer_{name}", self.width, self.dot.group, *taps))
+        name, filling = "conv" if conv else "matmul", self.w_zero if self.dot.subtracts else 0
+        self.packed = Arg(TensorType(INT8, (1,)), ctx.pack(w, f"integer_{name}", self.width, self.dot.group, filling, *taps))
         corrected = not self.dot.subtracts and (x_zero is not None or x.dtype == "int8")
         self.totals = Arg(TensorType(INT32, (1,)), ctx.pack(w, f"integer_{name}_sums", self.width)) if corrected else None
         self.ones = Arg(TensorType(INT8, (1,)), ctx.table(_ones(shape.run))) if self.sums_data else None
@@ -251,7 +251,7 @@ class _Kernel:
         full, tail = divmod(self.shape.pixels, self.plan.pixels)
         with T.serial(0, per) as k:
             block = part * per + k
-            with when(*([block < self.blocks] if self.blocks % per else [])), T.serial(0, self.plan.rows) as line:
+            with when(*([block < self.blocks] if self.blocks < per * self.plan.ranges else [])), T.serial(0, self.plan.rows) as line:
                 with self.inside(first + line):
                     if full:
                         with T.serial(0, full) as tile:

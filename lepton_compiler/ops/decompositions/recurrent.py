@@ -16,15 +16,19 @@ from lepton_compiler.ops.cast import Cast
 from lepton_compiler.ops.control import Scan
 from lepton_compiler.ops.decompose import decomposition
 from lepton_compiler.ops.indexing import Concat, Gather, ReverseSequence, Slice, Split
-from lepton_compiler.ops.matmul import MatMul
+from lepton_compiler.ops.matmul import MatMul, MatMulInteger
 from lepton_compiler.ops.precision import NARROW
-from lepton_compiler.ops.quantize import DequantizeLinear, DynamicQuantizeLinear
-from lepton_compiler.ops.recurrent import GRU, LSTM, RNN, Recurrent
+from lepton_compiler.ops.quantize import DynamicQuantizeLinear
+from lepton_compiler.ops.recurrent import GRU, LSTM, RNN, DynamicQuantizeLSTM, Recurrent
 from lepton_compiler.ops.shape import ConstantOfShape, Squeeze, Transpose, Unsqueeze
 from lepton_compiler.ops.unary import Sigmoid, Tanh
 
 Step = Callable[["Body", Value, list[Value]], list[Value]]
 """From the gates of one time step and the states to the new states, the hidden state first."""
+
+
+Product = Callable[["Parts", Builder, Value, str, Callable[[Value], Value]], Value]
+"""Of a direction, a builder, the data, "w" or "r" for the weights, and what brings outer values to where the builder builds."""
 
 
 class Body:
@@ -134,13 +138,41 @@ def _mixed(b: Builder, update: Value, candidate: Value, h: Value) -> Value:
 @decomposition(LSTM)
 def lstm(build: Builder, node: Node) -> Sequence[Value]:
     """Gates i, o, f, c, with peepholes and coupled forget gate where the layer has them."""
+    return _lstm(build, node, plain_product)
+
+
+@decomposition(DynamicQuantizeLSTM)
+def dynamic_quantize_lstm(build: Builder, node: Node) -> Sequence[Value]:
+    """The same with products of integers; the data is quantized once for all directions."""
+    x, *rest = node.inputs
+    assert x is not None
+    scales = dict(zip("wr", (rest[7:9], (*rest[9:], None)[:2]), strict=True))
+    known: dict[Value, list[Value]] = {}
+
+    def product(part: Parts, b: Builder, data: Value, name: str, take: Callable[[Value], Value]) -> Value:
+        weights, (scale, zero) = part.w if name == "w" else part.r, scales[name]
+        assert scale is not None
+        if data not in known:
+            known[data] = list(b.node(DynamicQuantizeLinear(), [data]).outputs)
+        codes, x_scale, x_zero = known[data]
+        zeros = None if zero is None or _is_zero(zero) else take(part.direction(zero, 0))
+        sums = b(MatMulInteger(), codes, take(part.transposed(weights)), x_zero, zeros)
+        return b(Mul(), b(Cast(to=FLOAT32), sums), b(Mul(), x_scale, take(part.direction(scale, 0))))
+
+    return _lstm(build, node, product)
+
+
+def _is_zero(value: Value) -> bool:
+    return value.tensor is not None and not value.numpy().any()
+
+
+def _lstm(build: Builder, node: Node, product: Product) -> Sequence[Value]:
     layer = node.op
     assert isinstance(layer, LSTM)
     size = layer.hidden_size
     peepholes = node.inputs[7] if len(node.inputs) > 7 else None
 
     def prepare(part: Parts) -> tuple[Value | None, Step]:
-        weights = part.transposed(part.r)
         p = None if peepholes is None else part.direction(part.widened(peepholes), 0)
         peeps = None if p is None else [part.rows(p, i * size, (i + 1) * size) for i in range(3)]
         first, cell_in, cell_out = part.activations
@@ -150,8 +182,7 @@ def lstm(build: Builder, node: Node) -> Sequence[Value]:
 
         def step(body: Body, gates: Value, states: list[Value]) -> list[Value]:
             b, (h, c) = body.build, states
-            state = _rounded(b, h) if layer.quantize_state else h
-            total = b(Add(), gates, b(MatMul(), state, body.take(weights)))
+            total = b(Add(), gates, product(part, b, h, "r", body.take))
             i, o, f, cell = _split(b, total, (size,) * 4)
             i = body.activate(first, peep(body, i, 0, c))
             forget = b(Sub(), b.constant(1.0, i), i) if layer.input_forget else body.activate(first, peep(body, f, 2, c))
@@ -161,13 +192,7 @@ def lstm(build: Builder, node: Node) -> Sequence[Value]:
 
         return part.both_biases(), step
 
-    return _unrolled(build, node, layer, prepare)
-
-
-def _rounded(b: Builder, h: Value) -> Value:
-    """A state quantized to 8 bits by its own range, and back."""
-    codes, scale, zero = b.node(DynamicQuantizeLinear(), [h]).outputs
-    return b(DequantizeLinear(), codes, scale, zero)
+    return _unrolled(build, node, layer, prepare, product)
 
 
 class Parts:
@@ -221,7 +246,14 @@ class Parts:
         return self.apply(Concat(axis=0), head, self.rows(self.b, at, size)), self.rows(self.b, size + at, 2 * size)
 
 
-def _unrolled(build: Builder, node: Node, layer: Recurrent, prepare: Callable[[Parts], tuple[Value | None, Step]]) -> list[Value]:
+def plain_product(part: Parts, b: Builder, data: Value, name: str, take: Callable[[Value], Value]) -> Value:
+    """The matrix product of real numbers."""
+    return b(MatMul(), data, take(part.transposed(part.w if name == "w" else part.r)))
+
+
+def _unrolled(
+    build: Builder, node: Node, layer: Recurrent, prepare: Callable[[Parts], tuple[Value | None, Step]], product: Product = plain_product
+) -> list[Value]:
     """All directions of a layer, put together as its outputs."""
     operands = [*node.inputs, *[None] * 7]
     x, lengths = operands[0], operands[4]
@@ -234,7 +266,7 @@ def _unrolled(build: Builder, node: Node, layer: Recurrent, prepare: Callable[[P
         source = build(Transpose(perm=(1, 0, 2)), source) if layer.layout else source
         initial = [None if s is None else part.widened(s) for s in operands[5 : 5 + layer.states]]
         states = [_initial(part, s, source.type) for s in initial]
-        results.append(_direction(part, source, bias, states, lengths, step))
+        results.append(_direction(part, source, bias, states, lengths, step, product))
     outputs = []
     for i, column in enumerate(zip(*results, strict=True)):
         axis = 1 if i == 0 else 0
@@ -253,14 +285,16 @@ def _initial(part: Parts, state: Value | None, x: TensorType) -> Value:
     return part.build(ConstantOfShape(shape=shape, value=0.0, dtype=x.dtype))
 
 
-def _direction(part: Parts, x: Value, bias: Value | None, states: list[Value], lengths: Value | None, step: Step) -> list[Value]:
+def _direction(
+    part: Parts, x: Value, bias: Value | None, states: list[Value], lengths: Value | None, step: Step, product: Product
+) -> list[Value]:
     """One direction over `x` [time, batch, input]: `y` [time, batch, hidden] and the last states."""
     build, layer = part.build, part.layer
     backward = layer.is_backward(part.index)
     reverse = ReverseSequence(batch_axis=1, time_axis=0)
     if backward and lengths is not None:
         x = build(reverse, x, lengths)
-    gates = build(MatMul(), x, part.transposed(part.w))
+    gates = product(part, build, x, "w", lambda value: value)
     gates = gates if bias is None else build(Add(), gates, bias)
     body = Body(build, layer)
     names = ("h", "c")

@@ -120,29 +120,9 @@ def _scaled(call: Call, product: Value, scale: Value, bias: Value | None) -> Val
 
 def dynamic_quantize_lstm(call: Call) -> Result:
     """LSTM with 8-bit weights [directions, input, 4 * hidden]; sequence and state are rounded to 8 bits by their own range as well."""
-    weights = _lstm_weights(call, call.value(1), call.value(8), call.optional(9))
-    recurrence = _lstm_weights(call, call.value(2), call.value(10), call.optional(11))
-    codes, scale, zero = call.add_all(DynamicQuantizeLinear(), call.value(0))
-    x = call.add(DequantizeLinear(), codes, scale, zero)
-    op = replace(recurrent_op(call, "LSTM", recurrence), quantize_state=True)
-    return call.add_all(op, x, weights, recurrence, *call.inputs[3:8])
-
-
-def _lstm_weights(call: Call, packed: Value, scale: Value, zero: Value | None) -> Value:
-    """Dequantized weights in the order [directions, 4 * hidden, input]; scales per direction, or per direction and column."""
-    directions = packed.type.shape[0]
-    if scale.type.rank == 2 and directions == 1:
-        columns = (scale.type.shape[1],)
-        flat = dequantized(call, packed, reshape_to(call, scale, columns), reshape_to(call, zero, columns) if zero is not None else None, 2)
-    elif scale.type.rank == 2:
-        shape = (*scale.type.shape[:1], 1, *scale.type.shape[1:])
-        flat = call.add(Cast(to=FLOAT32), packed)
-        if zero is not None:
-            flat = call.add(Sub(), flat, call.add(Cast(to=FLOAT32), reshape_to(call, zero, shape)))
-        flat = call.add(Mul(), flat, reshape_to(call, scale, shape))
-    else:
-        flat = dequantized(call, packed, scale, zero, 0)
-    return call.add(Transpose(perm=(0, 2, 1)), flat)
+    w, r = (call.add(Transpose(perm=(0, 2, 1)), call.value(i)) for i in (1, 2))
+    optional = [call.optional(i) for i in range(3, 8)]
+    return call.add_all(recurrent_op(call, "DynamicQuantizeLSTM", r), call.value(0), w, r, *optional, *map(call.optional, range(8, 12)))
 
 
 def qlinear_binary(call: Call) -> Result:
