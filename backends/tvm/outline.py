@@ -56,6 +56,7 @@ FENCE = "tirx.call_llvm_pure_intrin"
 INTRINSICS = {"tirx.fabs": "fabs", "tirx.sqrt": "sqrt", "tirx.nearbyint": "rint", "tirx.floor": "floor", "prim.ceil": "ceil"}
 RARELY = "prim.if_then_else"
 NEAREST = "tirx.lepton_nearest"
+register_op_attr(NEAREST, "TCallEffectKind", PURE)
 NEAREST_LIMIT = 2**24
 """Where `nearest` saturates."""
 
@@ -93,7 +94,6 @@ def nearest(x: Expr) -> Expr:
 
     To be used inside the body of an outlined function.
     """
-    register_op_attr(NEAREST, "TCallEffectKind", PURE)
     return Call(Op.get(NEAREST), [x], ret_ty=PrimType("int32"))
 
 
