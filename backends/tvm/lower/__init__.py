@@ -125,7 +125,8 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
 
 def _whole(spec: KernelSpec, ctx: Context, args: dict[int, Arg]) -> list[Any] | None:
     """The results of a kernel that is one convolution or product written as loops, and element-wise operators after it; else None."""
-    first, *rest = spec.steps
+    first = next((s for s in spec.steps if s.op.name not in ELEMENTS), spec.steps[0])
+    rest = [s for s in spec.steps if s is not first]
     kind = spec.types[first.outputs[0]]
     if len(spec.outputs) != 1 or any(s.op.name not in ELEMENTS or spec.types[s.outputs[0]].shape != kind.shape for s in rest):
         return None

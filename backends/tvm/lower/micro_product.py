@@ -144,29 +144,28 @@ class _Product(_Kernel):
     def expand(self, run: Buffer, base: int, place: tuple[Expr, Expr, Expr]) -> None:
         """What a pixel sees, as 16-bit numbers in the order in which `SXTB16` puts them."""
         shape, (image, line, column) = self.shape, place
-        for r in range(shape.kernel[0]):
-            for tap in range(shape.taps):
-                at = base + (r * shape.taps + tap) * self.groups * GROUP
-                row = line * shape.strides[0] + (r * shape.dilations[0] - shape.pads[0])
-                left = column * shape.strides[1] + (tap * shape.dilations[1] - shape.pads[1])
-                start = ((image * shape.size[0] + row) * shape.size[1] + left) * shape.channels
-                width = shape.run // shape.channels
-                bounds = [*self.bounds(row, shape.size[0], 0), *self.bounds(left, shape.size[1] - width + 1, 1)]
-                if not bounds:
+        with _loop(shape.kernel[0]) as r, _loop(shape.taps) as tap:
+            at = base + (r * shape.taps + tap) * self.groups * GROUP
+            row = Cell("int32", line * shape.strides[0] + (r * shape.dilations[0] - shape.pads[0])).get()
+            left = Cell("int32", column * shape.strides[1] + (tap * shape.dilations[1] - shape.pads[1])).get()
+            start = ((image * shape.size[0] + row) * shape.size[1] + left) * shape.channels
+            width = shape.run // shape.channels
+            bounds = [*self.bounds(row, shape.size[0], 0), *self.bounds(left, shape.size[1] - width + 1, 1)]
+            if not bounds:
+                self.copy(run, at, start)
+                return
+            with T.If(tirx.all(*bounds)):
+                with T.Then():
                     self.copy(run, at, start)
-                    continue
-                with T.If(tirx.all(*bounds)):
-                    with T.Then():
-                        self.copy(run, at, start)
-                    with T.Else():
-                        self.copy_border(run, at, start, row, left)
+                with T.Else():
+                    self.copy_border(run, at, start, row, left)
 
     def bounds(self, index: Expr, end: int, axis: int) -> list[Expr]:
         """The conditions under which a run lies inside along an axis; none where it always does."""
         padded = self.shape.pads[axis] or self.shape.pads[axis + 2]
         return [index >= 0, index < end] if padded else []
 
-    def copy(self, run: Buffer, at: int, start: Expr) -> None:
+    def copy(self, run: Buffer, at: Expr, start: Expr) -> None:
         """A run that is inside."""
         whole, rest = divmod(self.shape.run, GROUP)
         first = Cell("int32", start).get()
@@ -181,14 +180,15 @@ class _Product(_Kernel):
             value = self.byte(first + e) if e < self.shape.run else tirx.const(0, "int32")
             store(run, [at + self.slot(e)], value.astype("int16"))
 
-    def copy_border(self, run: Buffer, at: int, start: Expr, row: Expr, left: Expr) -> None:
+    def copy_border(self, run: Buffer, at: Expr, start: Expr, row: Expr, left: Expr) -> None:
         """A run of which a part, or all, is padding."""
         shape = self.shape
         with _loop(self.groups * GROUP) as e:
             store(run, [at + e], tirx.const(0, "int16"))
-        with when(row >= 0, row < shape.size[0]), _loop(shape.run) as e:
-            column = left + e // shape.channels
-            with when(column >= 0, column < shape.size[1]):
+        width = shape.run // shape.channels
+        with when(row >= 0, row < shape.size[0]):
+            low, high = _clamped(left, width, shape.size[1], 1)
+            with T.serial(low * shape.channels, high * shape.channels) as e:
                 store(run, [at + self.slot(e)], self.byte(start + e).astype("int16"))
 
     def slot(self, e: Any) -> Any:
@@ -297,12 +297,10 @@ class _Depthwise(_Kernel):
                     for s in range(shape.kernel[1]):
                         self.tap(block, r, s, image, row, left, sums)
             else:
-                with _loop(shape.kernel[0]) as r:
-                    at = row + r * shape.dilations[0]
-                    with when(at >= 0, at < shape.size[0]), _loop(shape.kernel[1]) as s:
-                        across = left + s * shape.dilations[1]
-                        with when(across >= 0, across < shape.size[1]):
-                            self.tap(block, r, s, image, row, left, sums)
+                rows = _clamped(row, shape.kernel[0], shape.size[0], shape.dilations[0])
+                columns = _clamped(left, shape.kernel[1], shape.size[1], shape.dilations[1])
+                with T.serial(*rows) as r, T.serial(*columns) as s:
+                    self.tap(block, r, s, image, row, left, sums)
             for c in range(channels):
                 channel = block * GROUP + c
                 emit([image, column, channel] if self.flat else [image, line, column, channel], sums[c].get())
@@ -337,6 +335,13 @@ def _loop(extent: int) -> Iterator[Any]:
         return
     with T.serial(0, extent) as k:
         yield k
+
+
+def _clamped(first: Expr, taps: int, size: int, step: int) -> tuple[Expr, Expr]:
+    """Which of `taps` positions, `step` apart from `first` on, are in [0, size): a range, kept in variables."""
+    low = tirx.max(tirx.const(0, "int32"), tirx.truncdiv(step - 1 - first, tirx.const(step, "int32")))
+    high = tirx.min(tirx.const(taps, "int32"), tirx.truncdiv(size + step - 1 - first, tirx.const(step, "int32")))
+    return Cell("int32", low).get(), Cell("int32", high).get()
 
 
 def _arm(name: str, *operands: Expr) -> Expr:
