@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from lepton_compiler.analysis.scales import scales_of
 from lepton_compiler.backend import Artifact, BuildOptions, Emit, Level, registry
 from lepton_compiler.errors import Diagnostic, InferenceError, OpenDimensionsError, UnsupportedError, UsageError, VerificationError
 from lepton_compiler.feeds import random_feeds
@@ -59,6 +60,8 @@ class Job:
         stage: called with the name of each stage as it begins.
         detail: called within a stage, with what is going on.
         profile: let the artefact measure each kernel call.
+        ram: bytes that arena and stack of firmware may take.
+        flash: bytes that its code and constants may take.
     """
 
     target: Target
@@ -78,6 +81,8 @@ class Job:
     stage: Stage = lambda name: None
     detail: Stage = lambda text: None
     profile: bool = False
+    ram: int | None = None
+    flash: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
         sizes = {key: self.manifest.get(key, 0) for key in ("arena_bytes", "weights_bytes", "code_bytes")}
+        sizes |= {key: self.manifest[key] for key in ("flash_bytes", "stack_bytes", "arena_lower_bound") if key in self.manifest}
         result = {
             "artifact": str(self.out),
             "name": self.manifest["name"],
@@ -170,6 +176,8 @@ def compile(
     max_drop: str | None = None,
     tune: float | None = None,
     profile: bool = False,
+    ram: int | None = None,
+    flash: int | None = None,
 ) -> CompiledModel:
     """Compile a model and load it.
 
@@ -187,6 +195,8 @@ def compile(
         jobs: compiler processes at once.
         cache_dir: where compiled kernels are kept.
         profile: let the model measure each of its kernel calls, for `lepton_compiler.profile`.
+        ram: bytes that arena and stack of firmware may take together; more is refused.
+        flash: bytes that its code and constants may take.
         quantize: with `calibration`, `prune`, `recover`, `max_drop`, `tune`: accepted by name, refused by this version.
 
     Returns:
@@ -203,7 +213,7 @@ def compile(
     machine = target if isinstance(target, Target) else parse_target(target, cpu)
     job = Job(
         machine, parse_level(level), name=name, threads=threads, passes=passes, inputs=inputs or {}, dims=dims or {}, jobs=jobs,
-        cache_dir=Path(cache_dir) if cache_dir is not None else None, verify=verify, profile=profile,
+        cache_dir=Path(cache_dir) if cache_dir is not None else None, verify=verify, profile=profile, ram=ram, flash=flash,
     )  # fmt: skip
     name = check_name(job.name) if job.name else default_name(source)
     choices = Choices.of(job.dims)
@@ -313,8 +323,16 @@ def build(graph: Graph, name: str, job: Job) -> Artifact:
     return build_sizes((), {(): graph}, name, job)
 
 
-def build_sizes(dimensions: Sequence[str], graphs: Mapping[tuple[int, ...], Graph], name: str, job: Job) -> Artifact:
+def build_sizes(
+    dimensions: Sequence[str],
+    graphs: Mapping[tuple[int, ...], Graph],
+    name: str,
+    job: Job,
+    scales: Mapping[str, tuple[float, int]] | None = None,
+) -> Artifact:
     """`build` for several sizes of some dimensions: one artefact that holds the graph of each choice of sizes.
+
+    `scales` says what integers of inputs and outputs mean, for the header.
 
     Raises:
         UnsupportedError: see `build`; or the backend makes artefacts of one size only.
@@ -327,7 +345,9 @@ def build_sizes(dimensions: Sequence[str], graphs: Mapping[tuple[int, ...], Grap
         required = tuple(getattr(backend, "REQUIRED_PASSES", ()))
         legal[sizes] = optimize(graph, job.level, job.target, ",".join(required), job.instruments) if required else graph
     job.stage("generate code")
-    options = BuildOptions(name, job.target, job.threads, job.emit, job.jobs, job.cache_dir, job.level, job.profile)
+    options = BuildOptions(
+        name, job.target, job.threads, job.emit, job.jobs, job.cache_dir, job.level, job.profile, job.ram, job.flash, dict(scales or {})
+    )
 
     def progress(done: int, total: int, label: str) -> None:
         job.detail(f"kernel {done} of {total}, {label}")
@@ -344,7 +364,8 @@ def job_options(job: Job) -> dict[str, Any]:
     target = {"name": job.target.name, "triple": job.target.triple, "cpu": job.target.cpu, "features": list(job.target.features)}
     options = {"emit": job.emit, "level": job.level, "passes": job.passes, "target": target, "threads": job.threads}
     several = {name: sorted(given) for name, given in job.dims.items() if not isinstance(given, int)}
-    return options | ({"dims": several} if several else {})
+    budget = {key: value for key, value in (("ram", job.ram), ("flash", job.flash)) if value is not None}
+    return options | ({"dims": several} if several else {}) | budget
 
 
 def complete(artifact: Artifact, identity: Mapping[str, Any]) -> Artifact:
@@ -458,7 +479,8 @@ def _write_exchange(graph: Graph, file: Path, kind: str, opset: int) -> None:
 
 def _build_choices(graphs: Mapping[tuple[int, ...], Graph], choices: Choices, name: str, job: Job) -> Artifact:
     """Optimise and build the graphs of all choices of sizes."""
-    return build_sizes(choices.dimensions, {sizes: _optimised(graph, job) for sizes, graph in graphs.items()}, name, job)
+    scales = scales_of(next(iter(graphs.values())))
+    return build_sizes(choices.dimensions, {sizes: _optimised(graph, job) for sizes, graph in graphs.items()}, name, job, scales)
 
 
 def _verify_native(source: Any, graphs: Mapping[tuple[int, ...], Graph], choices: Choices, artifact: Artifact, job: Job) -> Verification:

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from lepton_compiler.binary.objects import Object, members, read_object
+from lepton_compiler.binary.stack import stack_bound
 
-__all__ = ["Object", "members", "read_object"]
+__all__ = ["Object", "members", "read_object", "stack_bound"]

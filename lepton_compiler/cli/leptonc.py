@@ -46,6 +46,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--feed", action="append", default=[], metavar="NAME=FILE.npy", help="inputs for --verify; also FILE.npz (default: random)"
     )
+    parser.add_argument("--ram", type=options.byte_count, metavar="SIZE", help="firmware: refuse what needs more RAM, as 64K")
+    parser.add_argument("--flash", type=options.byte_count, metavar="SIZE", help="firmware: refuse what needs more flash, as 256K")
     parser.add_argument("-MD", dest="depend", action="store_true", help="also write OUT.d, a rule in Make's syntax")
     parser.add_argument("-MF", dest="depfile", metavar="FILE", help="write that rule to FILE")
     options.add_common_options(parser)
@@ -115,6 +117,8 @@ def _job(args: argparse.Namespace, progress: Progress) -> Job:
         feeds=read_feeds(args.feed),
         stage=progress,
         detail=progress.detail,
+        ram=args.ram,
+        flash=args.flash,
     )
 
 
@@ -146,6 +150,9 @@ def _print_summary(outcome: Outcome) -> None:
             for label, key in (("arena", "arena_bytes"), ("weights", "weights_bytes"), ("code", "code_bytes"))
         )
         print(f"  {facts['kernels']} kernels, {sizes}")
+    if "flash_bytes" in facts:
+        peak = ", ".join(outcome.manifest["arena_peak"]) or "nothing"
+        print(f"  flash {facts['flash_bytes']:,} bytes, stack at most {facts['stack_bytes']:,} bytes; the arena's peak: {peak}")
     check = outcome.verification
     if check is not None:
         verdict = "verified" if check.ok else "WRONG"

@@ -55,18 +55,25 @@ def package(content: Package) -> Artifact:
     weights = content.weights.blob()
     arena_bytes = max(plan.arena_bytes for plan in plans)
     texts = {
-        f"{name}.h": header(content.interface, arena_bytes, len(weights), threads),
+        f"{name}.h": header(content.interface, arena_bytes, len(weights), threads, content.options.scales),
         f"{name}.c": source(
             content.interface, content.variants, [dict(enumerate(p.offsets)) for p in plans], threads, content.options.profile,
             content.options.target.is_firmware,
         ),
     }
-    library = _link(content, kernels, texts, weights)
+    library, size = _link(content, kernels, texts, weights)
     files = {**library, **{k: v.encode() for k, v in texts.items()}}
-    return Artifact(files, _manifest(content, plans, kernels, len(weights), files))
+    manifest = _manifest(content, plans, kernels, len(weights), files)
+    if size is not None:
+        firmware.check_budget(size, max(plans, key=lambda p: p.arena_bytes), content.options)
+        manifest |= {"code_bytes": size.code, "flash_bytes": size.flash, "stack_bytes": size.stack}
+    return Artifact(files, manifest)
 
 
-def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str], weights: bytes) -> dict[str, bytes]:
+def _link(
+    content: Package, kernels: Sequence[Kernel], texts: dict[str, str], weights: bytes
+) -> tuple[dict[str, bytes], firmware.Footprint | None]:
+    """The library, and for a microcontroller what it takes."""
     options = content.options
     name, tools = options.name, find_toolchain(options.target)
     with tempfile.TemporaryDirectory(prefix="lepton-") as temporary:
@@ -79,23 +86,24 @@ def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str], we
             (folder / "lepton_threads.h").write_text(pool.HEADER)
             (folder / "lepton_threads.c").write_text(pool.source(options.threads))
         sources = [f"{name}.c", f"{name}_weights.S", *(["lepton_threads.c"] if options.threads > 1 else [])]
-        objects = [tools.compile(folder, file) for file in sources]
+        objects = [tools.compile(folder, file, "-Os" if options.target.is_firmware else "-O2") for file in sources]
         for kernel in kernels:
             (folder / f"{kernel.symbol}.o").write_bytes(kernel.object)
             objects.append(f"{kernel.symbol}.o")
         if options.target.is_firmware:
             objects += firmware.support(tools, folder, objects, name)
+        size = firmware.footprint(folder, objects, name) if options.target.is_firmware else None
         match "static" if options.emit == "lib" and options.target.is_firmware else options.emit:
             case "static":
                 result = f"lib{name}.a"
                 tools.archive(folder, objects, result)
             case "obj":
                 tools.partial(folder, objects, "joined.o")
-                return {f"{name}.o": (folder / "joined.o").read_bytes()}
+                return {f"{name}.o": (folder / "joined.o").read_bytes()}, size
             case _:
                 result = f"lib{name}.so"
                 tools.shared(folder, objects, result, [f"{name}_run", *([f"{name}_profile"] if options.profile else [])], options.threads)
-        return {result: (folder / result).read_bytes()}
+        return {result: (folder / result).read_bytes()}, size
 
 
 def _weights_assembly(name: str) -> str:
