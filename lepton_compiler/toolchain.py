@@ -126,7 +126,7 @@ def _foreign(target: Target) -> Toolchain:
     if zig := _zig():
         cpu = ZIG_CPUS.get(target.cpu, target.cpu.replace("-", "_"))
         machine = ("-target", zig_triple(target), f"-mcpu={cpu}{_zig_features(target)}")
-        quiet = ("-fno-sanitize=all", "-fno-stack-protector", "-fomit-frame-pointer", "-g0")
+        quiet = ("-fno-sanitize=all", "-fno-stack-protector", "-fomit-frame-pointer", "-g0", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables")
         return Toolchain((*zig, "cc"), (*zig, "ar"), (*machine, *quiet, *common), is_zig=True)
     prefix = "arm-none-eabi-" if target.is_firmware else f"{target.triple}-"
     if shutil.which(f"{prefix}gcc") and shutil.which(f"{prefix}ar"):

@@ -97,14 +97,14 @@ def integer_average(b: Builder, node: Node) -> Replacement:
 
 @simplifies("QuantizeLinear")
 def relu_by_range(b: Builder, node: Node) -> Replacement:
-    """Q(Mul(Relu(x), positive), 1, least)  -->  Q(Mul(x, positive), 1, least): what is negative ends at the least code anyway"""
+    """Q(Mul(Relu(x), factor), 1, least)  -->  Q(Mul(x, factor), 1, least): what is negative ends at the least code anyway"""
     scaled, scale, *zero = node.present_inputs
     mul = scaled.producer
     if mul is None or mul.op.name != "Mul" or len(scaled.uses) != 1 or not zero or not zero[0].is_constant or not scale.is_constant:
         return "no multiplication before it"
     relu, factor = mul.present_inputs
     source = relu.producer
-    if source is None or source.op.name != "Relu" or not factor.is_constant or len(relu.uses) != 1 or not np.all(factor.numpy() > 0):
+    if source is None or source.op.name != "Relu" or not factor.is_constant or len(relu.uses) != 1 or not np.all(factor.numpy() >= 0):
         return "no Relu before it"
     (summed,) = source.present_inputs
     if not np.all(zero[0].numpy() == np.iinfo(zero[0].type.dtype.numpy).min) or not np.all(scale.numpy() > 0) or not _is_sum(summed):

@@ -29,6 +29,9 @@ from lepton_compiler.backends.tvm.lower.whole import Result, read_through
 from lepton_compiler.ir.types import INT8, TensorType
 from lepton_compiler.target import Target
 
+WRITTEN_OUT = 9
+"""Taps of a filter up to which they are no loop."""
+
 Emit = Callable[[Sequence[Expr], Expr], None]
 
 
@@ -261,65 +264,86 @@ class _Depthwise(_Kernel):
         self.packed = Arg(TensorType(INT8, (1,)), ctx.pack(w, "micro_depthwise", int(self.dsp)))
 
     def write(self, data: Arg, weights: Arg, emit: Emit) -> None:
-        """All pixels, and for each all channels."""
+        """Four channels after another, and for each all pixels."""
         self.data, self.w, shape = data, weights, self.shape
         whole, rest = divmod(shape.channels, GROUP)
-        with _loop(shape.images) as image, _loop(shape.lines) as line, _loop(shape.pixels) as column:
-            row, left = line * shape.strides[0] - shape.pads[0], column * shape.strides[1] - shape.pads[1]
-            bounds = [
-                c
-                for axis, index in ((0, row), (1, left))
-                if shape.pads[axis] or shape.pads[axis + 2]
-                for c in (index >= 0, index < shape.size[axis] - (shape.kernel[axis] - 1) * shape.dilations[axis])
-            ]
-            for first, channels, blocks in ((0, GROUP, whole), (whole, rest, int(rest > 0))):
-                if not blocks:
-                    continue
-                if not bounds:
-                    self.blocks(first, blocks, channels, image, line, column, row, left, True, emit)
-                    continue
-                with T.If(tirx.all(*bounds)):
-                    with T.Then():
-                        self.blocks(first, blocks, channels, image, line, column, row, left, True, emit)
-                    with T.Else():
-                        self.blocks(first, blocks, channels, image, line, column, row, left, False, emit)
+        with _loop(shape.images) as image:
+            if whole:
+                with _loop(whole) as block:
+                    self.pixels(block, GROUP, image, emit)
+            if rest:
+                self.pixels(tirx.const(whole, "int32"), rest, image, emit)
 
-    def blocks(
-        self, first: int, blocks: int, channels: int, image: Expr, line: Expr, column: Expr, row: Expr, left: Expr, inside: bool, emit: Emit
-    ) -> None:
-        """Some channels of a pixel; `inside` says that all taps are."""
+    def pixels(self, block: Expr, channels: int, image: Expr, emit: Emit) -> None:
+        """All pixels of a block of channels. Where all taps are inside they are written out, at the border they are counted."""
         shape = self.shape
-        with _loop(blocks) as k:
-            block = k + first
-            sums = [Cell("int32", tirx.const(0, "int32")) for _ in range(channels)]
-            if inside:
-                for r in range(shape.kernel[0]):
-                    for s in range(shape.kernel[1]):
-                        self.tap(block, r, s, image, row, left, sums)
-            else:
-                rows = _clamped(row, shape.kernel[0], shape.size[0], shape.dilations[0])
-                columns = _clamped(left, shape.kernel[1], shape.size[1], shape.dilations[1])
-                with T.serial(*rows) as r, T.serial(*columns) as s:
-                    self.tap(block, r, s, image, row, left, sums)
-            for c in range(channels):
-                channel = block * GROUP + c
-                emit([image, column, channel] if self.flat else [image, line, column, channel], sums[c].get())
+        if self.dsp and channels == GROUP:
+            self.keep_weights(block)
+        with _loop(shape.lines) as line:
+            row = Cell("int32", line * shape.strides[0] - shape.pads[0]).get()
+            rows = _clamped(row, shape.kernel[0], shape.size[0], shape.dilations[0])
+            with _loop(shape.pixels) as column:
+                left = Cell("int32", column * shape.strides[1] - shape.pads[1]).get()
+                start = Cell("int32", ((image * shape.size[0] + row) * shape.size[1] + left) * shape.channels + block * GROUP).get()
+                sums = [Cell("int32", tirx.const(0, "int32")) for _ in range(channels)]
+                bounds = self.bounds(row, left)
+                if bounds:
+                    with T.If(tirx.all(*bounds)):
+                        with T.Then():
+                            self.all_taps(block, start, sums)
+                        with T.Else():
+                            columns = _clamped(left, shape.kernel[1], shape.size[1], shape.dilations[1])
+                            with T.serial(*rows) as r, T.serial(*columns) as s:
+                                self.tap(block, start, r, s, sums)
+                else:
+                    self.all_taps(block, start, sums)
+                for c in range(channels):
+                    channel = block * GROUP + c
+                    emit([image, column, channel] if self.flat else [image, line, column, channel], sums[c].get())
 
-    def tap(self, block: Expr, r: Any, s: Any, image: Expr, row: Expr, left: Expr, sums: Sequence[Cell]) -> None:
+    def bounds(self, row: Expr, left: Expr) -> list[Expr]:
+        """The conditions under which all taps of a pixel are inside; none where they always are."""
+        shape = self.shape
+        return [
+            c
+            for axis, index in ((0, row), (1, left))
+            if shape.pads[axis] or shape.pads[axis + 2]
+            for c in (index >= 0, index < shape.size[axis] - (shape.kernel[axis] - 1) * shape.dilations[axis])
+        ]
+
+    def all_taps(self, block: Expr, start: Expr, sums: Sequence[Cell]) -> None:
+        """A pixel whose taps are all inside."""
+        if self.shape.kernel[0] * self.shape.kernel[1] <= WRITTEN_OUT:
+            for r in range(self.shape.kernel[0]):
+                for s in range(self.shape.kernel[1]):
+                    self.tap(block, start, r, s, sums)
+            return
+        with _loop(self.shape.kernel[0]) as r, _loop(self.shape.kernel[1]) as s:
+            self.tap(block, start, r, s, sums)
+
+    def keep_weights(self, block: Expr) -> None:
+        """The weights of four channels as pairs of 16-bit numbers, on the stack."""
+        taps = self.shape.kernel[0] * self.shape.kernel[1]
+        self.kept = T.alloc_buffer((2 * taps,), "int32", scope="global")
+        with _loop(taps) as tap:
+            word = Cell("int32", self.w[[block, tap]]).get()
+            store(self.kept, [2 * tap], _even(word))
+            store(self.kept, [2 * tap + 1], _odd(word))
+
+    def tap(self, block: Expr, start: Expr, r: Any, s: Any, sums: Sequence[Cell]) -> None:
         """One number of the filter of each channel."""
         shape = self.shape
-        pixel = (image * shape.size[0] + row + r * shape.dilations[0]) * shape.size[1] + left + s * shape.dilations[1]
-        offset, tap = pixel * shape.channels + block * GROUP, r * shape.kernel[1] + s
+        offset = start + (r * shape.dilations[0] * shape.size[1] + s * shape.dilations[1]) * shape.channels
+        tap = r * shape.kernel[1] + s
         if not self.dsp or len(sums) < GROUP:
             for c, total in enumerate(sums):
                 weight = self.byte_of_word(self.w[[block, tap]], c) if self.dsp else self.w[[block, tap, c]].astype("int32")
                 total.set(total.get() + self.byte(offset + c) * weight)
             return
         data = [Cell("int32", pair).get() for pair in self.pairs(Cell("int32", self.word(offset)).get())]
-        word = Cell("int32", self.w[[block, tap]]).get()
-        weights = [Cell("int32", pair).get() for pair in (_even(word), _odd(word))]
         for c, total in enumerate(sums):
-            total.set(_arm("smlatt" if c // 2 else "smlabb", data[c % 2], weights[c % 2], total.get()))
+            weights = load(self.kept, [2 * tap + c % 2])
+            total.set(_arm("smlatt" if c // 2 else "smlabb", data[c % 2], weights, total.get()))
 
     @staticmethod
     def byte_of_word(word: Expr, k: int) -> Expr:

@@ -18,6 +18,10 @@ PROVIDED = re.compile(r"mem(cpy|set|move)|__aeabi_\w+|__\w+[sdthi][fi]\d?|__gnu_
 """What the compiler's own library and every C library has: memory, integer division, numbers without an FPU."""
 
 
+HALF_SECTION = ".text.tvm.fp16.conv"
+HALF_FUNCTIONS = frozenset({"__truncsfhf2", "__extendhfsf2", "__gnu_f2h_ieee", "__gnu_h2f_ieee"})
+
+
 @dataclass(frozen=True)
 class Footprint:
     """What a library takes of a microcontroller, in bytes.
@@ -72,7 +76,14 @@ def undefined(objects: Iterable[Object]) -> set[str]:
 def footprint(folder: Path, objects: Sequence[str], name: str) -> Footprint:
     """The sizes of a library of these objects."""
     read = _read(folder, objects)
-    return Footprint(sum(o.code_bytes for o in read), sum(o.constant_bytes for o in read), stack_bound(read, f"{name}_run"))
+    return Footprint(sum(_code_bytes(o) for o in read), sum(o.constant_bytes for o in read), stack_bound(read, f"{name}_run"))
+
+
+def _code_bytes(code: Object) -> int:
+    """Bytes of instructions without TVM's conversions of float16, which come with every kernel and which a linker drops if nothing calls them."""
+    called = {name for k, section in enumerate(code.sections) if section.name != HALF_SECTION for _, name in code.references(k)}
+    half = [s for s in code.sections if s.name == HALF_SECTION]
+    return code.code_bytes - (0 if called & HALF_FUNCTIONS else sum(s.size for s in half))
 
 
 def check_budget(size: Footprint, plan: Plan, options: BuildOptions) -> None:
