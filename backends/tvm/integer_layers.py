@@ -42,8 +42,8 @@ def integer_conv(b: Builder, node: Node) -> Replacement:
     op: Any = node.op
     x, w, *bias = node.present_inputs
     weights, shift = _whole(w, 8), _whole(bias[0], 31) if bias else None
-    if op.layout != "NCHW" or x.type.rank not in (3, 4) or weights is None or (bias and shift is None):
-        return "the weights or the bias are no whole numbers, or the data is no image"
+    if op.layout != "NCHW" or x.type.rank not in (3, 4) or weights is None or (bias and not bias[0].is_constant):
+        return "the weights are no whole numbers, the bias is no constant, or the data is no image"
     if op.groups > 1 and not (op.groups == x.type.shape[1] == w.type.shape[0]):
         return "it has groups of several channels"
     if (found := _codes(b, x)) is None:
@@ -52,9 +52,7 @@ def integer_conv(b: Builder, node: Node) -> Replacement:
     product = b(
         ConvInteger(strides=op.strides, pads=op.pads, dilations=op.dilations, groups=op.groups), codes, b.constant(weights, name="weights"), zero
     )
-    if shift is not None:
-        product = b.Add(product, b.constant(shift.astype(np.int32).reshape(-1, *(1,) * (x.type.rank - 2)), name="bias"))
-    return b.Cast(product, to=FLOAT32)
+    return _with_bias(b, product, shift, bias, (-1, *(1,) * (x.type.rank - 2)))
 
 
 @simplifies("MatMul", "Gemm")
@@ -65,16 +63,22 @@ def integer_matmul(b: Builder, node: Node) -> Replacement:
     if op.name == "Gemm" and (op.alpha != 1 or op.beta != 1 or op.trans_a):
         return "Gemm with scaling"
     weights, shift = _whole(w, 8), _whole(bias[0], 31) if bias else None
-    if weights is None or weights.ndim != 2 or x.type.rank < 2 or (bias and (shift is None or shift.ndim > 1)):
-        return "the weights or the bias are no whole numbers"
+    if weights is None or weights.ndim != 2 or x.type.rank < 2 or (bias and (not bias[0].is_constant or bias[0].type.rank > 1)):
+        return "the weights are no whole numbers, or the bias is no constant vector"
     if (found := _codes(b, x)) is None:
         return "its data is not quantized with a scale of one"
     codes, zero = found
     matrix = np.ascontiguousarray(weights.T) if getattr(op, "trans_b", False) else weights
     product = b(MatMulInteger(), codes, b.constant(matrix, name="weights"), zero)
-    if shift is not None:
-        product = b.Add(product, b.constant(shift.astype(np.int32), name="bias"))
-    return b.Cast(product, to=FLOAT32)
+    return _with_bias(b, product, shift, bias, (-1,))
+
+
+def _with_bias(b: Builder, product: Value, whole: np.ndarray | None, bias: list[Value], shape: tuple[int, ...]) -> Value:
+    """The sums as float32, with the bias added to the integers where it is one of not too many bits."""
+    if whole is not None:
+        product = b.Add(product, b.constant(whole.astype(np.int32).reshape(shape), name="bias"))
+    number = b.Cast(product, to=FLOAT32)
+    return b.Add(number, b.constant(bias[0].numpy().reshape(shape), name="bias")) if bias and whole is None else number
 
 
 @simplifies("AveragePool")
