@@ -101,7 +101,7 @@ class _Product(_Kernel):
         self.shape: Geometry = geometry_of(op, x.type, w.type)
         self.matrix = is_matrix(op, w.type)
         self.total = self.shape.images * self.shape.lines * self.shape.pixels
-        self.pixels, self.channels = (1, 4) if self.total == 1 else (2, 2)
+        self.pixels, self.channels = (1, 3) if self.total == 1 else (2, 2)
         if not self.dsp:
             self.pixels, self.channels = 1, 2
         self.groups = -(-self.shape.run // GROUP)
