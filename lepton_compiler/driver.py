@@ -25,7 +25,7 @@ from lepton_compiler.output import depfile_text, publish_files, publish_folder, 
 from lepton_compiler.pipeline import Instrument
 from lepton_compiler.several import Choices, Dims
 from lepton_compiler.sources import bind, files_of, kind_of, read_model
-from lepton_compiler.target import Target, parse_target
+from lepton_compiler.target import Target, parse_target, runs_here
 from lepton_compiler.verification import Verification, compare, reference_outputs, tolerance_of
 
 if TYPE_CHECKING:
@@ -501,7 +501,7 @@ def _check_models(source: Any, graphs: Mapping[tuple[int, ...], Graph], model: C
 
 def _check_model(source: Any, imported: Graph, model: CompiledModel, job: Job) -> Verification:
     feeds = random_feeds(imported.inputs, fixed=job.feeds)
-    if job.target.arch == parse_target("native").arch:
+    if runs_here(job.target):
         reference, expected = reference_outputs(source, imported, feeds, job.inputs)
         return compare(expected, model.run(feeds), reference, tolerance_of(imported))
     from lepton_compiler.ops.evaluator import evaluate

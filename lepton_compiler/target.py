@@ -17,7 +17,7 @@ from lepton_compiler import machines
 from lepton_compiler.errors import UsageError
 from lepton_compiler.machines import MACHINES, Cpu
 
-__all__ = ["CPUS", "PLANNED", "TARGETS", "Cpu", "Target", "parse_target", "target_of"]
+__all__ = ["CPUS", "PLANNED", "TARGETS", "Cpu", "Target", "parse_target", "runs_here", "target_of"]
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,11 @@ def _foreign(name: str, cpu: str | None, features: Sequence[str]) -> Target:
         known.vector_bits, known.vector_registers, known.l1_bytes, known.l2_bytes, system=machine.system,
         pointer_bits=machine.pointer_bits, float_abi=machine.float_abi, extensions=tuple(sorted(extensions)),
     )  # fmt: skip
+
+
+def runs_here(target: str | Target) -> bool:
+    """Whether code for a target, or for the one of this name, runs on the machine that asks."""
+    return (parse_target(target) if isinstance(target, str) else target).arch == _host_arch()
 
 
 def target_of(manifest: Mapping[str, Any]) -> Target:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import shlex
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_compiler.errors import LeptonError, MissingDependency
-from lepton_compiler.target import Target
+from lepton_compiler.target import Target, runs_here
 
 C_FLAGS = ("-std=c11", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
 TIMEOUT = 300
@@ -102,9 +101,7 @@ def find_toolchain(target: Target | None = None) -> Toolchain:
     Raises:
         MissingDependency: there is none.
     """
-    from lepton_compiler.target import parse_target
-
-    if target is not None and target.arch != parse_target("native").arch:
+    if target is not None and not runs_here(target):
         return _foreign(target)
     archiver = os.environ.get("AR") or shutil.which("ar")
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -113,7 +110,9 @@ def find_toolchain(target: Target | None = None) -> Toolchain:
         return Toolchain(tuple(shlex.split(compiler)), (archiver,) if archiver else (*zig, "ar"))
     if zig:
         return Toolchain((*zig, "cc"), (*zig, "ar"), is_zig=True)
-    raise MissingDependency("no C compiler found to link the library", hint="install gcc or clang, or: pip install 'lepton-compiler[cross]'")
+    raise MissingDependency(
+        "no C compiler found to link the library", hint="install gcc or clang, or: pip install 'lepton-compiler[cross]'"
+    )
 
 
 def _zig() -> tuple[str, ...]:
@@ -126,7 +125,14 @@ def _foreign(target: Target) -> Toolchain:
     if zig := _zig():
         cpu = ZIG_CPUS.get(target.cpu, target.cpu.replace("-", "_"))
         machine = ("-target", zig_triple(target), f"-mcpu={cpu}{_zig_features(target)}")
-        quiet = ("-fno-sanitize=all", "-fno-stack-protector", "-fomit-frame-pointer", "-g0", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables")
+        quiet = (
+            "-fno-sanitize=all",
+            "-fno-stack-protector",
+            "-fomit-frame-pointer",
+            "-g0",
+            "-fno-unwind-tables",
+            "-fno-asynchronous-unwind-tables",
+        )
         return Toolchain((*zig, "cc"), (*zig, "ar"), (*machine, *quiet, *common), is_zig=True)
     prefix = "arm-none-eabi-" if target.is_firmware else f"{target.triple}-"
     if shutil.which(f"{prefix}gcc") and shutil.which(f"{prefix}ar"):
@@ -159,13 +165,3 @@ def _gcc_machine(target: Target) -> tuple[str, ...]:
             return (f"-mcpu={target.cpu}", "-mfpu=neon-vfpv3" if target.cpu == "cortex-a9" else "-mfpu=neon-vfpv4", "-mfloat-abi=hard")
         case _:
             return ()
-
-
-@functools.cache
-def has_compiler(target: Target) -> bool:
-    """Whether `find_toolchain` finds something for `target`."""
-    try:
-        find_toolchain(target)
-    except MissingDependency:
-        return False
-    return True

@@ -98,7 +98,9 @@ def check_options(options: BuildOptions) -> None:
     if options.target.is_firmware and options.threads > 1:
         raise UnsupportedError(f"{options.target.name} has one core: no threads", hint="compile with --threads 1")
     if options.target.is_firmware and options.profile:
-        raise UnsupportedError(f"{options.target.name} has no clock that the artefact could read", hint="lepton bench --target counts instructions")
+        raise UnsupportedError(
+            f"{options.target.name} has no clock that the artefact could read", hint="lepton bench --target counts instructions"
+        )
 
 
 def _texts(specs: Sequence[KernelSpec], options: BuildOptions) -> Artifact:
@@ -158,8 +160,8 @@ def check_static(graph: Graph) -> None:
         raise UnsupportedError(problems)
 
 
-def check_supported(nodes: list[Node], target: Target) -> None:
-    """Refuse operators without a native kernel, all of them at once.
+def check_supported(nodes: list[Node], target: Target | None = None) -> None:
+    """Refuse operators without a native kernel, on `target` or on any machine, all of them at once.
 
     Raises:
         UnsupportedError: a diagnostic per node.

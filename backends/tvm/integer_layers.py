@@ -50,7 +50,10 @@ def integer_conv(b: Builder, node: Node) -> Replacement:
         return "its data is not quantized with a scale of one"
     codes, zero = found
     product = b(
-        ConvInteger(strides=op.strides, pads=op.pads, dilations=op.dilations, groups=op.groups), codes, b.constant(weights, name="weights"), zero
+        ConvInteger(strides=op.strides, pads=op.pads, dilations=op.dilations, groups=op.groups),
+        codes,
+        b.constant(weights, name="weights"),
+        zero,
     )
     return _with_bias(b, product, shift, bias, (-1, *(1,) * (x.type.rank - 2)))
 
@@ -87,6 +90,8 @@ def integer_average(b: Builder, node: Node) -> Replacement:
     op: Any = node.op
     (x,) = node.present_inputs
     spatial = x.type.shape[2:]
+    if not x.type.is_static:
+        return "its size is open"
     if tuple(op.kernel_shape) != spatial or any(op.pads) or op.layout != "NCHW":
         return "it does not average all pixels"
     if (found := _codes(b, x)) is None:
@@ -96,7 +101,7 @@ def integer_average(b: Builder, node: Node) -> Replacement:
     if int(zero.numpy().reshape(-1)[0]):
         number = b.Sub(number, b.constant(zero.numpy().astype(np.int32).reshape(()), name="zero"))
     total = b.ReduceSum(number, axes=tuple(range(2, x.type.rank)), keepdims=True)
-    return b.Div(b.Cast(total, to=FLOAT32), b.constant(np.float32(np.prod(spatial)), name="count"))
+    return b.Div(b.Cast(total, to=FLOAT32), b.constant(np.float32(np.prod(x.type.static_shape[2:])), name="count"))
 
 
 @simplifies("QuantizeLinear")

@@ -139,7 +139,9 @@ def load_library(artifact: Artifact) -> NativeLibrary:
     """
     file = f"lib{artifact.manifest['name']}.so"
     if file not in artifact.files:
-        raise UsageError(f"the artefact has no {file} that could run here", hint="compile with emit='lib' for the native target, or emulate it")
+        raise UsageError(
+            f"the artefact has no {file} that could run here", hint="compile with emit='lib' for the native target, or emulate it"
+        )
     return NativeLibrary.from_bytes(artifact.files[file], artifact.manifest)
 
 

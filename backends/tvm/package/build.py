@@ -57,7 +57,11 @@ def package(content: Package) -> Artifact:
     texts = {
         f"{name}.h": header(content.interface, arena_bytes, len(weights), threads, content.options.scales),
         f"{name}.c": source(
-            content.interface, content.variants, [dict(enumerate(p.offsets)) for p in plans], threads, content.options.profile,
+            content.interface,
+            content.variants,
+            [dict(enumerate(p.offsets)) for p in plans],
+            threads,
+            content.options.profile,
             content.options.target.is_firmware,
         ),
     }

@@ -100,7 +100,8 @@ def check_budget(size: Footprint, plan: Plan, options: BuildOptions) -> None:
             Diagnostic(
                 f"it needs {ram:,} bytes of RAM, {ram - options.ram:,} more than there are: arena {plan.arena_bytes:,}, stack {size.stack:,}",
                 f"arena where {peak} are alive" if peak else "",
-                "the arena's lower bound for this order of layers is " + f"{plan.lower_bound:,} bytes; use a smaller input, fewer channels or int8",
+                "the arena's lower bound for this order of layers is "
+                + f"{plan.lower_bound:,} bytes; use a smaller input, fewer channels or int8",
             )
         )
     if options.flash is not None and size.flash > options.flash:

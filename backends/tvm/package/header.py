@@ -82,7 +82,10 @@ def header(
 def _macros(prefix: str, port: Port, scale: tuple[float, int] | None) -> list[str]:
     note = " /* at most */" if port.loose else ""
     meaning = (
-        [f"#define {prefix}_SCALE {scale[0]!r}f /* real number = SCALE * (element - ZERO_POINT) */", f"#define {prefix}_ZERO_POINT {scale[1]}"]
+        [
+            f"#define {prefix}_SCALE {scale[0]!r}f /* real number = SCALE * (element - ZERO_POINT) */",
+            f"#define {prefix}_ZERO_POINT {scale[1]}",
+        ]
         if scale
         else []
     )

@@ -109,7 +109,15 @@ def source(names: Collection[str]) -> str:
 def _rounding(kind: str) -> str:
     row = {
         "f": {"TYPE": "float", "UNION": "single", "UINT": "uint32_t", "FRACTION": "23", "EXPONENTS": "0xFF", "BIAS": "127", "WIDTH": "32"},
-        "d": {"TYPE": "double", "UNION": "twice", "UINT": "uint64_t", "FRACTION": "52", "EXPONENTS": "0x7FF", "BIAS": "1023", "WIDTH": "64"},
+        "d": {
+            "TYPE": "double",
+            "UNION": "twice",
+            "UINT": "uint64_t",
+            "FRACTION": "52",
+            "EXPONENTS": "0x7FF",
+            "BIAS": "1023",
+            "WIDTH": "64",
+        },
     }[kind]
     text = _ROUNDING.replace("whole_NAME", f"whole_{kind}")
     for word, value in row.items():

@@ -21,7 +21,10 @@ static double now(void) {{
 }}
 """
 
-MEMORY = ["void *memcpy(void *restrict target, const void *restrict source, size_t size);", "void *memset(void *target, int value, size_t size);"]
+MEMORY = [
+    "void *memcpy(void *restrict target, const void *restrict source, size_t size);",
+    "void *memset(void *target, int value, size_t size);",
+]
 """All that firmware needs from outside; compilers call these too, and there need not be a `string.h`."""
 
 

@@ -87,7 +87,8 @@ def _thumb(target: Target) -> Core:
     vectors = {"mve", "mve.fp", "lob", "fullfp16", "fp64", "cdecp0"} & {f[1:] for f in target.features if f[0] == "+"}
     if vectors:
         raise UnsupportedError(
-            f"the emulator does not know {', '.join(sorted(vectors))} of {target.cpu}", hint="run such code on the device, or compile without"
+            f"the emulator does not know {', '.join(sorted(vectors))} of {target.cpu}",
+            hint="run such code on the device, or compile without",
         )
     models = {
         "cortex-m0plus": a.UC_CPU_ARM_CORTEX_M0,

@@ -137,7 +137,11 @@ class Emulation:
         engine.reg_write(core.link, STOP | core.thumb)
         symbols = {row["symbol"] for row in self.manifest.get("calls", [])}
         counter = _Counter({a & ~core.thumb: s for s, a in self.image.symbols.items() if s in symbols})
-        hook = engine.hook_add(unicorn.UC_HOOK_BLOCK, counter.block, begin=self.image.base, end=self.image.base + len(self.image.memory)) if count else None
+        hook = (
+            engine.hook_add(unicorn.UC_HOOK_BLOCK, counter.block, begin=self.image.base, end=self.image.base + len(self.image.memory))
+            if count
+            else None
+        )
         try:
             engine.emu_start(self.image.symbols[name] | core.thumb, STOP)
         except unicorn.UcError as error:
