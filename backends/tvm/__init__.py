@@ -13,8 +13,8 @@ from lepton_compiler.errors import Diagnostic, UnsupportedError
 from lepton_compiler.ir.graph import Graph, Node, Value
 
 if TYPE_CHECKING:
-    from lepton_compiler.target import Target
     from lepton_compiler.backends.tvm.spec import KernelSpec
+    from lepton_compiler.target import Target
 
 REQUIRED_PASSES: tuple[str, ...] = (
     "bound-sizes",
