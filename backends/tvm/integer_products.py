@@ -87,7 +87,12 @@ def _found(node: Node) -> Product | None:
     if isinstance(op, MatMul | Gemm) and (weights.ndim != 2 or node.present_inputs[0].type.rank < 2):
         return None
     weights = weights.T if isinstance(op, Gemm) and op.trans_b else weights
-    if weights.size == 0 or not _are_whole(weights) or int(weights.max()) - int(weights.min()) > LARGEST_DATA or np.abs(weights).max() > 255:
+    if (
+        weights.size == 0
+        or not _are_whole(weights)
+        or int(weights.max()) - int(weights.min()) > LARGEST_DATA
+        or np.abs(weights).max() > 255
+    ):
         return None
     added = None if bias is None else bias.numpy()
     if added is not None and added.size not in (1, node.output.type.shape[-1] if not isinstance(op, Conv) else weights.shape[0]):
