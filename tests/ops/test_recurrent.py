@@ -145,7 +145,7 @@ def test_cost_counts_both_products_of_every_step() -> None:
 
 def quantized_layer(per_row: bool, zeros: bool) -> tuple[DynamicQuantizeLSTM, list[Any]]:
     """A bidirectional layer with 8-bit weights, and all its operands."""
-    layer, operands = layer_and_operands(LSTM, "bidirectional", 0, {})
+    _, operands = layer_and_operands(LSTM, "bidirectional", 0, {})
     rng = np.random.default_rng(6)
     shape = (2, 4 * HIDDEN) if per_row else (2,)
     w, r = (rng.integers(-127, 128, v.shape, dtype=np.int8) for v in operands[1:3])
