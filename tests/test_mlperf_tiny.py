@@ -67,11 +67,12 @@ def test_int8_model_agrees_with_litert(name: str, level: int) -> None:
         assert sum(d > 1 for d in differences) <= 2
 
 
+@pytest.mark.parametrize(("first", "last"), [(0, 3), pytest.param(3, 1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
-def test_int8_model_is_the_same_in_the_evaluator_and_natively(name: str) -> None:
+def test_int8_model_is_the_same_in_the_evaluator_and_natively(name: str, first: int, last: int) -> None:
     graph = lc.optimize(read(f"{name}_int8"), level=3)
     model, value = lc.compile(graph, level=0), graph.inputs[0]
-    for seed in range(3):
+    for seed in range(first, last):
         feeds = {value.name: codes(value.type.static_shape, seed)}
         for key, wanted in lc.evaluate(graph, feeds).items():
             np.testing.assert_array_equal(model.run(feeds)[key], wanted)

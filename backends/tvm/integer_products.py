@@ -21,6 +21,8 @@ LARGEST_SUM = 1 << 31
 """Sums of smaller magnitude do not wrap around."""
 OFFSET = 128
 """From signed to unsigned 8-bit numbers."""
+MOVING = frozenset({"Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators that move elements, of whatever type."""
 KEEPING = frozenset({"MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 """Operators that choose or move elements, whatever is added to all of them."""
 READING = frozenset({"ConvInteger", "DequantizeLinear", "MatMulInteger"})
@@ -49,9 +51,10 @@ class IntegerProducts(Pass):
 
 @dataclass(frozen=True)
 class Product:
-    """What a product of whole numbers consists of: the data's integers and their zero point, the weights less theirs, the bias."""
+    """What a product of whole numbers consists of: the data's integers, how they are moved, their zero point, the weights, the bias."""
 
     data: Value
+    moves: list[Node]
     zero: Value | None
     weights: np.ndarray
     bias: np.ndarray | None
@@ -68,6 +71,10 @@ def _found(node: Node) -> Product | None:
         return None
     x, w, bias = (*node.inputs, None)[:3]
     assert x is not None and w is not None
+    moves: list[Node] = []
+    while x.producer is not None and x.producer.op.name in MOVING:
+        moves.insert(0, x.producer)
+        x = x.producer.present_inputs[0]
     source = x.producer
     if source is None or source.op.name != "DequantizeLinear" or w.tensor is None or (bias is not None and bias.tensor is None):
         return None
@@ -77,7 +84,7 @@ def _found(node: Node) -> Product | None:
     if not plain or (zero is not None and (zero.tensor is None or zero.type.size != 1)):
         return None
     weights = w.numpy()
-    if isinstance(op, MatMul | Gemm) and (weights.ndim != 2 or x.type.rank < 2):
+    if isinstance(op, MatMul | Gemm) and (weights.ndim != 2 or node.present_inputs[0].type.rank < 2):
         return None
     weights = weights.T if isinstance(op, Gemm) and op.trans_b else weights
     if (
@@ -90,7 +97,7 @@ def _found(node: Node) -> Product | None:
     added = None if bias is None else bias.numpy()
     if added is not None and added.size not in (1, node.output.type.shape[-1] if not isinstance(op, Conv) else weights.shape[0]):
         return None
-    return Product(data, zero, weights.astype(np.int64), added) if _holds(weights, isinstance(op, Conv), added) else None
+    return Product(data, moves, zero, weights.astype(np.int64), added) if _holds(weights, isinstance(op, Conv), added) else None
 
 
 def _are_whole(numbers: np.ndarray) -> bool:
@@ -108,12 +115,14 @@ def _rewrite(node: Node, found: Product) -> None:
     graph, op = node.graph, node.op
     b = Builder(graph, node, node.loc.by("integer-products"))
     w, zero = _encoded(b, found.weights)
-    weights = b.constant(w, name="weights")
+    weights, data = b.constant(w, name="weights"), found.data
+    for move in found.moves:
+        data = b(move.op, data)
     if isinstance(op, Conv):
         whole = ConvInteger(strides=op.strides, pads=op.pads, dilations=op.dilations)
-        sums = b(whole, found.data, weights, _scalar(b, found.zero), zero)
+        sums = b(whole, data, weights, _scalar(b, found.zero), zero)
     else:
-        sums = b(MatMulInteger(), found.data, weights, _scalar(b, found.zero), zero)
+        sums = b(MatMulInteger(), data, weights, _scalar(b, found.zero), zero)
     shape = (-1, *(1,) * (sums.type.rank - 2)) if isinstance(op, Conv) else (-1,)
     bias = None if found.bias is None else found.bias.reshape(shape)
     if bias is not None and _are_whole(bias):

@@ -207,7 +207,7 @@ class RNN(Recurrent):
     ) -> tuple[np.ndarray, ...]:
         return self._run((x, w, r, b, sequence_lens), (initial_h,))
 
-    def _step(  # noqa: D102
+    def _step(
         self, r: Any, bias: np.ndarray, functions: Sequence[Activation], peepholes: Any, product: Product
     ) -> Callable[..., list[np.ndarray]]:
         return lambda gates, h: [functions[0](gates + product(h, r) + bias)]
@@ -241,7 +241,7 @@ class GRU(Recurrent):
     ) -> tuple[np.ndarray, ...]:
         return self._run((x, w, r, b, sequence_lens), (initial_h,))
 
-    def _step(  # noqa: D102
+    def _step(
         self, r: Any, bias: np.ndarray, functions: Sequence[Activation], peepholes: Any, product: Product
     ) -> Callable[..., list[np.ndarray]]:
         split, (f, g) = 2 * self.hidden_size, functions
@@ -297,7 +297,7 @@ class LSTM(Recurrent):
     ) -> tuple[np.ndarray, ...]:
         return self._run((x, w, r, b, sequence_lens), (initial_h, initial_c), p)
 
-    def _step(  # noqa: D102
+    def _step(
         self, r: Any, bias: np.ndarray, functions: Sequence[Activation], peepholes: Any, product: Product
     ) -> Callable[..., list[np.ndarray]]:
         f, g, h_out = functions
@@ -346,8 +346,8 @@ class DynamicQuantizeLSTM(LSTM):
             for parameter in (scale, zero):
                 fits = parameter is None or parameter.shape in ((n,), (n, rows))
                 require(fits, f"{self.name}: a parameter of {what} is {parameter}, needs {n} or {n} x {rows} numbers")
-        real = [TensorType(x.dtype, t.shape) for t in (w, r)]
-        return super().infer(x, *real, b, sequence_lens, initial_h, initial_c, p)
+        real_w, real_r = TensorType(x.dtype, w.shape), TensorType(x.dtype, r.shape)
+        return super().infer(x, real_w, real_r, b, sequence_lens, initial_h, initial_c, p)
 
     def evaluate(  # noqa: D102
         self,

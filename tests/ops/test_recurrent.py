@@ -15,7 +15,7 @@ from lepton_compiler.ir.types import tensor_type
 from lepton_compiler.ops.control import Scan
 from lepton_compiler.ops.decompose import expand
 from lepton_compiler.ops.evaluator import evaluate
-from lepton_compiler.ops.recurrent import GRU, LSTM, RNN, Recurrent
+from lepton_compiler.ops.recurrent import GRU, LSTM, RNN, DynamicQuantizeLSTM, Recurrent
 
 TIME, BATCH, INPUT, HIDDEN = 5, 3, 4, 6
 EXTRAS: list[dict[str, Any]] = [{}, {"clip": 0.5}, {"activations": "other"}, {"linear_before_reset": True}, {"input_forget": True}]
@@ -141,3 +141,53 @@ def test_cost_counts_both_products_of_every_step() -> None:
     types = [tensor_type(s) for s in ("float32[5,3,4]", "float32[1,24,4]", "float32[1,24,6]")]
     layer = LSTM(hidden_size=6)
     assert layer.cost(types, layer.infer(*types)).macs == 15 * 24 * 10
+
+
+def quantized_layer(per_row: bool, zeros: bool) -> tuple[DynamicQuantizeLSTM, list[Any]]:
+    """A bidirectional layer with 8-bit weights, and all its operands."""
+    _, operands = layer_and_operands(LSTM, "bidirectional", 0, {})
+    rng = np.random.default_rng(6)
+    shape = (2, 4 * HIDDEN) if per_row else (2,)
+    w, r = (rng.integers(-127, 128, v.shape, dtype=np.int8) for v in operands[1:3])
+    scales = [(0.004 + 0.004 * rng.random(shape)).astype(np.float32) for _ in range(2)]
+    points = [rng.integers(-9, 9, shape, dtype=np.int8) if zeros else None for _ in range(2)]
+    parameters = [part for pair in zip(scales, points, strict=True) for part in pair]
+    return DynamicQuantizeLSTM(hidden_size=HIDDEN, direction="bidirectional"), [operands[0], w, r, *operands[3:], *parameters]
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("per_row", [False, True])
+def test_quantized_layer_is_near_the_layer_of_its_real_weights(per_row: bool, zeros: bool) -> None:
+    layer, operands = quantized_layer(per_row, zeros)
+    real = []
+    for weights, scale, zero in ((operands[1], *operands[8:10]), (operands[2], *operands[10:12])):
+        spread = [None if v is None else v.reshape(*v.shape, *(1,) * (3 - v.ndim)).astype(np.float32) for v in (scale, zero)]
+        real.append((weights - (0 if spread[1] is None else spread[1])) * spread[0])
+    plain = LSTM(hidden_size=HIDDEN, direction="bidirectional")
+    wanted = plain.evaluate(operands[0], *(v.astype(np.float32) for v in real), *operands[3:8])
+    for a, b in zip(layer.evaluate(*operands), wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=0.02)
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("per_row", [False, True])
+def test_quantized_layer_is_its_decomposition(per_row: bool, zeros: bool) -> None:
+    layer, operands = quantized_layer(per_row, zeros)
+    graph = Graph("g")
+    x = graph.add_input("x", tensor_type(f"float32{list(operands[0].shape)}".replace(" ", "")))
+    values = [x, *(None if v is None else graph.constant(Tensor(v), "c") for v in operands[1:])]
+    node = graph.add(layer, values)
+    graph.set_outputs(node.outputs)
+    wanted = list(evaluate(graph, {"x": operands[0]}).values())
+    expand(node)
+    for a, b in zip(evaluate(graph, {"x": operands[0]}).values(), wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_quantized_layer_refuses_real_weights() -> None:
+    layer, operands = quantized_layer(False, False)
+    types = [None if v is None else tensor_type(f"{v.dtype}{list(v.shape)}".replace(" ", "")) for v in operands]
+    with pytest.raises(InferenceError, match="needs 8-bit integers"):
+        layer.infer(types[0], tensor_type("float32[2,24,4]"), *types[2:])  # type: ignore[arg-type]
+    with pytest.raises(InferenceError, match="the scale of w is None"):
+        layer.infer(*types[:8])  # type: ignore[arg-type]

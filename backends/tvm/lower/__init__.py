@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import te
@@ -92,6 +92,7 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
     Raises:
         UnsupportedError: a rule refuses the form of its operator.
     """
+    spec = _flattened(spec)
     ctx = Context(target)
     args: dict[int, Arg] = {}
     for k in range(spec.inputs):
@@ -121,6 +122,16 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
                 ctx.workspace(tensor)
     outputs = [_own(args[o], ctx) for o in spec.outputs]
     return _finish(spec, ctx, args, outputs)
+
+
+def _flattened(spec: KernelSpec) -> KernelSpec:
+    """An element-wise kernel over arrays of one shape, as one over vectors: TVM does not see through several axes in one loop."""
+    shape = spec.types[spec.outputs[0]].shape
+    alike = all(t.shape == shape or t.static_shape == () for t in spec.types)
+    if len(shape) < 2 or not alike or any(s.op.name not in ELEMENTS for s in spec.steps):
+        return spec
+    flat = (spec.types[spec.outputs[0]].size,)
+    return replace(spec, types=tuple(TensorType(t.dtype, flat) if t.shape else t for t in spec.types))
 
 
 def _whole(spec: KernelSpec, ctx: Context, args: dict[int, Arg]) -> list[Any] | None:

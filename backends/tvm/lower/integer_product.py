@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,9 @@ from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compu
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
 from lepton_compiler.backends.tvm.lower.whole import Result, read_through
 from lepton_compiler.ir.types import INT8, INT32, TensorType, dtype
+
+Emit = Callable[[Sequence[Expr], Expr], None]
+"""Stores what follows from a sum, given the index of the result's element."""
 
 LINE = 64
 """Bytes in which rows of copies are aligned, and numbers of a run that are summed at once."""
@@ -98,6 +102,25 @@ def geometry_of(op: Any, x: TensorType, w: TensorType) -> Geometry:
     return Geometry(shape[0], size, shape[-1], filters[0], kernel, strides, dilations, pads)
 
 
+@dataclass(frozen=True)
+class _Unit:
+    """A unit of work: its scratch memory, the image, its first line."""
+
+    slot: Expr
+    image: Expr
+    first: Expr
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A register tile: a line of the unit, counted from its first, a block of channels, `count` pixels from `begin` on."""
+
+    line: Expr
+    block: Expr
+    begin: Expr
+    count: int
+
+
 class _Kernel:
     """The statements of one product."""
 
@@ -139,7 +162,7 @@ class _Kernel:
         number = tirx.const(0, "int32") if zero is None else zero[[0] * len(zero.shape)].astype("int32")
         self.x_zero = number + 128 if self.x_type.dtype == INT8 and not self.dot.subtracts else number
 
-    def write(self, emit: Callable[[Sequence[Expr], Expr], None]) -> None:
+    def write(self, emit: Emit) -> None:
         """All units of work."""
         blocks = -(-self.shape.lines // self.plan.rows)
         with T.parallel(0, self.slots) as slot, T.serial(0, -(-self.units // self.slots)) as turn:
@@ -147,26 +170,27 @@ class _Kernel:
             with when(*([unit < self.units] if self.units % self.slots else [])):
                 part, block = unit % self.plan.ranges, unit // self.plan.ranges
                 image, first = (block // blocks, block % blocks * self.plan.rows) if self.shape.images > 1 else (0, block * self.plan.rows)
+                at = _Unit(slot, image, first)
                 if self.plan.copies:
-                    self.copy(slot, image, first)
+                    self.copy(at)
                 if self.sums_data:
-                    self.sum_data(slot, image, first)
-                self.multiply(slot, image, first, part, emit)
+                    self.sum_data(at)
+                self.multiply(at, part, emit)
 
-    def copy(self, slot: Expr, image: Expr, first: Expr) -> None:
+    def copy(self, unit: _Unit) -> None:
         """The rows that this unit reads, with the zero point in the padding."""
         shape, channels = self.shape, self.shape.channels
         left, middle, right = shape.pads[1] * channels, shape.size[1] * channels, shape.pads[3] * channels
         filling = self.converted(self.x_zero, 1)
         with T.serial(0, self.reach) as r:
-            row = first * shape.strides[0] + r - shape.pads[0]
-            start = (image * shape.size[0] + row) * middle
+            row = unit.first * shape.strides[0] + r - shape.pads[0]
+            start = (unit.image * shape.size[0] + row) * middle
 
             def put(at: int, extent: int, value: Callable[[Expr, int], Expr]) -> None:
                 for begin, width, count in spans(extent, LINE):
                     with T.serial(0, count) as k:
                         offset = begin + k * width
-                        store(self.copied, [slot, r, _ramp(at + offset, width)], value(offset, width))
+                        store(self.copied, [unit.slot, r, _ramp(at + offset, width)], value(offset, width))
 
             def fill(offset: Expr, width: int) -> Expr:
                 return tirx.Broadcast(filling, width) if width > 1 else filling
@@ -174,21 +198,19 @@ class _Kernel:
             def read(offset: Expr, width: int) -> Expr:
                 return self.converted(self.read_input(start + offset, width), width)
 
-            with ExitStack() as choice:
-                inside = [c for c, needed in ((row >= 0, shape.pads[0]), (row < shape.size[0], True)) if needed]
-                if shape.pads[0] or shape.pads[2] or self.reach > shape.size[0] or shape.lines % self.plan.rows:
-                    with T.If(tirx.all(*inside)):
-                        with T.Then():
-                            put(0, left, fill)
-                            put(left, middle, read)
-                            put(left + middle, right, fill)
-                        with T.Else():
-                            put(0, left + middle + right, fill)
-                    return
-                choice.close()
-            put(0, left, fill)
-            put(left, middle, read)
-            put(left + middle, right, fill)
+            def whole_row() -> None:
+                put(0, left, fill)
+                put(left, middle, read)
+                put(left + middle, right, fill)
+
+            if not (shape.pads[0] or shape.pads[2] or shape.lines % self.plan.rows):
+                whole_row()
+                return
+            with T.If(tirx.all(row >= 0, row < shape.size[0])):
+                with T.Then():
+                    whole_row()
+                with T.Else():
+                    put(0, left + middle + right, fill)
 
     def converted(self, value: Expr, width: int) -> Expr:
         """Numbers of the input, or its zero point as int32, as the dot product takes them."""
@@ -208,12 +230,12 @@ class _Kernel:
         """Elements of the input from a linear offset on."""
         return self.x[[*[0] * (len(self.x_type.shape) - 1), _ramp(offset, width)]]
 
-    def read(self, slot: Expr, image: Expr, first: Expr, row: Expr, offset: Expr, width: int) -> Expr:
+    def read(self, unit: _Unit, row: Expr, offset: Expr, width: int) -> Expr:
         """Data of a row, counted from the first that this unit reads, from an offset in the padded row on."""
         if self.copied is not None:
-            return load(self.copied, [slot, row, _ramp(offset, width)])
+            return load(self.copied, [unit.slot, row, _ramp(offset, width)])
         shape = self.shape
-        start = (image * shape.size[0] + first * shape.strides[0] + row) * shape.size[1] * shape.channels
+        start = (unit.image * shape.size[0] + unit.first * shape.strides[0] + row) * shape.size[1] * shape.channels
         return self.read_input(start + offset, width)
 
     def place(self, line: Expr, pixel: Expr, r: Expr, tap: Expr) -> tuple[Expr, Expr]:
@@ -221,62 +243,63 @@ class _Kernel:
         shape = self.shape
         return line * shape.strides[0] + r * shape.dilations[0], (pixel * shape.strides[1] + tap * shape.dilations[1]) * shape.channels
 
-    def sum_data(self, slot: Expr, image: Expr, first: Expr) -> None:
+    def sum_data(self, unit: _Unit) -> None:
         """Sums of the data that each pixel sees: dot products with ones."""
         shape, dot = self.shape, self.dot
         whole = dot.lanes * dot.group
-        with T.serial(0, self.plan.rows) as line, self.inside(first + line), T.serial(0, shape.pixels) as pixel:
+        with T.serial(0, self.plan.rows) as line, self.inside(unit.first + line), T.serial(0, shape.pixels) as pixel:
             sums = T.alloc_buffer((dot.lanes,), "int32", scope="global")
             store(sums, [_ramp(0, dot.lanes)], tirx.Broadcast(tirx.const(0, "int32"), dot.lanes))
             with T.serial(0, shape.kernel[0]) as r, T.serial(0, shape.taps) as tap, T.serial(0, -(-shape.run // LINE)) as k:
                 row, offset = self.place(line, pixel, r, tap)
                 for part in range(LINE // whole):
                     at = k * LINE + part * whole
-                    data = self.read(slot, image, first, row, offset + at, whole)
+                    data = self.read(unit, row, offset + at, whole)
                     assert self.ones_in is not None
                     total = dot.add(load(sums, [_ramp(0, dot.lanes)]), data, self.ones_in[[_ramp(at, whole)]])
                     store(sums, [_ramp(0, dot.lanes)], total)
             total = load(sums, [0])
             for lane in range(1, dot.lanes):
                 total = total + load(sums, [lane])
-            store(self.data_sums, [slot, line, pixel], total)
+            store(self.data_sums, [unit.slot, line, pixel], total)
 
     def inside(self, line: Expr) -> Any:
         """Statements for lines that there are: the last block may have fewer than others."""
         return when(*([line < self.shape.lines] if self.shape.lines % self.plan.rows else []))
 
-    def multiply(self, slot: Expr, image: Expr, first: Expr, part: Expr, emit: Callable[[Sequence[Expr], Expr], None]) -> None:
+    def multiply(self, unit: _Unit, part: Expr, emit: Emit) -> None:
         """All register tiles of a unit."""
         per = -(-self.blocks // self.plan.ranges)
         full, tail = divmod(self.shape.pixels, self.plan.pixels)
-        with T.serial(0, per) as k:
-            block = part * per + k
-            with when(*([block < self.blocks] if self.blocks < per * self.plan.ranges else [])), T.serial(0, self.plan.rows) as line:
-                with self.inside(first + line):
-                    if full:
-                        with T.serial(0, full) as tile:
-                            self.tile(self.plan.pixels, tile * self.plan.pixels, slot, image, first, line, block, emit)
-                    if tail:
-                        self.tile(tail, tirx.const(full * self.plan.pixels, "int32"), slot, image, first, line, block, emit)
+        with ExitStack() as loops:
+            block = part * per + loops.enter_context(T.serial(0, per))
+            if self.blocks < per * self.plan.ranges:
+                loops.enter_context(when(block < self.blocks))
+            line = loops.enter_context(T.serial(0, self.plan.rows))
+            loops.enter_context(self.inside(unit.first + line))
+            if full:
+                with T.serial(0, full) as k:
+                    self.tile(unit, _Tile(line, block, k * self.plan.pixels, self.plan.pixels), emit)
+            if tail:
+                self.tile(unit, _Tile(line, block, tirx.const(full * self.plan.pixels, "int32"), tail), emit)
 
-    def tile(self, count: int, begin: Expr, slot: Expr, image: Expr, first: Expr, line: Expr, block: Expr, emit: Any) -> None:
-        """One register tile of `count` pixels, and what follows it."""
+    def tile(self, unit: _Unit, tile: _Tile, emit: Emit) -> None:
+        """The sums of a register tile, and what follows them."""
         shape, dot, vectors = self.shape, self.dot, self.plan.vectors
-        sums = T.alloc_buffer((count * self.width,), "int32", scope="global")
-        tiles = [(p, v, [_ramp(p * self.width + v * dot.lanes, dot.lanes)]) for p in range(count) for v in range(vectors)]
-        for _, _, at in tiles:
+        sums, done = (T.alloc_buffer((tile.count * self.width,), "int32", scope="global") for _ in range(2))
+        places = [(p, v, [_ramp(p * self.width + v * dot.lanes, dot.lanes)]) for p in range(tile.count) for v in range(vectors)]
+        for _, _, at in places:
             store(sums, at, tirx.Broadcast(tirx.const(0, "int32"), dot.lanes))
         with T.serial(0, shape.kernel[0]) as r, T.serial(0, shape.taps) as tap, T.serial(0, -(-shape.run // dot.group)) as g:
-            for p, v, at in tiles:
-                row, offset = self.place(line, begin + p, r, tap)
-                data = dot.broadcast(self.read(slot, image, first, row, offset + g * dot.group, dot.group))
-                store(sums, at, dot.add(load(sums, at), data, self.weights(block, r, tap, g, v)))
-        done = T.alloc_buffer((count * self.width,), "int32", scope="global")
-        for _, _, at in tiles:
+            for p, v, at in places:
+                row, offset = self.place(tile.line, tile.begin + p, r, tap)
+                data = dot.broadcast(self.read(unit, row, offset + g * dot.group, dot.group))
+                store(sums, at, dot.add(load(sums, at), data, self.weights(tile.block, r, tap, g, v)))
+        for _, _, at in places:  # indexed by a loop, the sums themselves would not stay in registers
             store(done, at, load(sums, at))
-        with T.serial(0, count) as p:
+        with T.serial(0, tile.count) as p:
             for v in range(vectors):
-                self.finish(done, p, v, begin + p, slot, image, first, line, block, emit)
+                self.finish(unit, tile, done, p, v, emit)
 
     def weights(self, block: Expr, r: Expr, tap: Expr, g: Expr, v: int) -> Expr:
         """A vector of weights for the dot product."""
@@ -287,32 +310,27 @@ class _Kernel:
         wide = stored.astype(f"{self.dot.weights}x{width}")
         return wide - tirx.Broadcast(tirx.const(self.w_zero, self.dot.weights), width) if self.w_zero else wide
 
-    def finish(
-        self, done: Buffer, p: Expr, v: int, pixel: Expr, slot: Expr, image: Expr, first: Expr, line: Expr, block: Expr, emit: Any
-    ) -> None:
-        """The epilogue of one vector of channels of a pixel."""
-        lanes, outputs = self.dot.lanes, self.shape.outputs
-        begin = block * self.width + v * lanes
+    def finish(self, unit: _Unit, tile: _Tile, done: Buffer, p: Expr, v: int, emit: Emit) -> None:
+        """The epilogue of one vector of channels of a pixel; the last block may have fewer channels than others."""
+        lanes, last = self.dot.lanes, self.blocks - 1
+        begin, pixel = tile.block * self.width + v * lanes, tile.begin + p
+        rest = min(lanes, self.shape.outputs - last * self.width - v * lanes)
 
         def vector(width: int) -> None:
-            with T.vectorized(0, width) as lane:
+            with T.vectorized(0, width) if width > 1 else T.serial(0, 1) as lane:
                 value = load(done, [p * self.width + v * lanes + lane])
-                emit(self.index(image, first + line, pixel, begin + lane), self.corrected(value, begin + lane, slot, line, pixel))
+                at = self.index(unit.image, unit.first + tile.line, pixel, begin + lane)
+                emit(at, self.corrected(value, begin + lane, unit.slot, tile.line, pixel))
 
-        if (self.blocks - 1) * self.width + (v + 1) * lanes <= outputs:
+        if rest == lanes:
             vector(lanes)
             return
-        if self.blocks > 1:
-            with when(block < self.blocks - 1):
+        if last:
+            with when(tile.block < last):
                 vector(lanes)
-        rest = outputs - (self.blocks - 1) * self.width - v * lanes
         if rest > 0:
-            with when(*([block >= self.blocks - 1] if self.blocks > 1 else [])):
-                if rest > 1:
-                    vector(rest)
-                else:
-                    value = load(done, [p * self.width + v * lanes])
-                    emit(self.index(image, first + line, pixel, begin), self.corrected(value, begin, slot, line, pixel))
+            with when(*([tile.block >= last] if last else [])):
+                vector(rest)
 
     def corrected(self, value: Expr, channel: Expr, slot: Expr, line: Expr, pixel: Expr) -> Expr:
         """The sum less what the zero points make of it."""

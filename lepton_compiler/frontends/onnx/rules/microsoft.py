@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
@@ -11,18 +10,18 @@ from lepton_compiler import ops
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.frontends.onnx.call import Call, Result
 from lepton_compiler.frontends.onnx.rules.convolution import conv_op
-from lepton_compiler.frontends.onnx.rules.elementwise import from_attributes, reshape_to
+from lepton_compiler.frontends.onnx.rules.elementwise import from_attributes
 from lepton_compiler.frontends.onnx.rules.quantization import dequantize_linear, dequantized, quantize_linear, quantized
 from lepton_compiler.frontends.onnx.rules.recurrence import recurrent_op
 from lepton_compiler.ir.graph import Value
 from lepton_compiler.ir.types import FLOAT32
 from lepton_compiler.ops.activation import Gelu, LeakyRelu, Swish
-from lepton_compiler.ops.binary import Add, Mul, Sub
+from lepton_compiler.ops.binary import Add, Mul
 from lepton_compiler.ops.cast import Cast
 from lepton_compiler.ops.matmul import Gemm, MatMul, MatMulInteger
 from lepton_compiler.ops.normalize import LayerNormalization, RMSNormalization, Softmax
 from lepton_compiler.ops.pool import AveragePool
-from lepton_compiler.ops.quantize import DequantizeLinear, DynamicQuantizeLinear
+from lepton_compiler.ops.quantize import DynamicQuantizeLinear
 from lepton_compiler.ops.rearrange import Concat
 from lepton_compiler.ops.shape import Transpose
 from lepton_compiler.ops.unary import Sigmoid
