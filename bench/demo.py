@@ -23,7 +23,7 @@ def _run() -> int:
     with Progress("demo") as progress:
         for name in MODELS:
             rows.append(measure(name, level=3, seconds=2.0, stage=progress))
-    show(rows, "real models at -O3, one thread, verified against ONNX Runtime (ratio below 1: lepton is faster)")
+    show(rows, "real models at -O3, one thread, verified against ONNX Runtime (x: its time / lepton's, above 1 lepton is faster)")
     tell("demo", [Diagnostic(row.error, row.model) for row in rows if row.error])
     if any(row.error for row in rows):
         return 1

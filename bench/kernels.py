@@ -27,6 +27,8 @@ from tvm import te
 
 from lepton_compiler.backends.tvm.codegen import CompiledKernel, compile_kernel
 from lepton_compiler.backends.tvm.compute import conv, matmul
+from lepton_compiler.backends.tvm.packing import pack_conv_weights, pack_matmul_weights
+from lepton_compiler.backends.tvm.phases import phase_symbols
 from lepton_compiler.backends.tvm.schedules import n_block, oc_block, schedule
 from lepton_compiler.target import Target, parse_target
 
@@ -94,11 +96,15 @@ def load(kernel: CompiledKernel, buffers: list[Any]) -> Callable[[], int]:
     folder = Path(tempfile.mkdtemp())
     (folder / "k.o").write_bytes(kernel.object)
     subprocess.run(["cc", "-shared", "-o", folder / "k.so", folder / "k.o", "-lm"], check=True)
-    function = getattr(ctypes.CDLL(str(folder / "k.so")), kernel.symbol)
+    library = ctypes.CDLL(str(folder / "k.so"))
+    functions = [getattr(library, symbol) for symbol in phase_symbols(kernel.symbol, len(kernel.phases))]
     arguments = [ctypes.c_void_p(buffer.ctypes.data) for buffer in buffers]
-    if kernel.parallel_extent is not None:
-        arguments += [ctypes.c_int32(0), ctypes.c_int32(kernel.parallel_extent)]  # type: ignore[list-item]
-    return lambda _keep=buffers: function(*arguments)  # type: ignore[misc]
+    parts: list[list[Any]] = [[*arguments, ctypes.c_int32(0), ctypes.c_int32(phase.extent)] for phase in kernel.phases] or [[*arguments]]
+
+    def run(_keep: Any = buffers) -> int:
+        return sum(function(*part) for function, part in zip(functions, parts, strict=True))
+
+    return run
 
 
 def build(case: Case, target: Target) -> tuple[Callable[[], int], float]:
@@ -112,9 +118,9 @@ def build(case: Case, target: Target) -> tuple[Callable[[], int], float]:
     if case.groups > 1:
         packed = np.ascontiguousarray(w0[:, 0].transpose(1, 2, 0))
     elif case.is_conv:
-        packed = conv.pack_conv_weights(w0, oc_block(channels, target))
+        packed = pack_conv_weights(w0, oc_block(channels, target))
     else:
-        packed = matmul.pack_matmul_weights(w0, n_block(channels, target)) if constant else w0
+        packed = pack_matmul_weights(w0, n_block(channels, target)) if constant else w0
     w = te.placeholder(packed.shape, "float32", "w")
     if case.groups > 1:
         y, spaces = conv.depthwise_conv2d_nhwc(x, w, pads=(pad,) * 4, strides=strides)

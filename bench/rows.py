@@ -1,21 +1,24 @@
-"""One model measured: compile, verify, time; everything that a table about it may want to show."""
+"""One model measured: compile, verify, time beside other runtimes; everything that a table about it may want to show."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import lepton_compiler as lc
 from bench.random_weights import with_random_weights
-from lepton_compiler import zoo
+from lepton_compiler import peers, zoo
 from lepton_compiler.feeds import feeds_from_recipes
-from lepton_compiler.measure import interleaved, native_call, onnxruntime_call, ratio
+from lepton_compiler.measure import interleaved, load_peers, native_call, speedup
 from lepton_compiler.verification import compare, reference_outputs, tolerance_of
 
-TABLE_WIDTH = 150
-"""Columns that the table needs."""
+TABLE_WIDTH, PEER_WIDTH = 145, 36
+"""Columns that the table needs, and how many more for each further runtime."""
+
+QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
+"""A model with one of these operators counts as an int8 one."""
 
 
 @dataclass(frozen=True)
@@ -25,22 +28,24 @@ class Row:
     Attributes:
         model: its id in the list.
         threads: that each runtime was allowed.
+        kind: `float` or `int8`.
         nodes_before: nodes of the ONNX graph as imported.
         nodes_after: nodes after the level's passes.
-        kernels: distinct native kernels.
+        kernels: native kernel calls.
         arena_bytes: scratch memory.
         weights_bytes: constants in the library.
         compile_seconds: from graph to library.
-        max_rel: largest error against ONNX Runtime, relative to the output's range.
+        max_rel: largest error against the reference, relative to the output's range; None where NaN or infinities differ.
         ok: whether that is within the tolerance of `--verify`.
-        lepton_ms: median time of one call.
-        onnxruntime_ms: median time of one call.
-        ratio: lepton's time divided by ONNX Runtime's, median over interleaved rounds; below 1 lepton is faster.
-        error: why the model could not be measured.
+        ms: median time of one call, by runtime; `lepton` is one.
+        speedup: by other runtime, its time divided by lepton's, median over interleaved rounds; above 1 lepton is faster.
+        failures: by other runtime that cannot run the model, why.
+        error: why the model could not be measured at all.
     """
 
     model: str
     threads: int
+    kind: str = "float"
     nodes_before: int = 0
     nodes_after: int = 0
     kernels: int = 0
@@ -49,20 +54,34 @@ class Row:
     compile_seconds: float = 0.0
     max_rel: float | None = None
     ok: bool = False
-    lepton_ms: float | None = None
-    onnxruntime_ms: float | None = None
-    ratio: float | None = None
+    ms: Mapping[str, float] = field(default_factory=dict)
+    speedup: Mapping[str, float] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
         return asdict(self)
 
+    def line(self) -> str:
+        """The row in one line."""
+        if self.error:
+            return f"{self.model}, threads {self.threads}: {self.error}"
+        others = [f"{name} {self.ms[name]:.3f} ms (x {ratio:.2f})" for name, ratio in self.speedup.items()]
+        others += [f"{name} failed" for name in self.failures]
+        wrong = "" if self.ok else " WRONG RESULT"
+        return f"{self.model}, threads {self.threads}: lepton {self.ms['lepton']:.3f} ms{wrong}, {', '.join(others)}"
+
 
 def measure(
-    name: str, level: int | str = 3, threads: int = 1, seconds: float = 3.0, stage: Callable[[str], None] = lambda text: None
+    name: str,
+    level: int | str = 3,
+    threads: int = 1,
+    seconds: float = 3.0,
+    against: Sequence[str] = ("onnxruntime",),
+    stage: Callable[[str], None] = lambda text: None,
 ) -> Row:
-    """Fetch, compile, verify and time one model; failures of lepton go into the row."""
+    """Fetch, compile, verify and time one model; failures of lepton and of the others go into the row."""
     entry = zoo.find(name)
     try:
         stage(f"{entry.id}: fetch")
@@ -73,75 +92,87 @@ def measure(
         start = time.perf_counter()
         model = lc.compile(graph, level=level, threads=threads)
         compile_seconds = time.perf_counter() - start
-        stage(f"{entry.id}: measure")
+        stage(f"{entry.id}: load in others")
         feeds = feeds_from_recipes(entry.inputs)
-        call, _ = onnxruntime_call(path, feeds, threads)
+        loaded, failures = load_peers(against, path, feeds, threads)
         reference, expected = reference_outputs(path, graph, feeds)
         check = compare(expected, model.run({v.name: feeds[v.name] for v in graph.inputs}), reference, tolerance_of(graph))
-        times = interleaved({"lepton": native_call(model, feeds), "onnxruntime": call}, seconds)
+        stage(f"{entry.id}: measure")
+        times = interleaved({"lepton": native_call(model, feeds), **loaded}, seconds, threads)
+    except (lc.MissingDependency, lc.UsageError):
+        raise
     except lc.LeptonError as error:
         return Row(entry.id, threads, error=str(error.diagnostics[0]).split("\n")[0])
     facts = model.manifest
     return Row(
-        entry.id,
-        threads,
-        len(graph),
-        nodes_after,
-        facts["kernels"],
-        facts["arena_bytes"],
-        facts["weights_bytes"],
-        round(compile_seconds, 2),
-        check.as_json()["max_rel"],
-        check.ok,
-        round(times["lepton"].median * 1e3, 4),
-        round(times["onnxruntime"].median * 1e3, 4),
-        round(ratio(times, "lepton", "onnxruntime"), 4),
+        model=entry.id,
+        threads=threads,
+        kind="int8" if any(node.op.name in QUANTIZED for node in graph.walk()) else "float",
+        nodes_before=len(graph),
+        nodes_after=nodes_after,
+        kernels=facts["kernels"],
+        arena_bytes=facts["arena_bytes"],
+        weights_bytes=facts["weights_bytes"],
+        compile_seconds=round(compile_seconds, 2),
+        max_rel=check.as_json()["max_rel"],
+        ok=check.ok,
+        ms={runtime: round(timing.median * 1e3, 4) for runtime, timing in times.items()},
+        speedup={other: round(speedup(times, "lepton", other), 4) for other in loaded},
+        failures=failures,
     )
+
+
+def label(runtime: str) -> str:
+    """How tables call a runtime."""
+    return runtime if runtime == "lepton" else str(peers.registry.get(runtime).label)
 
 
 def table(rows: Sequence[Row], title: str) -> Any:
     """The rows that were measured as a `rich` table."""
     from rich.table import Table
 
+    others = list(dict.fromkeys(name for row in rows for name in (*row.speedup, *row.failures)))
     result = Table(title=title)
     result.add_column("model", no_wrap=True)
-    for heading in ("nodes", "kernels", "arena KiB", "weights KiB", "compile s", "max error", "lepton ms", "ORT ms", "ratio"):
+    headings = ["threads", "nodes", "kernels", "arena KiB", "weights KiB", "compile s", "max error", "lepton ms"]
+    for heading in [*headings, *(f"{label(other)} {what}" for other in others for what in ("ms", "x"))]:
         result.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         if row.error:
             continue
         error = "differs" if row.max_rel is None else f"{row.max_rel:.1e}"
+        times = [f(row) for other in others for f in (_ms(other), _speedup(other))]
         result.add_row(
             row.model,
+            str(row.threads),
             f"{row.nodes_before} > {row.nodes_after}",
             str(row.kernels),
             f"{row.arena_bytes / 1024:,.0f}",
             f"{row.weights_bytes / 1024:,.0f}",
             f"{row.compile_seconds:.1f}",
             error if row.ok else f"{error} (!)",
-            f"{row.lepton_ms:.3f}",
-            f"{row.onnxruntime_ms:.3f}",
-            f"{row.ratio:.2f}",
+            f"{row.ms['lepton']:.3f}",
+            *times,
         )
     return result
+
+
+def _ms(other: str) -> Callable[[Row], str]:
+    return lambda row: f"{row.ms[other]:.3f}" if other in row.ms else "fails"
+
+
+def _speedup(other: str) -> Callable[[Row], str]:
+    return lambda row: f"{row.speedup[other]:.2f}" if other in row.speedup else ""
 
 
 def show(rows: Sequence[Row], title: str) -> None:
     """Print the table, whole even where the output is no terminal."""
     from rich.console import Console
 
-    width = max(Console().width, TABLE_WIDTH)
+    others = {name for row in rows for name in (*row.speedup, *row.failures)}
+    width = max(Console().width, TABLE_WIDTH + PEER_WIDTH * len(others))
     console = Console(highlight=False, width=width, markup=False)
     console.print(table(rows, title))
     for row in rows:
         if row.error:
             console.print(f"{row.model}: {row.error}")
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """The rows that were measured as a table in Markdown."""
-    lines = ["| model | max error | lepton ms | ONNX Runtime ms | ratio |", "|---|---|---|---|---|"]
-    for row in rows:
-        if not row.error:
-            lines.append(f"| {row.model} | {row.max_rel:.1e} | {row.lepton_ms:.2f} | {row.onnxruntime_ms:.2f} | {row.ratio:.2f} |")
-    return "\n".join(lines) + "\n"

@@ -33,6 +33,7 @@ class BuildOptions:
         ram: bytes that arena and stack may take together; None does not ask.
         flash: bytes that code and constants may take.
         scales: what the integers of inputs and outputs mean, by name: scale and zero point.
+        choices: what tuning chose in place of the backend's analysis: by kernel, as the backend names it, parameters by name.
     """
 
     name: str
@@ -46,6 +47,7 @@ class BuildOptions:
     ram: int | None = None
     flash: int | None = None
     scales: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    choices: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lepton_compiler.analysis.scales import scales_of
 from lepton_compiler.backend import Artifact, BuildOptions, Emit, Level, registry
+from lepton_compiler.compress import Compression, Tools, compress, compression
 from lepton_compiler.errors import Diagnostic, InferenceError, OpenDimensionsError, UnsupportedError, UsageError, VerificationError
 from lepton_compiler.feeds import random_feeds
 from lepton_compiler.identity import FOLDER_KINDS, check_name, default_name, default_out, identify, manifest_bytes, weights_bytes
@@ -26,12 +27,14 @@ from lepton_compiler.pipeline import Instrument
 from lepton_compiler.several import Choices, Dims
 from lepton_compiler.sources import bind, files_of, kind_of, read_model
 from lepton_compiler.target import Target, parse_target, runs_here
+from lepton_compiler.tuning import Request, TuningReport, decide
 from lepton_compiler.verification import Verification, compare, reference_outputs, tolerance_of
 
 if TYPE_CHECKING:
     import numpy as np
 
     from lepton_compiler.pipeline import Pass, Pipeline
+    from lepton_compiler.quantization import Report
     from lepton_compiler.runtime.model import CompiledModel
 
 LEVELS: tuple[Level, ...] = ("O0", "O1", "O2", "O3", "Os")
@@ -51,6 +54,7 @@ class Job:
         passes: a pipeline in text form that runs instead of the level's.
         inputs: shapes or constants by input name.
         dims: by dimension name a size, or the sizes among which the artefact chooses at run time.
+        bounds: by node name, the largest size that its result of data-dependent size takes.
         opset: of ONNX output.
         jobs: compiler processes at once.
         cache_dir: where compiled kernels are kept.
@@ -62,6 +66,9 @@ class Job:
         profile: let the artefact measure each kernel call.
         ram: bytes that arena and stack of firmware may take.
         flash: bytes that its code and constants may take.
+        tuning: choices to measure, or to take from a database.
+        tuned: told what tuning came to.
+        compression: what to quantize, with which data.
     """
 
     target: Target
@@ -72,6 +79,7 @@ class Job:
     passes: str | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
     dims: Dims = field(default_factory=dict)
+    bounds: Mapping[str, int] = field(default_factory=dict)
     opset: int = 21
     jobs: int | None = None
     cache_dir: Path | None = None
@@ -83,6 +91,9 @@ class Job:
     profile: bool = False
     ram: int | None = None
     flash: int | None = None
+    tuning: Request = field(default_factory=Request)
+    tuned: Callable[[TuningReport], None] = lambda report: None
+    compression: Compression | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,7 @@ class Outcome:
     manifest: Mapping[str, Any]
     compile_seconds: float
     verification: Verification | None
+    quantization: Report | None = None
 
     @property
     def failure(self) -> VerificationError | None:
@@ -102,8 +114,8 @@ class Outcome:
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
-        sizes = {key: self.manifest.get(key, 0) for key in ("arena_bytes", "weights_bytes", "code_bytes")}
-        sizes |= {key: self.manifest[key] for key in ("flash_bytes", "stack_bytes", "arena_lower_bound") if key in self.manifest}
+        sizes = {key: self.manifest.get(key, 0) for key in ("arena_bytes", "arena_lower_bound", "weights_bytes", "code_bytes")}
+        sizes |= {key: self.manifest[key] for key in ("flash_bytes", "stack_bytes") if key in self.manifest}
         result = {
             "artifact": str(self.out),
             "name": self.manifest["name"],
@@ -114,6 +126,8 @@ class Outcome:
             **sizes,
             "compile_seconds": round(self.compile_seconds, 3),
         }
+        if self.quantization is not None:
+            result["quantization"] = self.quantization.as_json()
         return result | ({"verify": self.verification.as_json()} if self.verification else {})
 
 
@@ -131,6 +145,7 @@ def optimize(
     target: str | Target = "native",
     passes: str | Sequence[Pass] | None = None,
     instruments: Sequence[Instrument] = (),
+    bounds: Mapping[str, int] | None = None,
 ) -> Graph:
     """An optimised copy of `graph` that computes the same.
 
@@ -140,6 +155,7 @@ def optimize(
         target: what the passes may reckon with.
         passes: run these instead of the level's, as text (`"fold-constants,fuse{depth=3}"`) or as objects.
         instruments: told about every pass.
+        bounds: by node name, the largest size that its result of data-dependent size takes.
 
     Raises:
         UsageError: an unknown level, target or pass.
@@ -152,7 +168,7 @@ def optimize(
     else:
         pipeline = parse_pipeline(passes) if isinstance(passes, str) else Pipeline(tuple(passes))
     machine = target if isinstance(target, Target) else parse_target(target)
-    return pipeline.run(graph.copy(), PassContext(machine, named, tuple(instruments)))
+    return pipeline.run(graph.copy(), PassContext(machine, named, tuple(instruments), bounds=bounds or {}))
 
 
 def compile(
@@ -163,6 +179,7 @@ def compile(
     threads: int = 1,
     *,
     dims: Dims | None = None,
+    bounds: Mapping[str, int] | None = None,
     cpu: str | None = None,
     name: str | None = None,
     passes: str | None = None,
@@ -173,8 +190,11 @@ def compile(
     calibration: Any = None,
     prune: str | None = None,
     recover: str | None = None,
-    max_drop: str | None = None,
+    max_drop: str | float | None = None,
+    metric: Any = None,
     tune: float | None = None,
+    tune_db: str | os.PathLike[str] | None = None,
+    tune_tracker: str | None = None,
     profile: bool = False,
     ram: int | None = None,
     flash: int | None = None,
@@ -188,6 +208,7 @@ def compile(
         inputs: shapes (or constants) by input name.
         threads: that one call may use.
         dims: by dimension name a size, or several: then the model holds all of them and no other.
+        bounds: by node name, the largest size that its result of data-dependent size takes; a run that exceeds it fails.
         cpu: LLVM processor name.
         name: C identifier of the artefact.
         passes: a pipeline that runs instead of the level's.
@@ -198,6 +219,14 @@ def compile(
         ram: bytes that arena and stack of firmware may take together; more is refused.
         flash: bytes that its code and constants may take.
         quantize: with `calibration`, `prune`, `recover`, `max_drop`, `tune`: accepted by name, refused by this version.
+        tune: seconds to measure other choices for the kernels that take longest; what was measured goes into a database.
+        tune_db: that database; without `tune` the choices in it are taken, and nothing is measured.
+        tune_tracker: `HOST:PORT[,KEY]` of TVM's RPC tracker, to measure on its boards.
+        quantize: `int8`, `int16x8`, `dynamic`, `w8`, `w4`, with options as in `int8{observer=entropy}`; see docs/quantization.md.
+        calibration: samples of the inputs, for `int8`, `int16x8` and `max_drop`; see `lepton_compiler.calibration.open_samples`.
+        max_drop: the largest loss that is accepted, as `1%` or 0.01; layers stay in floating point until it is met.
+        metric: the user's measure of a model, `module:function` or a function of a function that runs one sample; higher is better.
+        prune: with `recover`: accepted by name, refused by this version.
 
     Returns:
         A model whose `run(feeds)` gives outputs by name. Where dimensions are unbound it compiles for each new shape on first use.
@@ -207,25 +236,28 @@ def compile(
     """
     from lepton_compiler.runtime.model import CompiledModel
 
-    refuse_planned(
-        {"quantize": quantize, "calibration": calibration, "prune": prune, "recover": recover, "max_drop": max_drop, "tune": tune}
-    )
+    refuse_planned({"prune": prune, "recover": recover})
     machine = target if isinstance(target, Target) else parse_target(target, cpu)
     job = Job(
-        machine, parse_level(level), name=name, threads=threads, passes=passes, inputs=inputs or {}, dims=dims or {}, jobs=jobs,
+        machine, parse_level(level), name=name, threads=threads, passes=passes, inputs=inputs or {}, dims=dims or {}, bounds=bounds or {}, jobs=jobs,
         cache_dir=Path(cache_dir) if cache_dir is not None else None, verify=verify, profile=profile, ram=ram, flash=flash,
+        tuning=Request.of(machine, tune, tune_db, tune_tracker),
+        compression=compression(quantize, calibration, max_drop, metric),
     )  # fmt: skip
     name = check_name(job.name) if job.name else default_name(source)
     choices = Choices.of(job.dims)
     graphs: dict[tuple[int, ...], Graph] = {}
     with contextlib.nullcontext() if choices.dimensions else contextlib.suppress(OpenDimensionsError):
         graphs = {sizes: read_model(source, job.inputs, choices.bound(sizes)) for sizes in choices.sizes}
+    source, graphs, _ = _compressed(source, graphs, job)
 
     def specialise(feeds: Mapping[str, np.ndarray]) -> Artifact:
         bound = _bound_to_feeds(source, graphs.get(()), feeds, job)
         return complete(build(_optimised(bound, job), name, job), identify(name, job_options(job), bound, None))
 
     if not graphs or (not choices.dimensions and graphs[()].free_symbols):
+        if job.tuning.seconds is not None:
+            raise UsageError("tuning needs known sizes, and the model has open dimensions", hint="bind them with inputs or dims")
         return CompiledModel(None, specialise)
     identity = identify(name, job_options(job), graphs[choices.sizes[-1]], source)
     model = CompiledModel(complete(_build_choices(graphs, choices, name, job), identity))
@@ -286,9 +318,12 @@ def run_job(source: Any, out: Path | None, job: Job, depfile: Path | None = None
     out = out or default_out(source, name, job.emit)
     job.stage("import")
     choices = Choices.of(job.dims)
+    if job.tuning != Request() and job.emit not in FOLDER_KINDS:
+        raise UsageError(f"--emit {job.emit} has no kernels to tune", hint="tuning is for native code")
     if choices.dimensions and job.emit not in FOLDER_KINDS:
         raise UsageError(f"--emit {job.emit} takes one size of dimension '{choices.dimensions[0]}'", hint="libraries hold several")
     every = {sizes: read_model(source, job.inputs, choices.bound(sizes)) for sizes in choices.sizes}
+    model, every, report = _compressed(source, every, job)
     imported = every[choices.sizes[-1]]
     identity = identify(name, job_options(job), imported, source)
     check = None
@@ -298,20 +333,20 @@ def run_job(source: Any, out: Path | None, job: Job, depfile: Path | None = None
             manifest, main = artifact.manifest, out / f"{name}.json"
             write_files(staged, {**artifact.files, main.name: manifest_bytes(manifest)})
             seconds = time.perf_counter() - start
-            check = _verify_native(source, every, choices, artifact, job) if job.verify else None
+            check = _verify_native(model, every, choices, artifact, job) if job.verify else None
         else:
             graph = _optimised(imported, job)
             job.stage("emit")
             manifest, main = {**identity, "weights_bytes": weights_bytes(graph)}, out
             _write_exchange(graph, staged / out.name, job.emit, job.opset)
             seconds = time.perf_counter() - start
-            check = _verify_file(source, imported, staged / out.name, job) if job.verify else None
+            check = _verify_file(model, imported, staged / out.name, job) if job.verify else None
         if check is None or check.ok:
             publish = publish_folder if job.emit in FOLDER_KINDS else publish_files
             publish(staged, out)
             if depfile is not None:
                 write_files(depfile.parent, {depfile.name: depfile_text(str(main), [*files_of(source, imported), *extra_sources]).encode()})
-    return Outcome(out, job, manifest, seconds, check)
+    return Outcome(out, job, manifest, seconds, check, report)
 
 
 def build(graph: Graph, name: str, job: Job) -> Artifact:
@@ -343,11 +378,17 @@ def build_sizes(
         require_bound(graph)
         job.stage("legalise")
         required = tuple(getattr(backend, "REQUIRED_PASSES", ()))
-        legal[sizes] = optimize(graph, job.level, job.target, ",".join(required), job.instruments) if required else graph
-    job.stage("generate code")
+        legal[sizes] = optimize(graph, job.level, job.target, ",".join(required), job.instruments, job.bounds) if required else graph
     options = BuildOptions(
         name, job.target, job.threads, job.emit, job.jobs, job.cache_dir, job.level, job.profile, job.ram, job.flash, dict(scales or {})
     )
+    if job.tuning.seconds is not None:
+        job.stage("tune")
+    tuned, report = decide(backend, legal, options, job.tuning, job.detail)
+    if report is not None:
+        job.tuned(report)
+    options = replace(options, choices=tuned)
+    job.stage("generate code")
 
     def progress(done: int, total: int, label: str) -> None:
         job.detail(f"kernel {done} of {total}, {label}")
@@ -361,11 +402,16 @@ def build_sizes(
 
 def job_options(job: Job) -> dict[str, Any]:
     """What of a job decides the bytes of its artefact, as JSON values."""
-    target = {"name": job.target.name, "triple": job.target.triple, "cpu": job.target.cpu, "features": list(job.target.features)}
-    options = {"emit": job.emit, "level": job.level, "passes": job.passes, "target": target, "threads": job.threads}
+    machine = job.target
+    target = {
+        "name": machine.name, "triple": machine.triple, "cpu": machine.cpu, "features": list(machine.features), "caches": list(machine.caches)
+    }  # fmt: skip
+    quantized = {"quantize": str(job.compression.recipe)} if job.compression else {}
+    options = quantized | {"emit": job.emit, "level": job.level, "passes": job.passes, "target": target, "threads": job.threads}
     several = {name: sorted(given) for name, given in job.dims.items() if not isinstance(given, int)}
     budget = {key: value for key, value in (("ram", job.ram), ("flash", job.flash)) if value is not None}
-    return options | ({"dims": several} if several else {}) | budget
+    bounds = {"bounds": dict(sorted(job.bounds.items()))} if job.bounds else {}
+    return options | ({"dims": several} if several else {}) | bounds | budget
 
 
 def complete(artifact: Artifact, identity: Mapping[str, Any]) -> Artifact:
@@ -458,7 +504,24 @@ def refuse_planned(options: Mapping[str, Any]) -> None:
 # -- inside
 
 
+def _compressed(source: Any, graphs: dict[tuple[int, ...], Graph], job: Job) -> tuple[Any, dict[tuple[int, ...], Graph], Report | None]:
+    """What is compiled instead of an imported model: its quantized graph, where quantization is asked for."""
+    if job.compression is None:
+        return source, graphs, None
+    plain = replace(job, compression=None)
+    here = job.target if job.target.arch == parse_target("native").arch else parse_target("native")
+
+    def build(graph: Graph) -> CompiledModel:
+        return compile(graph, here, job.level, threads=os.cpu_count() or 1, jobs=job.jobs, cache_dir=job.cache_dir)
+
+    tools = Tools(lambda graph: _optimised(graph, plain), build, job.target.arch, job.emit, job.stage, job.detail)
+    result = compress(graphs, job.compression, tools)
+    return result.graph, dict.fromkeys(graphs, result.graph), result.report
+
+
 def _optimised(graph: Graph, job: Job) -> Graph:
+    if job.compression is not None and not job.compression.optimised_again(job.emit):
+        return graph
     job.stage("optimise")
     return optimize(graph, job.level, job.target, job.passes, job.instruments)
 
@@ -489,7 +552,10 @@ def _verify_native(source: Any, graphs: Mapping[tuple[int, ...], Graph], choices
 
     job.stage("verify")
     if job.emit != "lib":
-        artifact = complete(_build_choices(graphs, choices, artifact.manifest["name"], replace(job, emit="lib")), artifact.manifest)
+        again = replace(
+            job, emit="lib", tuning=Request(fixed={row["kernel"]: row["choice"] for row in artifact.manifest.get("tuning", ())})
+        )
+        artifact = complete(_build_choices(graphs, choices, artifact.manifest["name"], again), artifact.manifest)
     return _check_models(source, graphs, CompiledModel(artifact), job)
 
 

@@ -10,10 +10,10 @@ import importlib
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, ClassVar, Literal, Union
+from typing import Any, ClassVar, Literal, TypeVar, Union
 
 from lepton_compiler.errors import UsageError
 from lepton_compiler.ir.graph import Graph
@@ -64,12 +64,17 @@ class PassContext:
         level: the optimisation level, `O0` ... `O3`, `Os`.
         instruments: told before and after each pass.
         tracer: collects near misses of rewrite rules, when somebody wants them.
+        bounds: by name of a source node, the largest size that its result of data-dependent size takes.
     """
 
     target: Target = field(default_factory=lambda: parse_target("x86_64"))
     level: str = "O2"
     instruments: tuple[Instrument, ...] = ()
     tracer: Tracer | None = None
+    bounds: Mapping[str, int] = field(default_factory=dict)
+
+
+AnyPass = TypeVar("AnyPass", bound=Pass)
 
 
 @dataclass(frozen=True)
@@ -119,11 +124,16 @@ def parse_pipeline(text: str) -> Pipeline:
         match = re.fullmatch(r"([\w-]+)\s*(?:\{(.*)\})?", item, re.DOTALL)
         if match is None:
             raise UsageError(f"'{item}' is not a pass", hint="write name or name{option=value,...}, separated by commas")
-        steps.append(_build(registry.get(match[1]), match[2] or ""))
+        steps.append(build_pass(registry.get(match[1]), match[2] or ""))
     return Pipeline(tuple(steps))
 
 
-def _build(cls: type[Pass], options: str) -> Pass:
+def build_pass(cls: type[AnyPass], options: str) -> AnyPass:
+    """A pass from its class and its options as text, `option=value,...`.
+
+    Raises:
+        UsageError: an unknown option, or a value of the wrong type; the message says what would do.
+    """
     hints = typing.get_type_hints(cls)
     known = {f.name.replace("_", "-"): f for f in fields(cls)}
     given: dict[str, Any] = {}

@@ -12,6 +12,7 @@ import numpy as np
 
 from lepton_compiler.errors import UsageError
 from lepton_compiler.measure import native_call
+from lepton_compiler.roofline import Limits
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class KernelTime:
         seconds: mean time of the call in one run.
         macs: multiply-accumulates as its operators define them.
         bytes: of what it reads and writes.
+        least: the seconds that the machine needs at least, by its limits; None where they were not measured.
     """
 
     symbol: str
@@ -33,6 +35,7 @@ class KernelTime:
     seconds: float
     macs: int
     bytes: int
+    least: float | None = None
 
     @property
     def gflops(self) -> float:
@@ -44,6 +47,14 @@ class KernelTime:
         """Billions of bytes per second."""
         return 1e-9 * self.bytes / self.seconds if self.seconds else 0.0
 
+    @property
+    def share(self) -> float | None:
+        """How much of the machine's limit the kernel reaches, 1 being all of it.
+
+        More than 1 is possible: Winograd's algorithm multiplies less than the operator defines, which is what counts here.
+        """
+        return self.least / self.seconds if self.least is not None and self.seconds else None
+
     def as_json(self) -> dict[str, Any]:
         """JSON values, times in milliseconds."""
         return {
@@ -53,13 +64,20 @@ class KernelTime:
             "ms": round(self.seconds * 1e3, 6),
             "gflops": round(self.gflops, 3),
             "gbytes": round(self.gbytes, 3),
+            "limit_share": None if self.share is None else round(self.share, 4),
         }
 
 
-def profile(model: Any, feeds: Mapping[str, np.ndarray], seconds: float = 1.0) -> list[KernelTime]:
+def profile(model: Any, feeds: Mapping[str, np.ndarray], seconds: float = 1.0, limits: Limits | None = None) -> list[KernelTime]:
     """Run a model that was compiled with `profile=True` and say how long each kernel call takes, in order of execution.
 
     Looking at the clock takes some 50 ns per call, which very small kernels show.
+
+    Args:
+        model: compiled with `profile=True`.
+        feeds: its inputs.
+        seconds: how long to measure.
+        limits: of this machine and the model's number of threads, for the share of them that each kernel reaches.
 
     Raises:
         UsageError: the model was compiled without `profile=True`.
@@ -76,7 +94,16 @@ def profile(model: Any, feeds: Mapping[str, np.ndarray], seconds: float = 1.0) -
     while runs < 3 or time.perf_counter() < end:
         call()
         runs += 1
+    footprint = model.manifest["weights_bytes"] + model.manifest["arena_bytes"]
     return [
-        KernelTime(row["symbol"], tuple(row["sources"]), tuple(row["outputs"]), (after - start) / runs, row["macs"], row["bytes"])
+        KernelTime(
+            row["symbol"], tuple(row["sources"]), tuple(row["outputs"]), (after - start) / runs, row["macs"], row["bytes"],
+            _least(row, footprint, limits) if limits else None,
+        )
         for row, start, after in zip(rows, before, spent, strict=True)
-    ]
+    ]  # fmt: skip
+
+
+def _least(row: Mapping[str, Any], footprint: int, limits: Limits) -> float:
+    """Seconds that a call needs at least; weights come from where `footprint` bytes fit, since the whole model ran in between."""
+    return limits.seconds(row["macs"], row["bytes"] - row["constant_bytes"], row["constant_bytes"], footprint)

@@ -56,6 +56,11 @@ class Target:
     float_abi: str = ""
     extensions: tuple[str, ...] = ()
 
+    @property
+    def caches(self) -> tuple[int, int]:
+        """Bytes of level 1 and level 2, as schedules reckon with them."""
+        return self.l1_bytes, self.l2_bytes
+
     def lanes(self, bits: int) -> int:
         """Number of elements of `bits` bits that are computed at once: what a vector register holds, at least one."""
         return max(1, self.vector_bits // bits)
@@ -84,6 +89,7 @@ CPUS: dict[str, Cpu] = {
     **machines.CPUS,
 }
 
+CACHES = ("l1", "l2")
 TRIPLES = {"x86_64": "x86_64-linux-gnu"}
 BASELINE = {"x86_64": "x86-64-v3"}
 
@@ -97,6 +103,8 @@ PLANNED = ("cuda",)
 
 def parse_target(text: str, cpu: str | None = None) -> Target:
     """Turn `NAME[,feature...]` and an optional LLVM processor name into a `Target`.
+
+    Features are LLVM's, but for `l1=48K` and `l2=2M`: the sizes of the caches, where those of the processor's name are not the machine's.
 
     Raises:
         UsageError: an unknown target or processor, or one that this version does not compile for.
@@ -114,11 +122,28 @@ def parse_target(text: str, cpu: str | None = None) -> Target:
     if cpu not in CPUS or CPUS[cpu].arch != arch:
         raise UsageError(f"unknown processor '{cpu}' for {arch}", hint=_suggest(cpu, {k: "" for k, c in CPUS.items() if c.arch == arch}))
     known = CPUS[cpu]
-    target = Target(
-        name, arch, TRIPLES[arch], cpu, tuple(f if f[:1] in "+-" else f"+{f}" for f in features),
-        known.vector_bits, known.vector_registers, known.l1_bytes, known.l2_bytes, host,
+    own = tuple(f if f[:1] in "+-" else f"+{f}" for f in features if "=" not in f)
+    if host and cpu == _host_cpu(arch):
+        own = (*_host_features(), *own)
+    caches = {
+        "l1": known.l1_bytes,
+        "l2": known.l2_bytes,
+        **(_host_caches() if host else {}),
+        **dict(_cache_size(f) for f in features if "=" in f),
+    }
+    return Target(
+        name, arch, TRIPLES[arch], cpu, own, known.vector_bits, known.vector_registers, caches["l1"], caches["l2"], host
     )  # fmt: skip
-    return replace(target, features=(*_host_features(), *target.features)) if host and cpu == _host_cpu(arch) else target
+
+
+def _cache_size(feature: str) -> tuple[str, int]:
+    """The cache that a feature such as `l2=2M` is about, and its bytes."""
+    key, _, text = feature.partition("=")
+    factor = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:].upper(), 1)
+    digits = text if factor == 1 else text[:-1]
+    if key not in CACHES or not digits.isdecimal() or not int(digits):
+        raise UsageError(f"'{feature}' is no size of a cache", hint="write l1=48K or l2=2M")
+    return key, int(digits) * factor
 
 
 def _foreign(name: str, cpu: str | None, features: Sequence[str]) -> Target:
@@ -129,13 +154,14 @@ def _foreign(name: str, cpu: str | None, features: Sequence[str]) -> Target:
     fitting = {k: "" for k, c in CPUS.items() if c.arch == machine.arch and (machine.system == "linux" or k == machine.cpu)}
     if known is None or chosen not in fitting:
         raise UsageError(f"unknown processor '{chosen}' for {name}", hint=_suggest(chosen, fitting))
-    signed = [f if f[:1] in "+-" else f"+{f}" for f in features]
+    signed = [f if f[:1] in "+-" else f"+{f}" for f in features if "=" not in f]
+    caches = {"l1": known.l1_bytes, "l2": known.l2_bytes, **dict(_cache_size(f) for f in features if "=" in f)}
     extensions = {*known.extensions} | {f[1:] for f in signed if f[0] == "+"}
     extensions -= {f[1:] for f in signed if f[0] == "-"}
     spelled = tuple(f[0] + LLVM_FEATURES.get(f[1:], f[1:]) for f in signed)
     return Target(
         name, machine.arch, machine.triple, chosen, (*machine.features, *spelled),
-        known.vector_bits, known.vector_registers, known.l1_bytes, known.l2_bytes, system=machine.system,
+        known.vector_bits, known.vector_registers, caches["l1"], caches["l2"], system=machine.system,
         pointer_bits=machine.pointer_bits, float_abi=machine.float_abi, extensions=tuple(sorted(extensions)),
     )  # fmt: skip
 
@@ -190,6 +216,19 @@ def _host_cpu(arch: str) -> str:
     if {"avx2", "fma", "f16c", "bmi2"} <= flags:
         return "x86-64-v3"
     return "x86-64-v2" if "sse4_2" in flags else BASELINE[arch] if not flags else "x86-64"
+
+
+def _host_caches() -> dict[str, int]:
+    """Bytes of `l1` and `l2` of the first core, those that Linux tells."""
+    found: dict[str, int] = {}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
+            if level in ("1", "2") and kind in ("Data", "Unified"):
+                found.update([_cache_size(f"l{level}={size}")])
+        except (OSError, UsageError):
+            continue
+    return found
 
 
 def _host_features() -> tuple[str, ...]:

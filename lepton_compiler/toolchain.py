@@ -43,7 +43,7 @@ class Toolchain:
         self.run(folder, [*self.compiler, *self.flags, *flags, "-c", name, "-o", result])
         return result
 
-    def shared(self, folder: Path, objects: Sequence[str], result: str, exports: Sequence[str], threads: int) -> None:
+    def shared(self, folder: Path, objects: Sequence[str], result: str, exports: Sequence[str]) -> None:
         """Link a shared library that exports just the named symbols; reproducible, and complete (no undefined symbols)."""
         (folder / "exports.map").write_text("{ global: " + " ".join(f"{e};" for e in exports) + " local: *; };\n")
         (folder / "objects.rsp").write_text("\n".join(objects))
@@ -57,8 +57,7 @@ class Toolchain:
             "-Wl,--gc-sections",
             f"-Wl,-soname,{result}",
         ]
-        libraries = ["-Wl,--as-needed", "-lm", *(["-lpthread", "-Wl,-z,nodelete"] if threads > 1 else [])]
-        self.run(folder, [*self.compiler, *self.flags, *flags, "@objects.rsp", *libraries])
+        self.run(folder, [*self.compiler, *self.flags, *flags, "@objects.rsp", "-Wl,--as-needed", "-lm", "-lpthread"])
 
     def archive(self, folder: Path, objects: Sequence[str], result: str) -> None:
         """Make a static library without times and owners."""

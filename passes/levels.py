@@ -11,6 +11,7 @@ from lepton_compiler.passes.cse import CSE
 from lepton_compiler.passes.dce import DCE
 from lepton_compiler.passes.fold_batch_norm import FoldBatchNorm
 from lepton_compiler.passes.fold_constants import FoldConstants
+from lepton_compiler.passes.hoist_products import HoistProducts
 from lepton_compiler.passes.simplify_arithmetic import SimplifyArithmetic
 from lepton_compiler.passes.simplify_casts import SimplifyCasts
 from lepton_compiler.passes.simplify_pads import SimplifyPads
@@ -43,6 +44,7 @@ O1: tuple[Pass, ...] = (
 O2: tuple[Pass, ...] = (
     *O1,
     Compose(),  # before arithmetic is rearranged, composite operators still have the form that exporters give them
+    HoistProducts(),  # while the rows are still read by the product itself
     SimplifyArithmetic(),  # scales and shifts move into weights
     SimplifyTransposes(),  # transposes of channels-last exporters cancel before a backend chooses layouts
     SimplifySlices(),  # slices and joins of other slices and joins

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,8 @@ from lepton_compiler.backend import Artifact, BuildOptions
 from lepton_compiler.backends.tvm.capabilities import CONTROL, VIEWS, computes_nothing, refusal
 from lepton_compiler.errors import Diagnostic, UnsupportedError
 from lepton_compiler.ir.graph import Graph, Node, Value
+from lepton_compiler.target import Target
+from lepton_compiler.tuning import Database, Request, TuningReport, this_cpu
 
 if TYPE_CHECKING:
     from lepton_compiler.backends.tvm.spec import KernelSpec
@@ -30,6 +34,9 @@ REQUIRED_PASSES: tuple[str, ...] = (
     "fuse",
 )
 """Pipeline items that run before `build`."""
+
+MOST_THREADS = 256
+"""The pool counts threads in a byte."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -61,7 +68,7 @@ def build_sizes(
     from lepton_compiler.backends.tvm.package.build import Package, package
     from lepton_compiler.backends.tvm.package.interface import Interface, Variant
     from lepton_compiler.backends.tvm.program import build_program
-    from lepton_compiler.backends.tvm.spec import spec_of
+    from lepton_compiler.backends.tvm.spec import chosen, spec_of
     from lepton_compiler.backends.tvm.weights import WeightStore
 
     check_options(options)
@@ -70,7 +77,7 @@ def build_sizes(
         check_static(graph)
         nodes = kernel_nodes(graph)
         check_supported(nodes, options.target)
-        specs.append({n: spec_of(n) for n in nodes})
+        specs.append({n: chosen(spec_of(n), options.choices) for n in nodes})
     every = [spec for found in specs for spec in found.values()]
     if options.emit in ("tir", "asm"):
         return _texts(every, options)
@@ -79,22 +86,89 @@ def build_sizes(
     interface, weights = Interface.of(options.name, dimensions, list(graphs.values()), list(graphs)), WeightStore()
     reported = [k for k, port in enumerate(interface.outputs) if port.loose]
     variants = [
-        Variant(chosen, graph, build_program(graph, {n: (s, ready[s.key(options.target)]) for n, s in found.items()}, weights, reported))
+        Variant(
+            chosen,
+            graph,
+            build_program(graph, {n: (s, ready[s.key(options.target)]) for n, s in found.items()}, weights, reported, options.threads),
+        )
         for (chosen, graph), found in zip(graphs.items(), specs, strict=True)
     ]
-    return package(Package(interface, variants, weights, options))
+    artifact = package(Package(interface, variants, weights, options))
+    tuned = {spec.structure: [ready[spec.key(options.target)].symbol, spec.choice.to_json()] for spec in every if spec.choice}
+    if not tuned:
+        return artifact
+    rows = [{"kernel": name, "symbol": symbol, "choice": choice} for name, (symbol, choice) in sorted(tuned.items())]
+    return Artifact(artifact.files, {**artifact.manifest, "tuning": rows})
+
+
+def choices_known(graphs: Iterable[Graph], target: Target, database: Database, threads: int) -> dict[str, Mapping[str, int]]:
+    """What a tuning database chose for the kernels of some graphs; nothing is measured.
+
+    On a `native` target rows of this processor count; for others those of whichever processor measured them.
+
+    Raises:
+        UsageError: it was several processors.
+    """
+    from lepton_compiler.backends.tvm.spec import schedule_version, spec_of
+
+    rows = database.find(schedule_version(), target, this_cpu() if target.host else None, threads)
+    kernels = {spec_of(node).structure for graph in graphs for node in kernel_nodes(graph)} if rows else set()
+    return {name: rows[name].choice for name in sorted(kernels & rows.keys()) if rows[name].choice}
+
+
+def tune(
+    graphs: Mapping[tuple[int, ...], Graph], options: BuildOptions, request: Request, database: Database, detail: Callable[[str], None]
+) -> tuple[dict[str, Mapping[str, int]], TuningReport]:
+    """Measure choices for the kernels of some graphs; those that are in the database already are not measured again.
+
+    Args:
+        graphs: one for each choice of sizes, as `build_sizes` takes them.
+        options: of the artefact that is wanted.
+        request: how long, and where.
+        database: what is known; new rows are added.
+        detail: told what is going on.
+
+    Returns:
+        The choices that make the model faster, for `BuildOptions.choices`, and what to tell.
+
+    Raises:
+        UnsupportedError: as `build_sizes` does.
+        LeptonError: the tracker cannot be reached, or has no such board.
+    """
+    from lepton_compiler.backends.tvm.kernels import KernelCache
+    from lepton_compiler.backends.tvm.spec import spec_of
+    from lepton_compiler.backends.tvm.tuning.device import Device
+    from lepton_compiler.backends.tvm.tuning.stage import Tuning, report
+    from lepton_compiler.backends.tvm.worker import symbol_of
+
+    assert request.seconds is not None
+    start, cache = time.monotonic(), KernelCache(options.cache_dir or default_cache())
+    options = replace(options, choices={})
+    choices, results = dict[str, Mapping[str, int]](), []
+    with Device(request.tracker, request.seconds) as device:
+        for graph in graphs.values():
+            check_static(graph)
+            nodes = kernel_nodes(graph)
+            check_supported(nodes)
+            specs = {spec.structure: spec for spec in map(spec_of, nodes)}
+            tuning = Tuning(options, database, device, request.seconds / len(graphs), cache, build, detail)
+            results.append(tuning.run(graph, specs, lambda name, specs=specs: symbol_of(specs[name], options.target)))  # type: ignore[misc]
+            choices |= results[-1].choices
+    return choices, report(results, time.monotonic() - start)
 
 
 def check_options(options: BuildOptions) -> None:
     """Refuse what this backend does not make yet.
 
     Raises:
-        UnsupportedError: an output kind that is not there, or that the target has no use for.
+        UnsupportedError: an output kind that is not there, that the target has no use for, or more threads than a pool can have.
     """
     if options.emit == "c":
         raise UnsupportedError(
             "portable C output is not there yet", hint="--emit static gives a library; NAME.c beside it shows the program"
         )
+    if options.threads > MOST_THREADS:
+        raise UnsupportedError(f"{options.threads} threads are too many", hint=f"--threads {MOST_THREADS} is the most")
     if options.target.is_firmware and options.threads > 1:
         raise UnsupportedError(f"{options.target.name} has one core: no threads", hint="compile with --threads 1")
     if options.target.is_firmware and options.profile:

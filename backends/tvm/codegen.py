@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,12 @@ from typing import Any
 import tvm
 from tvm import s_tir, tirx
 from tvm.ir import Call, PointerType, PrimType, StringImm
+from tvm.tirx.analysis import undefined_vars
 from tvm.tirx.build import codegen_build
 
 from lepton_compiler.backends.tvm import outline
+from lepton_compiler.backends.tvm.phases import Phase, phase_symbols
+from lepton_compiler.backends.tvm.schedules.work import parallel_work
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.target import Target
 
@@ -38,34 +41,34 @@ class CompiledKernel:
     """One kernel as a relocatable object.
 
     Attributes:
-        symbol: the name of the function in the object.
+        symbol: the name of the function in the object, or what the names of its phases begin with.
         object: the bytes of the ELF `.o`.
-        parallel_extent: N where the function takes two extra `int32_t` arguments (begin, end), a part of
-            [0, N); None where it takes its buffers only. Disjoint parts may run at the same time.
+        phases: what threads may share. None: one function that takes its buffers only. Else there is a function for each
+            (`phase_symbols`) with two extra `int32_t` arguments (begin, end), a part of [0, extent). Disjoint parts may run at the same time.
         stack_bytes: size of the buffers that the kernel keeps on the stack, unless registers hold them.
     """
 
     symbol: str
     object: bytes
-    parallel_extent: int | None
+    phases: tuple[Phase, ...]
     stack_bytes: int = 0
 
 
 def compile_kernel(func: PrimFunc, symbol: str, target: Target) -> CompiledKernel:
     """Compile a scheduled `PrimFunc` to an object that defines `symbol`.
 
-    The C signature is `int32_t symbol(T *p0, ..., T *pN [, int32_t begin, int32_t end])`, parameters in the
-    order of the `PrimFunc`. Pointers need the alignment of their elements, and are fastest at 64 bytes. The result is 0.
+    The C signature is `int32_t symbol(T *p0, ..., T *pN [, int32_t begin, int32_t end])`, for each phase if there are
+    several, parameters in the order of the `PrimFunc`. Pointers need the alignment of their elements, and are fastest at 64 bytes. The result is 0.
 
     Raises:
         UnsupportedError: an intermediate buffer is too large for the stack and is not a parameter.
     """
-    module, extent, stack = _lower(func, symbol, target)
+    module, phases, stack = _lower(func, symbol, target)
     built = codegen_build(module, tvm_target(target))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.o"
         built.write_to_file(str(path))
-        return CompiledKernel(symbol, path.read_bytes(), extent, stack)
+        return CompiledKernel(symbol, path.read_bytes(), phases, stack)
 
 
 def assembly(func: PrimFunc, symbol: str, target: Target) -> str:
@@ -123,8 +126,8 @@ def _passes(target: Target) -> list[Any]:
     ]
 
 
-def _lower(func: PrimFunc, symbol: str, target: Target) -> tuple[Any, int | None, int]:
-    """Run all passes; returns the module for the code generator, the extent of the parallel loop if any, bytes on the stack."""
+def _lower(func: PrimFunc, symbol: str, target: Target) -> tuple[Any, tuple[Phase, ...], int]:
+    """Run all passes; returns the module for the code generator, the phases that threads may share, bytes on the stack."""
     module = tvm.IRModule({symbol: func.with_attr("global_symbol", symbol)})
     with tvm.transform.PassContext(opt_level=3):
         module = tvm.ir.transform.Sequential(_passes(target))(module)
@@ -134,11 +137,14 @@ def _lower(func: PrimFunc, symbol: str, target: Target) -> tuple[Any, int | None
                 f"kernel {symbol} needs {stack} bytes of intermediate buffers on the stack",
                 hint="make its large intermediate tensors workspaces",
             )
-        raw, extent = _raw_abi(module[symbol], symbol)
+        functions, phases = _raw_abi(module[symbol], symbol, parallel_work(func))
         outline.take_definitions()
         vcvtr = target.arch == "thumb" and "fpu" in target.extensions
-        lowered = tirx.transform.LowerIntrin()(tvm.IRModule({symbol: raw}))
-        return tvm.IRModule({symbol: _with_functions(lowered[symbol], outline.take_definitions(vcvtr))}), extent, stack
+        built = {}
+        for name, raw in functions.items():
+            lowered = tirx.transform.LowerIntrin()(tvm.IRModule({name: raw}))
+            built[name] = _with_functions(lowered[name], outline.take_definitions(vcvtr))
+        return tvm.IRModule(built), phases, stack
 
 
 def _with_functions(func: PrimFunc, definitions: str) -> PrimFunc:
@@ -172,29 +178,76 @@ def _buffer_bytes(buffer: Any) -> int:
     return math.prod(int(extent) for extent in buffer.shape) * max(8, bits) * int(lanes or 1) // 8
 
 
-def _raw_abi(func: PrimFunc, symbol: str) -> tuple[PrimFunc, int | None]:
-    """Give a lowered function plain pointer parameters, and (begin, end) where its one outer loop is parallel."""
-    body = list(func.body.seq) if isinstance(func.body, tirx.SeqStmt) else [func.body]
+def _raw_abi(func: PrimFunc, symbol: str, work: Sequence[int]) -> tuple[dict[str, PrimFunc], tuple[Phase, ...]]:
+    """Functions with plain pointer parameters: one for each phase, with (begin, end), or a single one without where nothing is parallel.
+
+    Args:
+        func: after all passes.
+        symbol: its name.
+        work: nanoseconds of each of its parallel loops.
+    """
     pointers = {param: tirx.Var(param.name, PointerType(param.ty.dtype)) for param in func.params}
     declarations: list[Any] = []
-    work: list[Any] = []
-    for stmt in body:
+    statements: list[Any] = []
+    for stmt in list(func.body.seq) if isinstance(func.body, tirx.SeqStmt) else [func.body]:
         if isinstance(stmt, tirx.DeclBuffer) and isinstance(stmt.data, Call) and stmt.data.args[0] in pointers:
             declarations.append(tirx.DeclBuffer(stmt.buffer, data=pointers[stmt.data.args[0]]))
         else:
-            work.append(stmt)
-    params = list(pointers.values())
-    extent: int | None = None
-    if len(work) == 1 and _is_parallel(work[0]):
-        begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
-        extent = int(work[0].extent)
-        params += [begin, end]
-        work = [_serial(work[0], begin, end - begin)]
-    else:
-        work = [_serial(stmt, stmt.min, stmt.extent) if _is_parallel(stmt) else stmt for stmt in work]
-    returned = tirx.SeqStmt([*declarations, *work, tirx.Return(tirx.IntImm("int32", 0))])
-    raw = tirx.PrimFunc(params, returned, ret_type=PrimType("int32"), attrs=func.attrs)
-    return raw.with_attr("calling_conv", RAW_CALLING_CONVENTION).with_attr("global_symbol", symbol), extent
+            statements.append(stmt)
+
+    def function(name: str, body: Sequence[Any], extra: Sequence[Any]) -> PrimFunc:
+        returned = tirx.SeqStmt([*declarations, *body, tirx.Return(tirx.IntImm("int32", 0))])
+        raw = tirx.PrimFunc([*pointers.values(), *extra], returned, ret_type=PrimType("int32"), attrs=func.attrs)
+        return raw.with_attr("calling_conv", RAW_CALLING_CONVENTION).with_attr("global_symbol", name)
+
+    groups = _phases(statements)
+    if not any(_is_parallel(group[-1]) for group in groups):
+        serial = [_serial(stmt, stmt.min, stmt.extent) if _is_parallel(stmt) else stmt for stmt in statements]
+        return {symbol: function(symbol, serial, ())}, ()
+    begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
+    times = iter(work)
+    functions, phases = {}, []
+    for name, group in zip(phase_symbols(symbol, len(groups)), groups, strict=True):
+        *before, last = group
+        if _is_parallel(last):
+            phases.append(Phase(int(last.extent), next(times, 0)))
+            last = _serial(last, begin, end - begin)
+        else:
+            phases.append(Phase(1))
+        functions[name] = function(name, [*before, last], (begin, end))
+    return functions, tuple(phases)
+
+
+def _phases(statements: Sequence[Any]) -> list[list[Any]]:
+    """The statements in groups that end with a parallel loop, or are run by one thread.
+
+    They are one group, which nothing can share, where several would use the same variable or buffer on the stack.
+    """
+    groups: list[list[Any]] = []
+    definitions = [stmt for stmt in statements if _defined(stmt) is not None]
+    extend = False
+    for stmt in statements:
+        if _defined(stmt) is None:
+            if not extend or _is_parallel(stmt):
+                groups.append([])
+            groups[-1].append(stmt)
+            extend = not _is_parallel(stmt)
+    used = [{hash(v) for stmt in group for v in undefined_vars(stmt)} for group in groups]
+    for definition in reversed(definitions):
+        users = [k for k, names in enumerate(used) if hash(_defined(definition)) in names]
+        if len(users) > 1:
+            return [[*statements, tirx.Evaluate(tirx.IntImm("int32", 0))]]
+        for k in users:
+            groups[k].insert(0, definition)
+            used[k] |= {hash(v) for v in undefined_vars(definition)}
+    return groups
+
+
+def _defined(stmt: Any) -> Any:
+    """The variable that a statement defines for those after it."""
+    if isinstance(stmt, tirx.AllocBuffer | tirx.DeclBuffer):
+        return stmt.buffer
+    return stmt.var if isinstance(stmt, tirx.Bind) else None
 
 
 def _is_parallel(stmt: Any) -> bool:

@@ -15,10 +15,13 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from lepton_compiler.backends.tvm import workers
+from lepton_compiler.backends.tvm.phases import Phase
 from lepton_compiler.backends.tvm.spec import KernelSpec
 from lepton_compiler.errors import Diagnostic, LeptonError, UnsupportedError
 from lepton_compiler.ir.types import TensorType, tensor_type
 from lepton_compiler.target import Target
+
+CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,21 @@ class PackedWeight:
 
 @dataclass(frozen=True)
 class KernelParameter:
-    """One pointer parameter: `input`, `packed`, `table`, `workspace` or `output`, which one, the buffer's type, a table's contents."""
+    """One pointer parameter: `input`, `packed`, `table`, `workspace`, `scratch` or `output`, which one, the buffer's type, a table's contents.
+
+    A workspace is shared by the threads that work on the kernel; of scratch memory each has its own.
+    """
 
     kind: str
     index: int
     type: TensorType
     packed: PackedWeight | None = None
     table: bytes = b""
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one thread's memory to the next one's; 0 where all have the same."""
+        return -(-self.type.nbytes // CACHE_LINE) * CACHE_LINE if self.kind == "scratch" else 0
 
     def to_json(self) -> list[Any]:
         """As a row of JSON."""
@@ -54,22 +65,27 @@ class KernelParameter:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A compiled kernel: symbol, relocatable object, parameters in order, and the extent that threads may share."""
+    """A compiled kernel: symbol, relocatable object, parameters in order, and phases that threads may share (`phase_symbols`)."""
 
     symbol: str
     object: bytes
     parameters: tuple[KernelParameter, ...]
-    parallel_extent: int | None
+    phases: tuple[Phase, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the object."""
-        return {"symbol": self.symbol, "parameters": [p.to_json() for p in self.parameters], "parallel_extent": self.parallel_extent}
+        phases = [[p.extent, p.nanoseconds] for p in self.phases]
+        return {"symbol": self.symbol, "parameters": [p.to_json() for p in self.parameters], "phases": phases}
+
+    def tasks(self, threads: int) -> int:
+        """How many of `threads` threads may work on it at the same time."""
+        return max((phase.tasks(threads) for phase in self.phases), default=1)
 
     @staticmethod
     def from_json(data: dict[str, Any], code: bytes) -> Kernel:
         """The inverse of `to_json`."""
         rows = tuple(KernelParameter.from_json(row) for row in data["parameters"])
-        return Kernel(data["symbol"], code, rows, data["parallel_extent"])
+        return Kernel(data["symbol"], code, rows, tuple(Phase(*row) for row in data["phases"]))
 
 
 class KernelCache:
@@ -85,7 +101,7 @@ class KernelCache:
         path = self.folder / key[:2] / key
         try:
             return Kernel.from_json(json.loads(path.with_suffix(".json").read_text()), path.with_suffix(".o").read_bytes())
-        except (OSError, ValueError, KeyError, LeptonError):
+        except (OSError, ValueError, KeyError, TypeError, LeptonError):
             return None
 
     def put(self, key: str, kernel: Kernel) -> None:

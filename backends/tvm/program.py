@@ -125,7 +125,7 @@ class Program:
 
 
 def build_program(
-    graph: Graph, kernels: dict[Node, tuple[KernelSpec, Kernel]], weights: WeightStore, reported: Collection[int] = ()
+    graph: Graph, kernels: dict[Node, tuple[KernelSpec, Kernel]], weights: WeightStore, reported: Collection[int] = (), threads: int = 1
 ) -> Program:
     """Turn a legal graph into a program.
 
@@ -134,15 +134,18 @@ def build_program(
         kernels: of every node that is not a view or control flow.
         weights: where constants go.
         reported: outputs whose sizes each run reports even though they are fixed in this graph.
+        threads: that may work on a kernel at the same time.
     """
-    return _Builder(kernels, weights, reported).build(graph)
+    return _Builder(kernels, weights, reported, threads).build(graph)
 
 
 class _Builder:
     """One walk over the graph in order of execution; `time` counts statements, for life spans."""
 
-    def __init__(self, kernels: dict[Node, tuple[KernelSpec, Kernel]], weights: WeightStore, reported: Collection[int]) -> None:
-        self.kernels, self.weights, self.reported = kernels, weights, reported
+    def __init__(
+        self, kernels: dict[Node, tuple[KernelSpec, Kernel]], weights: WeightStore, reported: Collection[int], threads: int
+    ) -> None:
+        self.kernels, self.weights, self.reported, self.threads = kernels, weights, reported, threads
         self.program, self.time, self.loops = Program(), 0, 0
         self.places: dict[Value, Ref] = {}
         self.wanted: dict[Value, Ref] = {}
@@ -226,6 +229,8 @@ class _Builder:
                 return results[parameter.index]
             case "workspace":
                 return self.new(parameter.type.nbytes, f"{node.output.name}.workspace")
+            case "scratch":
+                return self.new(parameter.stride * self.kernels[node][1].tasks(self.threads), f"{node.output.name}.scratch")
             case "packed":
                 assert parameter.packed is not None
                 return self.weight(operands[parameter.index], parameter.packed.function, parameter.packed.arguments)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from lepton_compiler.backends.tvm.carriers import codes
+from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.types import TensorType
@@ -36,6 +37,7 @@ class KernelSpec:
         steps: the operators in order.
         outputs: the values that the kernel writes.
         shares: whether an output may lie over an input of the same size (element-wise kernels).
+        choice: what tuning chose in place of the analysis.
     """
 
     types: tuple[TensorType, ...]
@@ -45,6 +47,7 @@ class KernelSpec:
     steps: tuple[Step, ...]
     outputs: tuple[int, ...]
     shares: bool = False
+    choice: Choice = ANALYTIC
 
     @property
     def label(self) -> str:
@@ -53,10 +56,17 @@ class KernelSpec:
         return "_".join(names if len(names) <= 4 else [*names[:3], f"{len(names) - 3}more"])
 
     def key(self, target: Target) -> str:
-        """Content hash: structure, types, immediates, target, and the code that lowers it."""
-        parts = (self.types, self.inputs, sorted(self.constants), self.scalars, self.steps, self.outputs, self.shares)
-        machine = (target.arch, target.triple, target.cpu, target.features, target.vector_bits, target.vector_registers)
-        return hashlib.sha256(f"{parts!r}{machine!r}{_version()}".encode()).hexdigest()[:20]
+        """Content hash: structure, choices, types, immediates, target, and the code that lowers it."""
+        machine = (target.arch, target.triple, target.cpu, target.features, target.vector_bits, target.vector_registers, target.caches)
+        return hashlib.sha256(f"{self._parts()!r}{self.choice!r}{machine!r}{_version()}".encode()).hexdigest()[:20]
+
+    @property
+    def structure(self) -> str:
+        """Content hash of what is computed, whatever the machine, the schedule and the choices: the name of the kernel in a tuning database."""
+        return hashlib.sha256(repr(self._parts()).encode()).hexdigest()[:20]
+
+    def _parts(self) -> tuple[object, ...]:
+        return (self.types, self.inputs, sorted(self.constants), self.scalars, self.steps, self.outputs, self.shares)
 
 
 @cache
@@ -70,6 +80,20 @@ def _version() -> str:
     return digest.hexdigest()
 
 
+@cache
+def schedule_version() -> str:
+    """Hash of the sources that say what a `Choice` means, and of TVM's version: choices that were measured with others do not count."""
+    from importlib.metadata import version
+
+    here = Path(__file__).parent
+    digest = hashlib.sha256(version("apache-tvm").encode())
+    for path in sorted(
+        [here / "choice.py", *(here / "schedules").glob("*.py"), *(here / "compute").glob("*.py"), here / "lower" / "winograd.py"]
+    ):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def spec_of(node: Node) -> KernelSpec:
     """The kernel of a `Fused` node, or of a single node, of static types throughout."""
     if node.op.name == "Fused":
@@ -77,6 +101,16 @@ def spec_of(node: Node) -> KernelSpec:
         return _number(list(zip(region.inputs, node.inputs, strict=True)), _constants(region), list(region), region.outputs)
     operands = [(v, v) for v in dict.fromkeys(node.present_inputs) if not _is_scalar(v)]
     return _number(operands, [v for v in dict.fromkeys(node.present_inputs) if _is_scalar(v)], [node], node.outputs)
+
+
+def chosen(spec: KernelSpec, choices: Mapping[str, Mapping[str, int]]) -> KernelSpec:
+    """The kernel with the choices for its structure, if there are any.
+
+    Raises:
+        UsageError: they are no parameters of a kernel.
+    """
+    found = choices.get(spec.structure) if choices else None
+    return replace(spec, choice=Choice.from_json(found)) if found else spec
 
 
 def kernel_operands(node: Node) -> list[Value]:

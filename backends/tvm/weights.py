@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import BinaryIO
+
 import numpy as np
 
 from lepton_compiler.analysis.memory import ALIGNMENT
-from lepton_compiler.backends.tvm.lower.packing import PACKINGS
+from lepton_compiler.backends.tvm.packing import PACKINGS
 from lepton_compiler.ir.tensor import Tensor
 
 Key = tuple[str, str, tuple[int, ...]]
@@ -29,10 +31,17 @@ class WeightStore:
             self._end += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
         return self._offsets[key]
 
-    def blob(self) -> bytes:
-        """All tensors at their offsets; never empty, and readable a cache line past the last one."""
+    @property
+    def nbytes(self) -> int:
+        """Size of the block: never zero, and readable a cache line past the start of the last tensor."""
         last, array = self._arrays[-1] if self._arrays else (0, np.zeros(0, np.uint8))
-        result = bytearray(last + max(array.nbytes, 64))
-        for offset, stored in self._arrays:
-            result[offset : offset + stored.nbytes] = stored.tobytes()
-        return bytes(result)
+        return last + max(array.nbytes, 64)
+
+    def write(self, file: BinaryIO) -> None:
+        """Write the block: all tensors at their offsets, zeros between them."""
+        position = 0
+        for offset, array in self._arrays:
+            file.write(bytes(offset - position))
+            file.write(array.reshape(-1).view(np.uint8).data)
+            position = offset + array.nbytes
+        file.write(bytes(self.nbytes - position))

@@ -86,7 +86,7 @@ def _as_computed(build: Builder, value: Value, known: dict[Value, Value], shared
     return known[value]
 
 
-DECODED = frozenset({BFLOAT16, FLOAT16, INT8, UINT8})
+DECODED = frozenset({BFLOAT16, FLOAT16, INT8, UINT8, DTYPES["int4"], DTYPES["uint4"]})
 """Types from which an instruction or two make a vector of numbers, so that products read weights faster than in the wider type."""
 
 

@@ -13,6 +13,11 @@ from lepton_compiler.errors import Diagnostic, LeptonError
 from lepton_compiler.target import Target
 
 
+def symbol_of(spec: KernelSpec, target: Target) -> str:
+    """The name of the kernel's function."""
+    return f"lepton_{spec.label}_{spec.key(target)[:12]}"
+
+
 def compile_spec(key: str, spec: KernelSpec, target: Target) -> Kernel:
     """Lower, schedule and compile one kernel.
 
@@ -24,12 +29,12 @@ def compile_spec(key: str, spec: KernelSpec, target: Target) -> Kernel:
     from lepton_compiler.backends.tvm.schedules import schedule
 
     lowered = lower(spec, target)
-    compiled = compile_kernel(schedule(lowered.function, target), f"lepton_{spec.label}_{key[:12]}", target)
+    compiled = compile_kernel(schedule(lowered.function, target, spec.choice), symbol_of(spec, target), target)
     parameters = tuple(
         KernelParameter(p.kind, p.index, p.type, PackedWeight(p.packed.function, p.packed.arguments) if p.packed else None, p.table)
         for p in lowered.parameters
     )
-    return Kernel(compiled.symbol, compiled.object, parameters, compiled.parallel_extent)
+    return Kernel(compiled.symbol, compiled.object, parameters, compiled.phases)
 
 
 def kernel_text(key: str, spec: KernelSpec, target: Target, kind: str) -> str:
@@ -38,14 +43,15 @@ def kernel_text(key: str, spec: KernelSpec, target: Target, kind: str) -> str:
     from lepton_compiler.backends.tvm.lower import lower
     from lepton_compiler.backends.tvm.schedules import schedule
 
-    scheduled = schedule(lower(spec, target).function, target)
-    return (assembly if kind == "asm" else lowered_text)(scheduled, f"lepton_{spec.label}_{key[:12]}", target)
+    scheduled = schedule(lower(spec, target).function, target, spec.choice)
+    return (assembly if kind == "asm" else lowered_text)(scheduled, symbol_of(spec, target), target)
 
 
 def main() -> None:
     """Serve until standard input ends. Whatever TVM prints goes to standard error."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.modules["torch"] = None  # type: ignore[assignment]  # tvm_ffi imports it if it can, which takes longer than TVM itself
     while (message := read_message(sys.stdin.buffer)) is not None:
         key, spec, target = message
         try:

@@ -1,17 +1,24 @@
 """The static memory plan: where in one arena each buffer lives, given when it is alive.
 
 Buffers are placed one after another, each at the tightest gap between those that are alive at the same time
-(best fit). Several orders are tried; for small problems an exact search over orders follows, until the plan
-meets the lower bound (the largest total of simultaneously live bytes) or its budget ends.
+(best fit). Several orders are tried; in each, the buffers that end up on top are moved to the front and everything is placed
+again, some times over. For small problems an exact search over orders follows. All this ends when the plan meets the lower bound
+(the largest total of simultaneously live bytes) or its budget does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 ALIGNMENT = 64
 """Bytes to which every buffer, and the arena itself, is aligned."""
+
+PLACEMENTS = 40_000
+"""Placements of single buffers that moving buffers to the front may take, for each order; at least `LEAST_ROUNDS` times all of them."""
+
+LEAST_ROUNDS = 4
 
 EXACT_LIMIT = 24
 """Largest number of buffers for which the exact search runs."""
@@ -51,17 +58,19 @@ def plan_memory(intervals: Sequence[Interval]) -> Plan:
     sizes = [align(i.size) for i in intervals]
     bound, peak = _lower_bound(intervals, sizes)
     neighbours = _conflicts(intervals)
+    crowds = _crowds(intervals, sizes)
     best: list[int] | None = None
     best_size = -1
     orders: list[Callable[[int], tuple[int, ...]]] = [
         lambda i: (-sizes[i], intervals[i].start, i),
+        lambda i: (-crowds[i], -sizes[i], i),
         lambda i: (-(intervals[i].end - intervals[i].start), -sizes[i], i),
         lambda i: (-sizes[i] * (intervals[i].end - intervals[i].start + 1), i),
         lambda i: (intervals[i].start, -sizes[i], i),
         lambda i: (-intervals[i].end, -sizes[i], i),
     ]
     for key in orders:
-        offsets = _place(sorted(range(len(intervals)), key=key), sizes, neighbours)
+        offsets = _improved(sorted(range(len(intervals)), key=key), sizes, neighbours, bound)
         size = _extent(offsets, sizes)
         if best is None or size < best_size:
             best, best_size = offsets, size
@@ -84,6 +93,26 @@ def _lower_bound(intervals: Sequence[Interval], sizes: Sequence[int]) -> tuple[i
         if live > most:
             most, at = live, step
     return most, tuple(i.name for i in intervals if i.start <= at <= i.end and i.size)
+
+
+def _crowds(intervals: Sequence[Interval], sizes: Sequence[int]) -> list[int]:
+    """For each buffer, the largest total of live bytes during its life: a sweep, then a sparse table of maxima."""
+    changes: dict[int, int] = {}
+    for interval, size in zip(intervals, sizes, strict=True):
+        changes[interval.start] = changes.get(interval.start, 0) + size
+        changes[interval.end + 1] = changes.get(interval.end + 1, 0) - size
+    steps = sorted(changes)
+    table = [list(accumulate(changes[s] for s in steps))]
+    while 2 << len(table) - 1 <= len(steps):
+        half, last = 1 << len(table) - 1, table[-1]
+        table.append([max(a, b) for a, b in zip(last, last[half:], strict=False)])
+    place = {step: k for k, step in enumerate(steps)}
+    crowds = []
+    for interval in intervals:
+        first, last_step = place[interval.start], place[interval.end + 1]
+        level = (last_step - first).bit_length() - 1
+        crowds.append(max(table[level][first], table[level][last_step - (1 << level)]))
+    return crowds
 
 
 def _conflicts(intervals: Sequence[Interval]) -> list[list[int]]:
@@ -116,6 +145,25 @@ def _place(order: Sequence[int], sizes: Sequence[int], neighbours: Sequence[Sequ
     for i in order:
         offsets[i] = _fit(i, offsets, sizes, neighbours)
     return offsets
+
+
+def _improved(order: list[int], sizes: Sequence[int], neighbours: Sequence[Sequence[int]], bound: int) -> list[int]:
+    """The best of several placements: after each, what lies on top goes first in the next."""
+    best = offsets = _place(order, sizes, neighbours)
+    best_size = size = _extent(offsets, sizes)
+    for _ in range(max(LEAST_ROUNDS, PLACEMENTS // max(1, len(order)))):
+        if best_size <= bound:
+            break
+        top = {i for i in order if offsets[i] + sizes[i] == size}
+        reordered = [*(i for i in order if i in top), *(i for i in order if i not in top)]
+        if reordered == order:
+            break
+        order = reordered
+        offsets = _place(order, sizes, neighbours)
+        size = _extent(offsets, sizes)
+        if size < best_size:
+            best, best_size = offsets, size
+    return best
 
 
 def _extent(offsets: Sequence[int], sizes: Sequence[int]) -> int:

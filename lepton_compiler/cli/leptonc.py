@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from lepton_compiler.cli.progress import Progress
 
 if TYPE_CHECKING:
     from lepton_compiler.driver import Job, Outcome
+    from lepton_compiler.tuning import TuningReport
 
 EMITS = ("lib", "static", "obj", "c", "onnx", "tflite", "ir", "tir", "asm")
 EXAMPLES = """\
@@ -22,6 +23,7 @@ examples:
   leptonc model.onnx -O3 -o build/model --verify
   leptonc model.onnx --dim batch=1 --emit static --name detector --json
   leptonc model.onnx --emit onnx -o smaller.onnx
+  leptonc model.onnx --quantize int8 --calibrate samples/ --max-drop 1% --report q.html
 exit status: 0 done; 1 cannot be compiled; 2 wrong usage; 3 verification failed
 """
 
@@ -38,7 +40,16 @@ def make_parser() -> argparse.ArgumentParser:
     options.add_level_option(parser)
     options.add_target_options(parser)
     options.add_model_options(parser, several=True)
+    parser.add_argument(
+        "--bound",
+        type=options.dimension,
+        action="append",
+        default=[],
+        metavar="NODE=N",
+        help="largest size that a node's result takes where data decides it",
+    )
     options.add_pass_options(parser)
+    _add_tuning(parser)
     _add_compression(parser)
     parser.add_argument(
         "--verify", action=argparse.BooleanOptionalAction, default=False, help="run the result and compare it with a reference"
@@ -55,15 +66,23 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_tuning(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("tuning", "without these options a build depends on no measurement")
+    group.add_argument("--tune", metavar="SECONDS", help="measure other choices for the kernels that take longest, and use the faster ones")
+    group.add_argument("--tune-db", metavar="FILE", help="database of what was measured; without --tune, use it and measure nothing")
+    group.add_argument("--tune-tracker", metavar="HOST:PORT[,KEY]", help="measure on a board of TVM's RPC tracker")
+
+
 def _add_compression(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("quantization", "smaller weights and integer arithmetic; see docs/quantization.md")
+    group.add_argument("--quantize", metavar="SCHEME", help="int8, int16x8, dynamic, w8 or w4; options follow as in int8{observer=entropy}")
+    group.add_argument("--calibrate", metavar="DATA", help="samples: a folder of .npz, .npy or images, one .npz, or module:function")
+    group.add_argument("--max-drop", metavar="1%", help="keep layers in floating point until no more than this is lost")
+    group.add_argument("--metric", metavar="MODULE:FUNCTION", help="your measure for --max-drop (default: agreement with the float model)")
+    group.add_argument("--report", metavar="FILE.html", help="write a page that shows what became of each layer")
     group = parser.add_argument_group("not there yet", "accepted by the parser, refused with a message")
-    group.add_argument("--quantize", metavar="SCHEME", help="int8, int16x8, ...")
-    group.add_argument("--calibrate", metavar="DATA", help="samples for --quantize")
     group.add_argument("--prune", metavar="SPEC", help="remove channels")
     group.add_argument("--recover", metavar="SPEC", help="refit after compression")
-    group.add_argument("--max-drop", metavar="1%", help="bound on the loss of accuracy")
-    group.add_argument("--tune", metavar="SECONDS", help="measure schedules")
-    group.add_argument("--report", metavar="FILE.html", help="write a report")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,35 +93,40 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _compile(args: argparse.Namespace) -> int:
     from lepton_compiler import driver
+    from lepton_compiler.quantization.page import write_report
 
-    driver.refuse_planned(
-        {name: getattr(args, name) for name in ("quantize", "calibrate", "prune", "recover", "max_drop", "tune", "report")}
-    )
+    driver.refuse_planned({name: getattr(args, name) for name in ("prune", "recover")})
     options.load_passes(args.load_pass)
+    reports: list[TuningReport] = []
     with Progress("leptonc", args.verbose, args.quiet) as progress:
-        job = _job(args, progress)
+        job = _job(args, progress, reports.append)
         out = Path(args.out) if args.out else None
         depfile = _depfile(args, out)
         outcome = driver.run_job(args.model, out, job, depfile, args.load_pass)
+    if args.report and outcome.quantization is not None:
+        write_report(Path(args.report), outcome.quantization)
     _print_times(job)
     if args.json:
-        print_json(outcome.as_json())
+        print_json(outcome.as_json() | ({"tune": reports[-1].as_json()} if reports else {}))
     elif not args.quiet:
-        _print_summary(outcome)
+        _print_summary(outcome, reports)
     if outcome.failure is not None:
         tell("leptonc", outcome.failure.diagnostics)
         return outcome.failure.exit_status
     return 0
 
 
-def _job(args: argparse.Namespace, progress: Progress) -> Job:
+def _job(args: argparse.Namespace, progress: Progress, tuned: Callable[[TuningReport], None]) -> Job:
     from lepton_compiler import driver
+    from lepton_compiler.compress import compression, keeping_report
     from lepton_compiler.feeds import read_feeds
     from lepton_compiler.identity import check_name
     from lepton_compiler.target import parse_target
+    from lepton_compiler.tuning import Request
 
+    target = parse_target(args.target, args.cpu)
     return driver.Job(
-        target=parse_target(args.target, args.cpu),
+        target=target,
         level=driver.parse_level(args.level),
         emit=args.emit,
         name=check_name(args.name) if args.name else None,
@@ -110,6 +134,7 @@ def _job(args: argparse.Namespace, progress: Progress) -> Job:
         passes=args.passes,
         inputs=dict(args.input),
         dims=dict(args.dim),
+        bounds=dict(args.bound),
         opset=args.opset,
         jobs=args.jobs,
         instruments=options.instruments(args),
@@ -119,6 +144,9 @@ def _job(args: argparse.Namespace, progress: Progress) -> Job:
         detail=progress.detail,
         ram=args.ram,
         flash=args.flash,
+        tuning=Request.of(target, args.tune, args.tune_db, args.tune_tracker),
+        tuned=tuned,
+        compression=keeping_report(compression(args.quantize, args.calibrate, args.max_drop, args.metric), args.report),
     )
 
 
@@ -141,7 +169,7 @@ def _print_times(job: Job) -> None:
             print(instrument.table(), file=sys.stderr)
 
 
-def _print_summary(outcome: Outcome) -> None:
+def _print_summary(outcome: Outcome, reports: Sequence[TuningReport]) -> None:
     facts = outcome.as_json()
     print(f"{facts['artifact']}: {facts['emit']} for {facts['target']} at -{facts['level']} in {facts['compile_seconds']:.1f} s")
     if facts["kernels"]:
@@ -149,10 +177,17 @@ def _print_summary(outcome: Outcome) -> None:
             f"{label} {facts[key]:,} bytes"
             for label, key in (("arena", "arena_bytes"), ("weights", "weights_bytes"), ("code", "code_bytes"))
         )
-        print(f"  {facts['kernels']} kernels, {sizes}")
+        print(f"  {facts['kernels']} kernels, {sizes}; no arena could be smaller than {facts['arena_lower_bound']:,} bytes")
     if "flash_bytes" in facts:
         peak = ", ".join(outcome.manifest["arena_peak"]) or "nothing"
         print(f"  flash {facts['flash_bytes']:,} bytes, stack at most {facts['stack_bytes']:,} bytes; the arena's peak: {peak}")
+    for report in reports:
+        gain = f"the model takes {report.ratio:.3f} times as long as without" if report.tuned else "nothing makes the model faster"
+        print(f"  tuned {report.tuned} of {report.kernels} kernels, {report.finished} searched; {gain}")
+    if outcome.quantization is not None:
+        print(f"  {outcome.quantization.summary()}")
+        for warning in outcome.quantization.warnings:
+            print(f"leptonc: warning: {warning}", file=sys.stderr)
     check = outcome.verification
     if check is not None:
         verdict = "verified" if check.ok else "WRONG"

@@ -54,6 +54,16 @@ def dimension(text: str) -> tuple[str, int]:
     return name, int(size)
 
 
+def peer_names(text: str) -> list[str]:
+    """`onnxruntime,openvino`: names of other runtimes."""
+    from lepton_compiler.peers import registry
+
+    found = list(dict.fromkeys(name for name in text.split(",") if name))
+    if unknown := [name for name in found if name not in registry]:
+        raise argparse.ArgumentTypeError(f"no runtime called '{unknown[0]}'; known: {', '.join(registry)}")
+    return found
+
+
 def positive(text: str) -> int:
     """An integer of at least one."""
     if not text.isdecimal() or int(text) < 1:
@@ -94,6 +104,14 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="threads that one call may use (default 1)")
 
 
+def add_against_option(parser: argparse.ArgumentParser) -> None:
+    """`--against onnxruntime,openvino`."""
+    parser.add_argument(
+        "--against", type=peer_names, action="extend", default=[], metavar="NAME[,NAME...]",
+        help="measure these as well, interleaved: onnxruntime, openvino, tvm, iree",
+    )  # fmt: skip
+
+
 def add_pass_options(parser: argparse.ArgumentParser) -> None:
     """The options that choose and watch passes."""
     parser.add_argument("--passes", metavar="PIPELINE", help='run these instead of the level\'s: "fold-constants,fuse{depth=3}"')
@@ -122,7 +140,7 @@ def instruments(args: argparse.Namespace) -> tuple[Instrument, ...]:
 
     chosen: list[Instrument] = []
     if args.dump_dir:
-        chosen += [CrashReproducer(args.dump_dir), Dump(args.dump_dir)]
+        chosen += [CrashReproducer(args.dump_dir, pass_files=args.load_pass), Dump(args.dump_dir)]
     chosen += [PrintIRAfter(which) for which in args.print_ir_after]
     if args.verify_ir:
         chosen.append(Verify())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -19,10 +20,13 @@ class CrashReproducer(Instrument):
     Args:
         folder: where `reproducer.lir` (weights beside it) and `reproducer.txt` go.
         stream: where to say so; stderr by default.
+        pass_files: Python files whose passes were loaded, which the replay must load as well.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], stream: TextIO | None = None) -> None:
-        self.folder, self.stream = Path(folder), stream
+    def __init__(
+        self, folder: str | os.PathLike[str], stream: TextIO | None = None, pass_files: Sequence[str | os.PathLike[str]] = ()
+    ) -> None:
+        self.folder, self.stream, self.pass_files = Path(folder), stream, tuple(pass_files)
         self._kept: Graph | None = None
 
     def before(self, step: Pass, graph: Graph) -> None:  # noqa: D102
@@ -36,6 +40,7 @@ class CrashReproducer(Instrument):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = write_lir(self._kept, self.folder / "reproducer.lir")
-        command = f"lepton opt {shlex.quote(str(path))} --passes {shlex.quote(str(step))}"
+        loads = [word for file in self.pass_files for word in ("--load-pass", str(Path(file).resolve()))]
+        command = shlex.join(["lepton", "opt", str(path), *loads, "--passes", str(step)])
         (self.folder / "reproducer.txt").write_text(f"{command}\n\n{type(error).__name__}: {error}\n", encoding="utf-8")
         print(f"pass '{step.name}' failed; replay it with\n  {command}", file=self.stream or sys.stderr)

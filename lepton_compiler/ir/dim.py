@@ -232,9 +232,16 @@ def _extreme(name: str, a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int):
         return max(a, b) if name == "max" else min(a, b)
     difference = a - b
-    if isinstance(difference, int):
-        return (a if difference > 0 else b) if name == "max" else (b if difference > 0 else a)
+    if _never_negative(difference):
+        return a if name == "max" else b
+    if _never_negative(-difference):
+        return b if name == "max" else a
     return SymDim({((name, a, b),): 1})
+
+
+def _never_negative(dim: Dim) -> bool:
+    """Whether a dimension is certain to be at least zero: names are sizes, which are."""
+    return all(factor >= 0 and all(isinstance(atom, str) for atom in monomial) for monomial, factor in _terms(dim))
 
 
 def _term_text(monomial: Monomial, factor: int) -> str:

@@ -32,8 +32,9 @@ class Tensor:
     def digest(self) -> str:
         """Hex SHA-256 of element type, shape and values: equal tensors have equal digests."""
         if self._digest is None:
-            head = f"{self.type}:".encode()
-            self._digest = hashlib.sha256(head + np.ascontiguousarray(self.numpy()).tobytes()).hexdigest()
+            digest = hashlib.sha256(f"{self.type}:".encode())
+            digest.update(np.ascontiguousarray(self.numpy()).reshape(-1).view(np.uint8).data)
+            self._digest = digest.hexdigest()
         return self._digest
 
 

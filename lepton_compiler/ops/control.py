@@ -48,12 +48,19 @@ class Fail(Op):
     """A value that nothing can compute: whoever gets here stops with `message`.
 
     It stands for the results of a branch whose operators contradict the shapes that the model was bound to, and that
-    would fail if it ran.
+    would fail if it ran; or for a size that is larger than it was bounded to.
+
+    Attributes:
+        message: what is wrong.
+        to: element type of the value.
+        shape: its shape.
+        reason: `branch` or `bound`, which decides the error code of native programs.
     """
 
     message: str
     to: DType = FLOAT32
     shape: tuple[Dim, ...] = ()
+    reason: str = "branch"
 
     def infer(self) -> tuple[TensorType, ...]:  # noqa: D102
         return (TensorType(self.to, self.shape),)

@@ -108,14 +108,14 @@ def interpret(graph: Graph, arrays: Sequence[np.ndarray], execute: Execute, oute
     values: dict[Value, np.ndarray] = dict(zip(graph.inputs, arrays, strict=True))
     sizes = dict(outer_sizes)
     for value, array in values.items():
-        _learn_sizes(value, array, sizes)
+        learn_sizes(value, array, sizes)
     left = {v: len(v.uses) for node in graph for v in node.outputs}
     kept = set(graph.outputs)
     for node in graph:
         inputs = [None if v is None else v.numpy() if v.is_constant else values[v] for v in node.inputs]
         for value, array in zip(node.outputs, execute(node, inputs, sizes), strict=True):
             values[value] = array
-            _learn_sizes(value, array, sizes)
+            learn_sizes(value, array, sizes)
         for v in node.present_inputs:
             if v in left and v not in kept:
                 left[v] -= 1
@@ -134,7 +134,7 @@ def _run(graph: Graph, arrays: Sequence[np.ndarray], observe: Observer | None, o
     return interpret(graph, arrays, execute, outer_sizes)
 
 
-def _learn_sizes(value: Value, array: np.ndarray, sizes: dict[str, Dim]) -> None:
+def learn_sizes(value: Value, array: np.ndarray, sizes: dict[str, Dim]) -> None:
     """Note the sizes of the named dimensions of `value`; inside a loop they may change from one iteration to the next."""
     for dim, size in zip(value.type.shape, array.shape, strict=False):
         if isinstance(dim, SymDim) and len(dim.terms) == 1 and dim.terms[0][1] == 1 and len(dim.terms[0][0]) == 1:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lepton_compiler.ir.dim import Dim, SymDim, ceildiv, minimum, symbol
+from lepton_compiler.ir.dim import Dim, SymDim, ceildiv, maximum, minimum, symbol
 from lepton_compiler.ir.op import Cost, Op, Types, require, traffic
 from lepton_compiler.ir.types import INT64, TensorType
 from lepton_compiler.ops.axes import normal_axis
@@ -409,7 +409,8 @@ def _bound(size: Dim, bound: Dim, backwards: bool) -> Dim:
     """Where a slice bound lies on an axis; -1 when a backward slice runs past the front."""
     last = size - 1 if backwards else size
     if isinstance(bound, SymDim):
-        return size + bound if all(factor < 0 for _, factor in bound.terms) else bound
+        inside = size + bound if all(factor < 0 for _, factor in bound.terms) else bound
+        return last if not backwards and maximum(inside, last) == inside else inside
     if bound >= FAR:
         return last
     if bound <= -FAR:

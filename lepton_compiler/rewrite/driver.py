@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from lepton_compiler.errors import InferenceError, InvalidIR
 from lepton_compiler.ir.dim import Dim, symbols
@@ -65,9 +65,10 @@ class _Driver:
         return count
 
     def apply(self, rule: Rewrite, node: Node) -> bool:
-        def miss(matched: int, reason: str) -> None:
+        def miss(matched: int, reason: str | Callable[[], str]) -> None:
             if self.tracer is not None:
-                self.tracer.miss(NearMiss(rule.name, node.describe(), matched, rule.size, reason))
+                text = reason if isinstance(reason, str) else reason()
+                self.tracer.miss(NearMiss(rule.name, node.describe(), matched, rule.size, text))
 
         for matched, build in rule.attempts(node, miss):
             builder = Builder(self.graph, node, merged_loc(matched).by(rule.name))

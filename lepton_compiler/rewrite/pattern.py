@@ -83,26 +83,34 @@ class Matcher:
     """
 
     def __init__(self) -> None:
-        self.matched, self.reason = 0, ""
+        self.matched = 0
         self._progress = (-1, -1)
+        self._reason: Callable[[], str] = str
 
     def match(self, pattern: Apply, node: Node) -> Iterator[Match]:
         """All ways to match, lazily."""
         yield from self._node(pattern, node, Match({}, ()))
 
-    def _miss(self, so_far: Match, reason: str) -> None:
+    @property
+    def reason(self) -> str:
+        """Written when asked for: few are read, and describing nodes takes longer than matching them."""
+        return self._reason()
+
+    def _miss(self, so_far: Match, reason: Callable[[], str]) -> None:
         progress = (len(so_far.nodes), len(so_far.bindings))
         if progress > self._progress:
-            self._progress, self.matched, self.reason = progress, len(so_far.nodes), reason
+            self._progress, self.matched, self._reason = progress, len(so_far.nodes), reason
 
     def _node(self, pattern: Apply, node: Node, so_far: Match) -> Iterator[Match]:
         if node.op.name != pattern.op:
-            self._miss(so_far, f"{node.describe()} is not a {pattern.op}")
+            self._miss(so_far, lambda: f"{node.describe()} is not a {pattern.op}")
             return
-        for key, wanted in pattern.attributes.items():
-            if getattr(node.op, key) != wanted:
-                self._miss(so_far, f"{node.describe()} has {key}={getattr(node.op, key)!r}, not {wanted!r}")
-                return
+        different = next((key for key, wanted in pattern.attributes.items() if getattr(node.op, key) != wanted), None)
+        if different is not None:
+            self._miss(
+                so_far, lambda: f"{node.describe()} has {different}={getattr(node.op, different)!r}, not {pattern.attributes[different]!r}"
+            )
+            return
         bindings = {**so_far.bindings, pattern.name: node} if pattern.name else so_far.bindings
         found = Match(bindings, (*so_far.nodes, node))
         wanted_inputs, inputs = pattern.inputs, node.inputs
@@ -112,7 +120,7 @@ class Matcher:
         while len(inputs) > len(wanted_inputs) and inputs[-1] is None:
             inputs = inputs[:-1]
         if len(inputs) > len(wanted_inputs):
-            self._miss(found, f"{node.describe()} has {len(inputs)} operands, not {len(wanted_inputs)}")
+            self._miss(found, lambda: f"{node.describe()} has {len(inputs)} operands, not {len(wanted_inputs)}")
             return
         inputs = inputs + (None,) * (len(wanted_inputs) - len(inputs))
         yield from self._all(tuple(zip(wanted_inputs, inputs, strict=True)), found)
@@ -131,10 +139,10 @@ class Matcher:
             if (value is None) == (pattern is None):
                 yield so_far
             else:
-                self._miss(so_far, "an optional operand is there" if value is not None else "an operand is absent")
+                self._miss(so_far, lambda: "an optional operand is there" if value is not None else "an operand is absent")
         elif isinstance(pattern, Apply):
             if value.producer is None or value.producer.outputs[pattern.index] is not value:
-                self._miss(so_far, f"'{value.name}' is not the output of a {pattern.op}")
+                self._miss(so_far, lambda: f"'{value.name}' is not the output of a {pattern.op}")
             else:
                 yield from self._node(pattern, value.producer, so_far)
         elif isinstance(pattern, Hole):
@@ -142,13 +150,13 @@ class Matcher:
         elif is_constant_of(value, pattern):
             yield so_far
         else:
-            self._miss(so_far, f"'{value.name}' is not the constant {pattern}")
+            self._miss(so_far, lambda: f"'{value.name}' is not the constant {pattern}")
 
     def _hole(self, hole: Hole, value: Value, so_far: Match) -> Iterator[Match]:
         if hole.predicate is not None and (value.tensor is None or not hole.predicate(value.numpy())):
-            self._miss(so_far, f"'{value.name}' is not such a constant")
+            self._miss(so_far, lambda: f"'{value.name}' is not such a constant")
         elif so_far.bindings.get(hole.name, value) is not value and not same_constant(so_far.bindings[hole.name], value):
-            self._miss(so_far, f"'{value.name}' is not '{so_far.bindings[hole.name].name}' again")
+            self._miss(so_far, lambda: f"'{value.name}' is not '{so_far.bindings[hole.name].name}' again")
         else:
             yield Match({**so_far.bindings, hole.name: so_far.bindings.get(hole.name, value)}, so_far.nodes)
 

@@ -32,6 +32,8 @@ from lepton_compiler.rewrite.pattern import Apply, Hole, Match, Matcher, Pattern
 
 Replacement = Union[Value, Sequence[Union[Value, None]], str, None]
 """New values for the outputs of the root (None for an unused one), a reason for refusing, or None: not applicable."""
+Miss = Callable[[int, Union[str, Callable[[], str]]], None]
+"""Told how many nodes matched, and why not all did."""
 
 
 class Rewrite:
@@ -47,8 +49,8 @@ class Rewrite:
     roots: tuple[str, ...]
     size: int = 1
 
-    def attempts(self, node: Node, miss: Callable[[int, str], None]) -> Iterator[tuple[Sequence[Node], Callable[[Builder], Replacement]]]:
-        """The ways to rewrite at `node`: matched nodes and the builder of the replacement; says through `miss` why not."""
+    def attempts(self, node: Node, miss: Miss) -> Iterator[tuple[Sequence[Node], Callable[[Builder], Replacement]]]:
+        """The ways to rewrite at `node`: matched nodes and the builder of the replacement; says through `miss` why not, as text or as what writes it."""
         raise NotImplementedError
 
 
@@ -72,7 +74,7 @@ class Rule(Rewrite):
         self.roots = tuple(dict.fromkeys(p.op for p in self.patterns))
         self.size = max(p.size for p in self.patterns)
 
-    def attempts(self, node: Node, miss: Callable[[int, str], None]) -> Iterator[tuple[Sequence[Node], Callable[[Builder], Replacement]]]:  # noqa: D102
+    def attempts(self, node: Node, miss: Miss) -> Iterator[tuple[Sequence[Node], Callable[[Builder], Replacement]]]:  # noqa: D102
         for pattern in self.patterns:
             if node.op.name != pattern.op:
                 continue
@@ -85,7 +87,7 @@ class Rule(Rewrite):
                 else:
                     yield match.nodes, lambda b, found=match: self.replace(b, **_arguments(self.replace, found, 1))  # type: ignore[misc]
             if not complete:
-                miss(matcher.matched, matcher.reason)
+                miss(matcher.matched, lambda found=matcher: found.reason)  # type: ignore[misc]
 
     def _refusal(self, match: Match) -> str | None:
         if not self.shared:
@@ -105,7 +107,7 @@ class Simplification(Rewrite):
         self.name, self.roots, self.function = function.__name__.replace("_", "-"), roots, function
         self.__doc__ = function.__doc__
 
-    def attempts(self, node: Node, miss: Callable[[int, str], None]) -> Iterator[tuple[Sequence[Node], Callable[[Builder], Replacement]]]:  # noqa: D102
+    def attempts(self, node: Node, miss: Miss) -> Iterator[tuple[Sequence[Node], Callable[[Builder], Replacement]]]:  # noqa: D102
         yield (node,), lambda b: self.function(b, node)
 
 

@@ -6,7 +6,7 @@ import ctypes
 import math
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ STATUS = {
     2: "the arena is not aligned",
     3: "the inputs led to a branch that cannot run on the shapes compiled for",
     4: "a dimension has a size that the artefact does not hold",
+    5: "a size that the data decides is larger than it was bounded to",
 }
 """What the results of `NAME_run` mean."""
 
@@ -96,14 +97,33 @@ class NativeLibrary:
             if arena is None:
                 self._arenas.append(memory)
         if status:
-            reason = STATUS.get(status, "an unknown error")
-            raise LeptonError(f"{self.manifest['name']}_run returned {status}: {reason}")
+            raise self._failure(status)
         dims = iter(results[max(1, len(outputs)) :])
         return [tuple(next(dims) for _ in range(rank)) for rank in ranks]
+
+    def bound(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Callable[[], None]:
+        """A function without arguments that runs on these dense arrays, each call from and into the same memory, for benchmarks.
+
+        The arrays are in the order of the manifest; each function has an arena of its own and must not run twice at the same time.
+        """
+        memory = self._new_arena()
+        ranks = [len(row["shape"]) for row in self.manifest["outputs"] if "dynamic" in row]
+        sizes = self._sizes[tuple(a.shape for a in inputs)] if self._sizes else ()
+        structs = _struct(inputs, sizes), _struct(outputs, [0] * sum(ranks))
+        run, arena = self._run, ctypes.c_void_p(memory.ctypes.data)
+
+        def call(_kept: Sequence[np.ndarray] = (*inputs, *outputs, memory)) -> None:
+            if status := run(*structs, arena):
+                raise self._failure(status)
+
+        return call
 
     def _new_arena(self) -> np.ndarray:
         raw = np.empty(max(self.manifest["arena_bytes"], ARENA_ALIGNMENT) + ARENA_ALIGNMENT, np.uint8)
         return raw[-raw.ctypes.data % ARENA_ALIGNMENT :]
+
+    def _failure(self, status: int) -> LeptonError:
+        return LeptonError(f"{self.manifest['name']}_run returned {status}: {STATUS.get(status, 'an unknown error')}")
 
 
 def checked_feeds(manifest: Mapping[str, Any], feeds: Mapping[str, Any]) -> list[np.ndarray]:

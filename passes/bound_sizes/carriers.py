@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lepton_compiler.errors import UnsupportedError
-from lepton_compiler.ir.dim import Dim
+from lepton_compiler.ir.dim import Dim, SymDim
 from lepton_compiler.ir.graph import Node, Value
 from lepton_compiler.ir.types import TensorType
 from lepton_compiler.ops.builder import Builder
@@ -52,9 +52,9 @@ def along_other_axes(*fields: str) -> Carrier:
 
     def rule(extents: Extents, b: Builder, node: Node) -> Sequence[Value]:
         x = node.present_inputs[0]
-        _require_known(x.type, _axes(node, fields, x.type.rank))
+        require_known(x.type, _axes(node, fields, x.type.rank))
         for other in node.present_inputs[1:]:
-            _require_known(other.type, range(other.type.rank))
+            require_known(other.type, range(other.type.rank))
         return as_it_is(extents, b, node)
 
     return rule
@@ -65,9 +65,9 @@ def on_first_axes(kept: int) -> Carrier:
 
     def rule(extents: Extents, b: Builder, node: Node) -> Sequence[Value]:
         x, *others = node.present_inputs
-        _require_known(x.type, range(kept, x.type.rank))
+        require_known(x.type, range(kept, x.type.rank))
         for other in others:
-            _require_known(other.type, range(other.type.rank))
+            require_known(other.type, range(other.type.rank))
         return as_it_is(extents, b, node)
 
     return rule
@@ -81,9 +81,7 @@ def masked(fill: Callable[[Node, TensorType], float]) -> Carrier:
         axes = [a for a in _axes(node, ("axes", "axis"), x.type.rank) if not isinstance(x.type.shape[a], int)]
         if not axes:
             return as_it_is(extents, b, node)
-        data = extents.value(x)
-        neutral = b.constant(np.asarray(fill(node, x.type)).astype(x.type.dtype.numpy))
-        clean = b.Where(extents.valid(b, x.type, axes), data, neutral)
+        clean = masked_input(extents, b, x, axes, fill(node, x.type))
         return b.node(node.op.bind(extents.sizes()), [clean, *node.inputs[1:]]).outputs
 
     return rule
@@ -97,26 +95,25 @@ def mean(extents: Extents, b: Builder, node: Node) -> Sequence[Value]:
         return as_it_is(extents, b, node)
     if not x.type.dtype.is_float or x.type.dtype.bits < 32:
         raise UnsupportedError("the mean of such elements over a size that data decides is rounded in another way")
-    total = b.ReduceSum(_masked_input(extents, b, x, axes, 0), axes=tuple(axes), keepdims=getattr(node.op, "keepdims"))  # noqa: B009
+    total = b.ReduceSum(masked_input(extents, b, x, axes, 0), axes=tuple(axes), keepdims=getattr(node.op, "keepdims"))  # noqa: B009
     size: Dim = 1
     for axis in axes:
         size = x.type.shape[axis] * size
     return [b.Div(total, b.Cast(extents.count(b, size), to=x.type.dtype))]
 
 
-def _masked_input(extents: Extents, b: Builder, x: Value, axes: Sequence[int], fill: float) -> Value:
-    loose = [a for a in axes if not isinstance(x.type.shape[a], int)]
-    data = extents.value(x)
-    return b.Where(extents.valid(b, x.type, loose), data, b.constant(np.asarray(fill).astype(x.type.dtype.numpy))) if loose else data
+def masked_input(extents: Extents, b: Builder, x: Value, axes: Sequence[int], fill: float) -> Value:
+    """The padded `x` with `fill` behind the actual size along `axes`."""
+    return extents.clean(b, x, axes, b.constant(np.asarray(fill).astype(x.type.dtype.numpy)))
 
 
 def matmul(extents: Extents, b: Builder, node: Node) -> Sequence[Value]:
     """MatMul; the contracted axis is masked in both operands."""
     x, y = node.present_inputs
-    _require_same_batches(x.type, y.type)
+    require_same_batches(x.type, y.type)
     contracted = y.type.rank - 2 if y.type.rank > 1 else 0
-    left = _masked_input(extents, b, x, [x.type.rank - 1], 0)
-    right = _masked_input(extents, b, y, [contracted], 0)
+    left = masked_input(extents, b, x, [x.type.rank - 1], 0)
+    right = masked_input(extents, b, y, [contracted], 0)
     return [b(node.op, left, right)]
 
 
@@ -124,8 +121,8 @@ def gemm(extents: Extents, b: Builder, node: Node) -> Sequence[Value]:
     """Gemm; the contracted axis is masked in both operands."""
     op: Any = node.op
     x, y, *rest = node.present_inputs
-    left = _masked_input(extents, b, x, [0 if op.trans_a else 1], 0)
-    right = _masked_input(extents, b, y, [1 if op.trans_b else 0], 0)
+    left = masked_input(extents, b, x, [0 if op.trans_a else 1], 0)
+    right = masked_input(extents, b, y, [1 if op.trans_b else 0], 0)
     return [b(node.op, left, right, *(extents.value(v) for v in rest))]
 
 
@@ -145,7 +142,7 @@ def gather(extents: Extents, b: Builder, node: Node) -> Sequence[Value]:
 def gather_elements(extents: Extents, b: Builder, node: Node) -> Sequence[Value]:
     """GatherElements and GatherND along axes of known size."""
     x, indices = node.present_inputs
-    _require_known(x.type, range(x.type.rank))
+    require_known(x.type, range(x.type.rank))
     return [b(node.op, x, extents.value(indices))]
 
 
@@ -185,12 +182,26 @@ def slices(extents: Extents, b: Builder, node: Node) -> Sequence[Value]:
             continue
         if step < 0:
             raise UnsupportedError("it goes backwards along an axis whose size data decides")
+        _require_inside(extents, size, start, end, node)
         bound = extents.upper(node.output.type.shape[axis])
+        if isinstance(start, int) and start >= 0:
+            data = b.Slice(data, starts=(start,), ends=(start + bound * step,), axes=(axis,), steps=(step,))
+            continue
         first = _from_end(extents, b, start, size)
         place = b.Add(b.Mul(positions(b, bound, 1, 0), number(b, step)), first)
         last = number(b, max(0, data.type.static_shape[axis] - 1))
         data = b.Gather(data, b.Min(place, last), axis=axis)
     return [data]
+
+
+def _require_inside(extents: Extents, size: Dim, start: Dim, end: Dim, node: Node) -> None:
+    """Types take symbolic bounds of slices to lie inside the axis, unless they are always behind it: here that must be certain."""
+    for bound in (start, end):
+        if not isinstance(bound, SymDim) or all(factor < 0 for _, factor in bound.terms):
+            continue
+        low, high = extents.interval(size - bound)
+        if low < 0 < high:
+            raise UnsupportedError(f"it cuts at {bound!r} of {size!r}, which may lie behind the end")
 
 
 def _from_end(extents: Extents, b: Builder, start: Dim, size: Dim) -> Value:
@@ -275,7 +286,7 @@ def cumulative(extents: Extents, b: Builder, node: Node) -> Sequence[Value]:
     op: Any = node.op
     x = node.present_inputs[0]
     axis = op.axis % x.type.rank
-    data = _masked_input(extents, b, x, [axis], 1 if op.name == "CumProd" else 0) if op.reverse else extents.value(x)
+    data = masked_input(extents, b, x, [axis], 1 if op.name == "CumProd" else 0) if op.reverse else extents.value(x)
     return [b(replace(op), data)]
 
 
@@ -288,23 +299,35 @@ def _axes(node: Node, fields: Sequence[str], rank: int) -> list[int]:
     return found
 
 
-def _require_known(type: TensorType, axes: Sequence[int]) -> None:
+def require_known(type: TensorType, axes: Sequence[int]) -> None:
+    """Refuse axes whose size data decides.
+
+    Raises:
+        UnsupportedError: there is one.
+    """
     for axis in axes:
         if not isinstance(type.shape[axis], int):
             raise UnsupportedError(f"data decides the size of axis {axis} of {type}, which it needs to know")
 
 
-def _require_same_batches(x: TensorType, y: TensorType) -> None:
+def require_same_batches(x: TensorType, y: TensorType) -> None:
+    """Refuse products of batches of which data decides whether they are equal.
+
+    Raises:
+        UnsupportedError: there are such.
+    """
     for a, c in zip(reversed(x.shape[:-2]), reversed(y.shape[:-2]), strict=False):
         if a != c and 1 not in (a, c):
             raise UnsupportedError(f"it multiplies batches of {a} and {c} matrices, equal only if data wills")
 
 
-def _lowest(node: Node, type: TensorType) -> float:
+def lowest(node: Node, type: TensorType) -> float:
+    """The smallest number of an element type."""
     return -np.inf if type.dtype.is_float else 0 if type.dtype.kind == "bool" else int(np.iinfo(type.dtype.numpy).min)
 
 
-def _highest(node: Node, type: TensorType) -> float:
+def highest(node: Node, type: TensorType) -> float:
+    """The largest number of an element type."""
     return np.inf if type.dtype.is_float else 1 if type.dtype.kind == "bool" else int(np.iinfo(type.dtype.numpy).max)
 
 
@@ -314,8 +337,8 @@ CARRIERS: dict[str, Carrier] = {
     **dict.fromkeys(("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"), _zero),
     "ReduceProd": _one,
     **dict.fromkeys(("ReduceLogSumExp", "Softmax", "LogSoftmax"), _minus_infinity),
-    "ReduceMax": masked(_lowest),
-    "ReduceMin": masked(_highest),
+    "ReduceMax": masked(lowest),
+    "ReduceMin": masked(highest),
     "ReduceMean": mean,
     "MatMul": matmul,
     "Gemm": gemm,
@@ -327,6 +350,6 @@ CARRIERS: dict[str, Carrier] = {
     **dict.fromkeys(("ConstantOfShape", "Expand", "Range", "Transpose"), filled),
     **dict.fromkeys(("CumSum", "CumProd"), cumulative),
     **dict.fromkeys(("TopK", "ArgMax", "ArgMin", "Split", "Hardmax", "DequantizeLinear", "QuantizeLinear"), along_other_axes("axis")),
-    **dict.fromkeys(("Conv", "ConvTranspose", "MaxPool", "AveragePool", "BatchNormalization", "Resize", "DepthToSpace"), on_first_axes(1)),
+    **dict.fromkeys(("BatchNormalization", "DepthToSpace"), on_first_axes(1)),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), on_first_axes(2)),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.types import TensorType
 from lepton_compiler.ops.builder import Builder
 
+if TYPE_CHECKING:
+    from lepton_compiler.passes.bound_sizes.limits import Limits
+
 
 @dataclass(eq=False)
 class Extents:
@@ -20,16 +24,22 @@ class Extents:
 
     Attributes:
         graph: the graph.
+        limits: what the user said of sizes.
         bounds: the largest size of each named dimension.
         counts: its actual size, an int64 scalar of the graph.
         padded: for each value with such dimensions, the value of static shape that replaces it: each such dimension has the size
             of its bound, and what lies behind the actual size means nothing.
+        tails: for those padded values of which it is known, what every element behind the actual size is: a scalar of the same type.
     """
 
     graph: Graph
+    limits: Limits
     bounds: dict[str, int] = field(default_factory=dict)
     counts: dict[str, Value] = field(default_factory=dict)
     padded: dict[Value, Value] = field(default_factory=dict)
+    tails: dict[Value, Value] = field(default_factory=dict)
+    _sizes: dict[Dim, Value] = field(default_factory=dict)
+    _masks: dict[tuple[Dim, int, int], Value] = field(default_factory=dict)
 
     def define(self, dim: Dim, bound: int, count: Value) -> None:
         """Say what a dimension is; one that is known otherwise already stays as it is."""
@@ -37,6 +47,11 @@ class Extents:
             (name,) = symbols(dim)
             self.bounds.setdefault(name, bound)
             self.counts.setdefault(name, count)
+
+    def forget(self, name: str) -> None:
+        """Drop what was computed from the size of a dimension, which has changed."""
+        self._sizes = {d: v for d, v in self._sizes.items() if name not in symbols(d)}
+        self._masks = {k: v for k, v in self._masks.items() if name not in symbols(k[0])}
 
     def known(self, dim: Dim) -> bool:
         """Whether the dimension is a number or made of dimensions that are defined."""
@@ -48,7 +63,20 @@ class Extents:
 
     def upper(self, dim: Dim) -> int:
         """The largest size that a dimension can have."""
-        return _interval(dim, self.bounds)[1]
+        return self.interval(dim)[1]
+
+    def interval(self, dim: Dim) -> tuple[int, int]:
+        """The smallest and the largest value that an expression of sizes can have.
+
+        Raises:
+            UnsupportedError: it depends on something that is not known.
+        """
+        self._require_known(dim)
+        return _interval(dim, self.bounds)
+
+    def _require_known(self, dim: Dim) -> None:
+        if not self.known(dim):
+            raise UnsupportedError(f"nothing says how large {dim!r} can get")
 
     def type(self, type: TensorType) -> TensorType:
         """The type of the buffer for a value of that type."""
@@ -64,10 +92,14 @@ class Extents:
         Raises:
             UnsupportedError: it depends on something that is not known.
         """
-        if not self.known(dim):
-            raise UnsupportedError(f"nothing says how large {dim!r} can get")
+        self._require_known(dim)
         if isinstance(dim, int):
             return number(b, dim)
+        if dim not in self._sizes:
+            self._sizes[dim] = self._computed(b, dim)
+        return self._sizes[dim]
+
+    def _computed(self, b: Builder, dim: SymDim) -> Value:
         total: Value | None = None
         for monomial, factor in dim.terms:
             product: Value | None = None
@@ -89,14 +121,30 @@ class Extents:
         """A mask that broadcasts to a padded value of `type`: true where the index along each of `axes` is below the actual size."""
         mask: Value | None = None
         for axis in axes:
-            below = b.Less(positions(b, self.upper(type.shape[axis]), type.rank, axis), self.count(b, type.shape[axis]))
-            mask = below if mask is None else b.And(mask, below)
+            key = (type.shape[axis], type.rank, axis)
+            if key not in self._masks:
+                self._masks[key] = b.Less(positions(b, self.upper(key[0]), type.rank, axis), self.count(b, key[0]))
+            mask = self._masks[key] if mask is None else b.And(mask, self._masks[key])
         assert mask is not None
         return mask
+
+    def clean(self, b: Builder, x: Value, axes: Sequence[int], fill: Value) -> Value:
+        """The padded `x` with the scalar `fill` behind the actual size along those of `axes` whose size data decides."""
+        data, loose = self.value(x), [a for a in axes if not isinstance(x.type.shape[a], int)]
+        if not loose or _same(self.tails.get(data), fill):
+            return data
+        return b.Where(self.valid(b, x.type, loose), data, fill)
 
     def dynamic_axes(self, type: TensorType) -> tuple[int, ...]:
         """The axes whose size data decides."""
         return tuple(k for k, d in enumerate(type.shape) if not isinstance(d, int))
+
+
+def _same(one: Value | None, other: Value) -> bool:
+    """Whether two scalars are known to be equal."""
+    if one is None or one.tensor is None or other.tensor is None:
+        return one is other
+    return one.type == other.type and one.tensor.digest == other.tensor.digest
 
 
 def number(b: Builder, value: int) -> Value:

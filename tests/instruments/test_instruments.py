@@ -15,7 +15,7 @@ from lepton_compiler.cli.lepton import main
 from lepton_compiler.errors import InvalidIR, VerificationError
 from lepton_compiler.instruments import CrashReproducer, Dump, NumericBisect, PrintIRAfter, Timing, Verify
 from lepton_compiler.ir.graph import Graph
-from lepton_compiler.ir.text import parse_graph, print_graph, read_lir
+from lepton_compiler.ir.text import parse_graph, print_graph, read_lir, write_lir
 from lepton_compiler.ops.unary import Neg
 from lepton_compiler.passes import registry
 from lepton_compiler.pipeline import Instrument, Pass, PassContext, parse_pipeline
@@ -199,6 +199,39 @@ def test_crashes_can_be_replayed(
         parse_pipeline(arguments[-1]).run(before)
     assert main([*arguments[:-1], "dce"]) == 0
     assert parse_graph(capsys.readouterr().out)
+
+
+LOADED = """
+from dataclasses import dataclass
+from lepton_compiler.pipeline import Pass
+
+@dataclass(frozen=True)
+class Stumble(Pass):
+    name = "stumble"
+    def run(self, graph, ctx):
+        raise ZeroDivisionError("stumbled")
+"""
+
+
+def test_replay_loads_the_passes_that_were_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "stumble.py"
+    file.write_text(LOADED)
+    write_lir(parse_graph(TEXT), tmp_path / "net.lir")
+    arguments = [
+        "opt",
+        str(tmp_path / "net.lir"),
+        "--load-pass",
+        str(file),
+        "--passes",
+        "cse,stumble",
+        "--dump-dir",
+        str(tmp_path / "dump"),
+    ]
+    assert main(arguments) == 1
+    program, *replayed = shlex.split((tmp_path / "dump/reproducer.txt").read_text().splitlines()[0])
+    capsys.readouterr()
+    assert program == "lepton" and main(replayed) == 1
+    assert "stumbled" in capsys.readouterr().err
 
 
 def test_invalid_ir_is_a_crash_too(tmp_path: Path) -> None:

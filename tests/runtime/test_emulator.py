@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lepton_compiler as lc
-from lepton_compiler.ir.graph import Graph
+from lepton_compiler.ir.graph import Graph, Value
 from lepton_compiler.ir.text import parse_graph
 from lepton_compiler.ir.types import FLOAT32, INT8, TensorType
 from lepton_compiler.ops.builder import Builder
@@ -52,7 +52,7 @@ def test_floats_on_other_machines(target: str) -> None:
     outputs, stats = model.emulate(feeds)
     for name, want in lc.evaluate(graph, feeds).items():
         np.testing.assert_allclose(outputs[name], want, rtol=1e-5, atol=1e-6, err_msg=name)
-    assert stats.instructions > 5 * 5 * 5 * 7 and sum(c.instructions for c in stats.calls) <= stats.instructions
+    assert stats.instructions is not None and stats.instructions > 5 * 5 * 5 * 7 and sum(c.instructions for c in stats.calls) <= stats.instructions
     if target in MICRO:
         assert 0 < stats.peak_stack_bytes <= model.manifest["stack_bytes"]
     again, uncounted = model.emulate(feeds, count=False)
@@ -62,13 +62,13 @@ def test_floats_on_other_machines(target: str) -> None:
 def quantized_graph() -> Graph:
     """Convolutions of all kinds, and matrix products, from codes to codes; sizes that divide nothing."""
     graph, random = Graph("net"), np.random.default_rng(3)
-    b, outputs = Builder(graph), []
+    b, outputs = Builder(graph), list[Value]()
 
-    def add(shape: tuple[int, ...], zero: int, filters: tuple[int, ...] | None, op: object = None) -> None:
+    def add(shape: tuple[int, ...], zero: int, filters: tuple[int, ...], op: ConvInteger | None = None) -> None:
         x = graph.add_input(f"x{len(outputs)}", TensorType(INT8, shape))
         w = b.constant(random.integers(-128, 128, filters).astype(np.int8))
         point = b.constant(np.int8(zero))
-        sums = b.MatMulInteger(x, w, point) if op is None else b(op, x, w, point)  # type: ignore[arg-type]
+        sums = b.MatMulInteger(x, w, point) if op is None else b(op, x, w, point)
         spatial = (1,) * (len(shape) - 2)
         channels = filters[1] if op is None else filters[0]
         shift = random.integers(-9999, 9999, (channels, *spatial)) if op is not None else random.integers(-9999, 9999, (channels,))

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from tvm import te
 
 from lepton_compiler.backends.tvm.compute.window import Window, ints
@@ -19,17 +17,6 @@ from lepton_compiler.backends.tvm.schedules import kinds
 
 Tensor = Any
 """`tvm.te.Tensor`; TVM carries no types."""
-
-
-def pack_conv_weights(w: npt.NDArray[Any], oc_block: int, groups: int = 1) -> npt.NDArray[Any]:
-    """`[OC, IC/groups, KH, KW]` to `[groups * ceil(OC/groups / oc_block), KH, KW, IC/groups, oc_block]`, zero-padded per group."""
-    oc, ic, kh, kw = w.shape
-    per_group = oc // groups
-    blocks = -(-per_group // oc_block)
-    padded = np.zeros((groups, blocks * oc_block, ic, kh, kw), w.dtype)
-    padded[:, :per_group] = w.reshape(groups, per_group, ic, kh, kw)
-    split = padded.reshape(groups * blocks, oc_block, ic, kh, kw)
-    return np.ascontiguousarray(split.transpose(0, 3, 4, 2, 1))
 
 
 def conv2d_nhwc(

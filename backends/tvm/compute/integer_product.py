@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from lepton_compiler.backends.tvm.dot import Dot
@@ -21,7 +20,7 @@ from lepton_compiler.target import Target
 Array = npt.NDArray[Any]
 
 SLOTS = 4
-"""Parts of the result that threads may work on at once; each has scratch memory of its own."""
+"""Parts of the result that there are at least where it can be divided so, for threads to share."""
 SCRATCH_SHARE = 8
 """The part of the level-2 cache that a copy of the input may take is one in so many."""
 LONGEST_LINE = 128
@@ -112,53 +111,6 @@ def plan(shape: Geometry, dot: Dot, target: Target, *, copies: bool) -> Plan:
 def _single_vectors(outputs: int, dot: Dot) -> int:
     vectors = -(-outputs // dot.lanes)
     return min(range(1, CHAINS + 1), key=lambda v: (-(-vectors // v) * max(v, CHAINS // 2), -v))
-
-
-def signed(w: Array) -> Array:
-    """8-bit weights as signed numbers: unsigned ones less 128."""
-    return w if w.dtype == np.int8 else (w ^ np.uint8(128)).view(np.int8)
-
-
-def pack_integer_conv(w: Array, block: int, group: int, filling: int, taps: int) -> Array:
-    """`[OC, IC, KH, KW]`, or `[OC, IC, KW]`, to `[ceil(OC / block), KH, taps, groups, block * group]` signed, filled up with `filling`."""
-    return _pack(_runs(w, taps), block, group, filling)
-
-
-def pack_integer_matmul(w: Array, block: int, group: int, filling: int) -> Array:
-    """`[K, N]` to `[ceil(N / block), 1, 1, groups, block * group]` signed, filled up with `filling`."""
-    return _pack(signed(w).T[:, None, None, :], block, group, filling)
-
-
-def sum_integer_conv(w: Array, block: int) -> Array:
-    """Sums of the signed weights of each output channel, int32, filled up with zeros to whole blocks."""
-    return _sums(_runs(w, 1), block)
-
-
-def sum_integer_matmul(w: Array, block: int) -> Array:
-    """Likewise for each column of `[K, N]`."""
-    return _sums(signed(w).T[:, None, None, :], block)
-
-
-def _runs(w: Array, taps: int) -> Array:
-    """Weights as `[OC, KH, taps, run]`."""
-    signs = signed(w)
-    image = signs[:, :, None, :] if signs.ndim == 3 else signs
-    moved = image.transpose(0, 2, 3, 1)
-    return moved.reshape(moved.shape[0], moved.shape[1], taps, -1)
-
-
-def _pack(runs: Array, block: int, group: int, filling: int) -> Array:
-    outputs, kh, taps, run = runs.shape
-    blocks, groups = -(-outputs // block), -(-run // group)
-    filled = np.full((blocks * block, kh, taps, groups * group), filling, np.int8)
-    filled[:outputs, :, :, :run] = runs
-    split = filled.reshape(blocks, block, kh, taps, groups, group)
-    return np.ascontiguousarray(split.transpose(0, 2, 3, 4, 1, 5)).reshape(blocks, kh, taps, groups, block * group)
-
-
-def _sums(runs: Array, block: int) -> Array:
-    total = runs.sum(axis=(1, 2, 3), dtype=np.int32)
-    return np.pad(total, (0, -len(total) % block))
 
 
 def spans(extent: int, lanes: int) -> Sequence[tuple[int, int, int]]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tvm import te, tirx
 
 from lepton_compiler.backends.tvm.compute.window import ints
@@ -14,15 +13,6 @@ from lepton_compiler.backends.tvm.schedules.kinds import KIND, TILE
 
 Tensor = Any
 """`tvm.te.Tensor`; TVM carries no types."""
-
-
-def pack_matmul_weights(b: npt.NDArray[Any], n_block: int) -> npt.NDArray[Any]:
-    """`[K, N]` to `[ceil(N/n_block), K, n_block]`, zero-padded."""
-    k, n = b.shape
-    blocks = -(-n // n_block)
-    padded = np.zeros((k, blocks * n_block), b.dtype)
-    padded[:, :n] = b
-    return np.ascontiguousarray(padded.reshape(k, blocks, n_block).transpose(1, 0, 2))
 
 
 def matmul_packed(a: Tensor, b_packed: Tensor, n: int, *, acc_dtype: str = "float32") -> tuple[Tensor, list[Tensor]]:

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.backends.tvm.schedules.tiling import pixel_tile, vectors_per_block
 from lepton_compiler.target import Target
 
@@ -25,13 +22,6 @@ INPUT: dict[int, Matrix] = {
     ),
 }  # fmt: skip
 """B transposed, by m."""
-FILTER: dict[int, Matrix] = {
-    2: ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
-    4: (
-        (1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1),
-    ),
-}  # fmt: skip
-"""G, by m."""
 OUTPUT: dict[int, Matrix] = {
     2: ((1, 1, 1, 0), (0, 1, -1, -1)),
     4: ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
@@ -44,10 +34,10 @@ GAIN = 0.85
 """Largest share of the direct kernel's estimated time at which Winograd is taken."""
 TRANSFORM_CYCLES = {2: (40, 34), 4: (130, 100)}
 """Estimated cycles per tile and vector of channels: input and output transform, by m."""
-FMAS, STREAM_BYTES = 1.6, 2.5
+FMAS, STREAM_BYTES = 1.6, 5.0
 """Fused multiply-adds of vectors, and bytes from beyond level 2, per cycle, that kernels reach."""
-SLOTS = 4
-"""Parts of the image that threads may work on at once; each has scratch memory of its own."""
+FEW = 8
+"""Chunks below which an odd number of them would leave one of two threads idle for long."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +59,11 @@ class Plan:
         """Width of an input tile."""
         return self.m + 2
 
-    @property
-    def slots(self) -> int:
-        """Scratch areas."""
-        return min(SLOTS, self.chunks)
 
-
-def plan(images: int, size: tuple[int, int], channels: int, out_channels: int, target: Target) -> Plan | None:
+def plan(images: int, size: tuple[int, int], channels: int, out_channels: int, target: Target, choice: Choice = ANALYTIC) -> Plan | None:
     """The best way to compute a 3 x 3 convolution with these output sizes, or None where the direct kernel is as good."""
+    if choice.winograd is not None:
+        return _chosen(choice.winograd, images, size, out_channels, target, choice) if choice.winograd else None
     lanes = target.lanes(32)
     if min(channels, out_channels) < SMALLEST:
         return None
@@ -89,7 +76,7 @@ def plan(images: int, size: tuple[int, int], channels: int, out_channels: int, t
         candidate = _candidate(m, images, size, channels, out_channels, target, whole)
         points, (before, after) = candidate.alpha**2, TRANSFORM_CYCLES[m]
         rows = candidate.chunk * candidate.chunks
-        passes = candidate.chunks if points * weights > target.l2_bytes // 2 else 1
+        passes = candidate.chunks if points * weights > target.l2_bytes // 4 else 1
         scratch = 4 * points * candidate.chunk * (channels + computed)
         cycles = max(points * rows * products, _streamed(passes * points * weights, target))
         cycles += 2 * candidate.chunks * _streamed(scratch, target) + rows * (
@@ -101,29 +88,28 @@ def plan(images: int, size: tuple[int, int], channels: int, out_channels: int, t
 
 
 def _streamed(size: int, target: Target) -> float:
-    """Cycles to read so many bytes, of which level 2 can hold half of its size."""
-    return size / STREAM_BYTES if size > target.l2_bytes // 2 else 0.0
+    """Cycles to read so many bytes, of which level 2 can hold a quarter of its size."""
+    return size / STREAM_BYTES if size > target.l2_bytes // 4 else 0.0
 
 
-def _candidate(m: int, images: int, size: tuple[int, int], channels: int, out_channels: int, target: Target, whole: bool) -> Plan:
-    """A plan whose chunks fit half of level 2, or that works on all tiles at once."""
+def _chosen(m: int, images: int, size: tuple[int, int], out_channels: int, target: Target, choice: Choice) -> Plan:
+    """The plan that tuning chose; it works on all tiles at once where no number of them is chosen."""
     tiles = images * -(-size[0] // m) * -(-size[1] // m)
-    vectors = vectors_per_block(out_channels, target)
-    rows = pixel_tile(tiles, vectors, target)
-    room = tiles if whole else target.l2_bytes // 2 // ((m + 2) ** 2 * (channels + out_channels) * 4)
-    most = max(rows, -(-min(tiles, room) // rows) * rows if whole else min(tiles, room) // rows * rows)
-    chunks = -(-tiles // most)
-    even = -(-tiles // chunks)
-    chunk = -(-even // rows) * rows
+    vectors = choice.vectors or vectors_per_block(out_channels, target)
+    rows = min(tiles, choice.pixels) if choice.pixels else pixel_tile(tiles, vectors, target)
+    chunk = -(-min(choice.rows or tiles, tiles) // rows) * rows
     return Plan(m, size, rows, vectors, chunk, -(-tiles // chunk))
 
 
-def pack_winograd_weights(w: npt.NDArray[Any], m: int, block: int) -> npt.NDArray[Any]:
-    """`[OC, IC, 3, 3]` to `[(m + 2)^2, ceil(OC / block), IC, block]`: G w G^T, computed in float64, zero-padded."""
-    g = np.asarray(FILTER[m], np.float64)
-    oc, ic = w.shape[:2]
-    transformed = np.einsum("ai,ocij,bj->aboc", g, w.astype(np.float64), g).reshape(-1, oc, ic)
-    blocks = -(-oc // block)
-    padded = np.zeros((len(transformed), blocks * block, ic))
-    padded[:, :oc] = transformed
-    return np.ascontiguousarray(padded.reshape(len(transformed), blocks, block, ic).transpose(0, 1, 3, 2).astype(w.dtype))
+def _candidate(m: int, images: int, size: tuple[int, int], channels: int, out_channels: int, target: Target, whole: bool) -> Plan:
+    """A plan whose chunks fit a quarter of level 2, or that works on all tiles at once."""
+    tiles = images * -(-size[0] // m) * -(-size[1] // m)
+    vectors = vectors_per_block(out_channels, target)
+    rows = pixel_tile(tiles, vectors, target)
+    room = tiles if whole else target.l2_bytes // 4 // ((m + 2) ** 2 * (channels + out_channels) * 4)
+    most = max(rows, -(-min(tiles, room) // rows) * rows if whole else min(tiles, room) // rows * rows)
+    chunks = -(-tiles // most)
+    chunks += chunks % 2 if 1 < chunks < FEW else 0
+    even = -(-tiles // chunks)
+    chunk = -(-even // rows) * rows
+    return Plan(m, size, rows, vectors, chunk, -(-tiles // chunk))

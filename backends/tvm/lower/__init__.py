@@ -64,7 +64,7 @@ class Parameter:
     """One pointer that a kernel takes.
 
     Attributes:
-        kind: `input`, `packed`, `table`, `workspace` or `output`.
+        kind: `input`, `packed`, `table`, `workspace`, `scratch` or `output`.
         index: which operand or output it is.
         type: element type and shape of the buffer.
         packed: how the weight is rearranged, for `packed`.
@@ -93,7 +93,7 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
         UnsupportedError: a rule refuses the form of its operator.
     """
     spec = _flattened(spec)
-    ctx = Context(target)
+    ctx = Context(target, spec.choice)
     args: dict[int, Arg] = {}
     for k in range(spec.inputs):
         kind = spec.types[k]
@@ -110,6 +110,7 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
                 operand.uses += 1
         if step.op.name in ELEMENTS:
             args[step.outputs[0]] = Arg(kinds[0], body=_body(step.op, kinds[0], operands), stored=_stored(step.op, operands[0]))
+            args[step.outputs[0]].scales = _scales(step.op, operands)
             continue
         ctx.outputs = kinds
         for operand in operands:
@@ -167,7 +168,7 @@ def _loops(op: Op, operands: Sequence[Arg | None], kind: TensorType, ctx: Contex
     x, w, *bias = (*operands, None, None)[:3]
     if op.name != "Conv" or x is None or w is None or not w.is_weight or w.stored is not None:
         return None
-    how = winograd.plan_for(op, x.type, w.type, kind, ctx.target)
+    how = winograd.plan_for(op, x.type, w.type, kind, ctx.target, ctx.choice)
     if how is None:
         return None
     return lambda others, result, last: winograd.lower_winograd(ctx, op, how, x, w, bias[0], others, result, last)
@@ -179,7 +180,15 @@ def _body(op: Op, kind: TensorType, operands: Sequence[Arg | None]) -> Body:
 
 def _stored(op: Op, source: Arg | None) -> Arg | None:
     """The weight that an operator converts, if that is all it does."""
-    return source if op.name == "Cast" and source is not None and source.is_weight and source.stored is None else None
+    whole = op.name == "Cast" or (op.name == "DequantizeLinear" and getattr(op, "block_size", 0))
+    return source if whole and source is not None and source.is_weight and source.stored is None else None
+
+
+def _scales(op: Op, operands: Sequence[Arg | None]) -> tuple[Arg, int] | None:
+    """The scales of groups of weights, and how many weights are a group."""
+    size = getattr(op, "block_size", 0)
+    scales = operands[1] if size else None
+    return (scales, size) if scales is not None and scales.is_weight else None
 
 
 def _own(arg: Arg, ctx: Context) -> Any:
@@ -209,7 +218,7 @@ def _finish(spec: KernelSpec, ctx: Context, args: dict[int, Arg], outputs: list[
     results = {identity(o) for o in outputs}
     spaces = [w for i, w in {identity(w): w for w in ctx.workspaces}.items() if i in used and i not in results]
     for k, tensor in enumerate(spaces):
-        add(Parameter("workspace", k, _type_of(tensor)), tensor)
+        add(Parameter("scratch" if identity(tensor) in map(identity, ctx.private) else "workspace", k, _type_of(tensor)), tensor)
     for k, tensor in enumerate(outputs):
         add(Parameter("output", k, spec.types[spec.outputs[k]]), tensor)
     function = te.create_prim_func(tensors)

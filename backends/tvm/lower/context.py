@@ -10,6 +10,7 @@ import numpy as np
 from tvm import te, tirx
 
 from lepton_compiler.backends.tvm.carriers import CARRIERS, carrier, codes
+from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.backends.tvm.naming import in_sequence, named
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.ir.op import Op
@@ -48,6 +49,7 @@ class Arg:
         constant: whether that operand is a weight.
         uses: how many operators read it.
         stored: the weight operand that this value is a conversion of, element by element.
+        scales: where groups of these have scales: those, a weight operand too, and how many elements are a group.
     """
 
     type: TensorType
@@ -58,6 +60,7 @@ class Arg:
     constant: bool = False
     uses: int = 0
     stored: Arg | None = None
+    scales: tuple[Arg, int] | None = None
 
     @property
     def is_weight(self) -> bool:
@@ -112,16 +115,20 @@ class Context:
 
     Attributes:
         target: the machine.
+        choice: what tuning chose for the kernel.
         outputs: types of the results of the current operator.
         workspaces: TE tensors that become parameters of the kernel, for the arena.
+        private: those of them of which each thread has its own.
         packed: placeholders of repacked weights.
         stored: how many expressions have got a loop of their own.
         tables: constants that the kernel brings along, by content, and their placeholders.
     """
 
     target: Target
+    choice: Choice = ANALYTIC
     outputs: tuple[TensorType, ...] = ()
     workspaces: list[Any] = field(default_factory=list)
+    private: list[Any] = field(default_factory=list)
     packed: dict[Packed, Any] = field(default_factory=dict)
     stored: int = 0
     tables: dict[bytes, tuple[np.ndarray, Any]] = field(default_factory=dict)
@@ -130,7 +137,7 @@ class Context:
         """The weight `arg`, as it is stored, rearranged at compile time by the packing function: a placeholder."""
         arg = arg.stored or arg
         assert arg.operand is not None and arg.constant
-        from lepton_compiler.backends.tvm.lower.packing import PACKINGS
+        from lepton_compiler.backends.tvm.packing import PACKINGS
 
         made = PACKINGS[function](np.broadcast_to(np.zeros((), arg.type.dtype.numpy), arg.shape), *arguments)
         packed = Packed(arg.operand, function, arguments, TensorType(dtype(made.dtype), made.shape))
@@ -156,6 +163,11 @@ class Context:
     def workspace(self, *tensors: Any) -> None:
         """Let intermediate tensors live in the arena."""
         self.workspaces += tensors
+
+    def scratch(self, *tensors: Any) -> None:
+        """Let intermediate tensors live in the arena, once per thread: an iteration of a parallel loop reads only what it wrote."""
+        self.workspaces += tensors
+        self.private += tensors
 
 
 Rule = Callable[..., list[Any]]

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm import te, tirx
 
 from lepton_compiler.backends.tvm.compute import conv as conv_compute
 from lepton_compiler.backends.tvm.compute import matmul as matmul_compute
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers, wide
 from lepton_compiler.backends.tvm.lower.conversion import convert
+from lepton_compiler.backends.tvm.packing import NIBBLES, PACKINGS
 from lepton_compiler.backends.tvm.schedules import n_block, oc_block
 from lepton_compiler.ir.types import DType, TensorType
 
@@ -27,7 +29,7 @@ def lower_matmul(ctx: Context, op: Any, a: Arg, b: Arg) -> list[Any]:
     kind = ctx.outputs[0]
     acc = accumulator(kind.dtype.name)
     if len(b.shape) == 2 and b.is_weight and len(a.shape) >= 2:
-        packed = _packed(ctx, b, "matmul", n_block(b.shape[1], ctx.target), 0)
+        packed = _packed(ctx, b, "matmul", n_block(b.shape[1], ctx.target, ctx.choice), 0)
         result, spaces = matmul_compute.matmul_packed(ctx.tensor(a), packed, b.shape[1], acc_dtype=acc)
         ctx.workspace(*spaces)
         return [_cast(ctx, result, kind.dtype.name)]
@@ -35,32 +37,57 @@ def lower_matmul(ctx: Context, op: Any, a: Arg, b: Arg) -> list[Any]:
     vector_left, vector_right = len(a.shape) == 1, len(b.shape) == 1
     if vector_left or vector_right:
         return [_vector_product(ctx, a, b, kind, acc)]
-    result, spaces = matmul_compute.matmul(left, right, n_block=n_block(b.shape[-1], ctx.target), acc_dtype=acc)
+    result, spaces = matmul_compute.matmul(left, right, n_block=n_block(b.shape[-1], ctx.target, ctx.choice), acc_dtype=acc)
     ctx.workspace(*spaces)
     return [_cast(ctx, result, kind.dtype.name)]
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A packed weight as numbers of another type; each element is converted where it is read."""
+    """A packed weight as numbers of another type; each element is converted where it is read.
+
+    Attributes:
+        tensor: the codes; of less than a byte two rows of them to a byte.
+        source: the type of the codes.
+        target: the type of the numbers.
+        rows: how many rows of codes there are: the size of the last axis but one.
+        scales: of groups of rows, in the same arrangement.
+        group: how many rows are a group.
+    """
 
     tensor: Any
     source: DType
     target: DType
+    rows: int
+    scales: Any = None
+    group: int = 0
 
     @property
     def shape(self) -> Any:
-        """Of the packed weight."""
-        return self.tensor.shape
+        """Of the packed weight, one number per code."""
+        *outer, _, lanes = self.tensor.shape
+        return [*outer, self.rows, lanes]
 
     def __getitem__(self, index: tuple[Expr, ...]) -> Expr:
-        return convert(self.tensor(*index), self.source, self.target)
+        *outer, row, lane = index
+        if self.source.bits == 4:
+            byte = self.tensor(*outer, tirx.floordiv(row, 2), lane)
+            code = tirx.shift_right(byte, tirx.Cast("uint8", tirx.floormod(row, 2) * 4))
+        else:
+            code = self.tensor(*index)
+        number = convert(code, self.source, self.target)
+        return number if self.scales is None else number * self.scales(*outer, tirx.floordiv(row, self.group), lane)
 
 
 def _packed(ctx: Context, weight: Arg, function: str, *arguments: int) -> Any:
     """A weight in the arrangement that a kernel reads, in the type that it multiplies in."""
-    tensor = ctx.pack(weight, function, *arguments)
-    return tensor if weight.stored is None else Converted(tensor, weight.stored.type.dtype, weight.type.dtype)
+    if weight.stored is None:
+        return ctx.pack(weight, function, *arguments)
+    source = weight.stored.type.dtype
+    rows = PACKINGS[function](np.broadcast_to(np.zeros((), np.int8), weight.shape), *arguments).shape[-2]
+    tensor = ctx.pack(weight, NIBBLES + function if source.bits == 4 else function, *arguments)
+    scales, group = (None, 0) if weight.scales is None else weight.scales
+    return Converted(tensor, source, weight.type.dtype, rows, None if scales is None else ctx.pack(scales, function, *arguments), group)
 
 
 def _vector_product(ctx: Context, a: Arg, b: Arg, kind: TensorType, acc: str) -> Any:
@@ -100,11 +127,11 @@ def lower_gemm(ctx: Context, op: Any, a: Arg, b: Arg, c: Arg | None = None) -> l
     if 0 in a.shape:
         product, spaces = compute(kind.static_shape, lambda *i: tirx.const(0, acc), "nothing"), list[Any]()
     elif b.is_weight and not op.trans_a:
-        packed = _packed(ctx, b, "matmul", n_block(n, ctx.target), int(op.trans_b))
+        packed = _packed(ctx, b, "matmul", n_block(n, ctx.target, ctx.choice), int(op.trans_b))
         product, spaces = matmul_compute.matmul_packed(left, packed, n, acc_dtype=acc)
     else:
         product, spaces = matmul_compute.matmul(
-            left, ctx.tensor(b), n_block=n_block(n, ctx.target), trans_a=op.trans_a, trans_b=op.trans_b, acc_dtype=acc
+            left, ctx.tensor(b), n_block=n_block(n, ctx.target, ctx.choice), trans_a=op.trans_a, trans_b=op.trans_b, acc_dtype=acc
         )
     ctx.workspace(*spaces)
     if c is None and op.alpha == 1.0:
@@ -178,7 +205,7 @@ def lower_conv(ctx: Context, op: Any, x: Arg, w: Arg, b: Arg | None = None) -> l
             source, _packed(ctx, w, f"depthwise{suffix}"), strides=strides, pads=pads, dilations=dilations, acc_dtype=acc
         )
     else:
-        packed = _packed(ctx, w, f"conv{suffix}", oc_block(channels // op.groups, ctx.target), op.groups)
+        packed = _packed(ctx, w, f"conv{suffix}", oc_block(channels // op.groups, ctx.target, ctx.choice), op.groups)
         y, spaces = conv_compute.conv2d_nhwc(
             source, packed, out_channels=channels, strides=strides, pads=pads, dilations=dilations, groups=op.groups, acc_dtype=acc
         )

@@ -23,7 +23,7 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from lepton_compiler.backends.tvm.compute.integer_product import SLOTS, Geometry, plan, spans
+from lepton_compiler.backends.tvm.compute.integer_product import Geometry, plan, spans
 from lepton_compiler.backends.tvm.dot import Dot, dot_of
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, expression, lowers
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
@@ -55,7 +55,7 @@ def lower_product(ctx: Context, op: Any, operands: Sequence[Arg | None], others:
             kernel.write(lambda at, value: _emit(y, at, value, result, last))
 
     source = x
-    return procedure(ctx, "product", [x, x_zero, kernel.packed, kernel.totals, kernel.ones, *stored], write, kernel.scratch)
+    return procedure(ctx, "product", [x, x_zero, kernel.packed, kernel.totals, kernel.ones, *stored], write, kernel.scratch, private=True)
 
 
 def _emit(y: Buffer, at: Sequence[Expr], value: Expr, result: Result, last: Arg) -> None:
@@ -104,9 +104,8 @@ def geometry_of(op: Any, x: TensorType, w: TensorType) -> Geometry:
 
 @dataclass(frozen=True)
 class _Unit:
-    """A unit of work: its scratch memory, the image, its first line."""
+    """A unit of work: the image, its first line."""
 
-    slot: Expr
     image: Expr
     first: Expr
 
@@ -144,14 +143,13 @@ class _Kernel:
         self.totals = Arg(TensorType(INT32, (1,)), ctx.pack(w, f"integer_{name}_sums", self.width)) if corrected else None
         self.ones = Arg(TensorType(INT8, (1,)), ctx.table(_ones(shape.run))) if self.sums_data else None
         self.units = shape.images * -(-shape.lines // self.plan.rows) * self.plan.ranges
-        self.slots = min(SLOTS, self.units) if self.plan.copies or self.sums_data else self.units
         self.reach = (self.plan.rows - 1) * shape.strides[0] + (shape.kernel[0] - 1) * shape.dilations[0] + 1
         self.row = -(-(shape.padded_row + LINE) // LINE) * LINE
         self.scratch: list[TensorType] = []
         if self.plan.copies:
-            self.scratch.append(TensorType(dtype(self.dot.data), (self.slots, self.reach, self.row)))
+            self.scratch.append(TensorType(dtype(self.dot.data), (self.reach, self.row)))
         if self.sums_data:
-            self.scratch.append(TensorType(INT32, (self.slots, self.plan.rows, shape.pixels)))
+            self.scratch.append(TensorType(INT32, (self.plan.rows, shape.pixels)))
 
     def open(self, x: Arg, zero: Arg | None, w: Arg, totals: Arg | None, ones: Arg | None, spaces: Sequence[Buffer]) -> None:
         """Take the buffers."""
@@ -165,17 +163,15 @@ class _Kernel:
     def write(self, emit: Emit) -> None:
         """All units of work."""
         blocks = -(-self.shape.lines // self.plan.rows)
-        with T.parallel(0, self.slots) as slot, T.serial(0, -(-self.units // self.slots)) as turn:
-            unit = turn * self.slots + slot
-            with when(*([unit < self.units] if self.units % self.slots else [])):
-                part, block = unit % self.plan.ranges, unit // self.plan.ranges
-                image, first = (block // blocks, block % blocks * self.plan.rows) if self.shape.images > 1 else (0, block * self.plan.rows)
-                at = _Unit(slot, image, first)
-                if self.plan.copies:
-                    self.copy(at)
-                if self.sums_data:
-                    self.sum_data(at)
-                self.multiply(at, part, emit)
+        with T.parallel(0, self.units) as unit:
+            part, block = unit % self.plan.ranges, unit // self.plan.ranges
+            image, first = (block // blocks, block % blocks * self.plan.rows) if self.shape.images > 1 else (0, block * self.plan.rows)
+            at = _Unit(image, first)
+            if self.plan.copies:
+                self.copy(at)
+            if self.sums_data:
+                self.sum_data(at)
+            self.multiply(at, part, emit)
 
     def copy(self, unit: _Unit) -> None:
         """The rows that this unit reads, with the zero point in the padding."""
@@ -190,7 +186,7 @@ class _Kernel:
                 for begin, width, count in spans(extent, LINE):
                     with T.serial(0, count) as k:
                         offset = begin + k * width
-                        store(self.copied, [unit.slot, r, _ramp(at + offset, width)], value(offset, width))
+                        store(self.copied, [r, _ramp(at + offset, width)], value(offset, width))
 
             def fill(offset: Expr, width: int) -> Expr:
                 return tirx.Broadcast(filling, width) if width > 1 else filling
@@ -233,7 +229,7 @@ class _Kernel:
     def read(self, unit: _Unit, row: Expr, offset: Expr, width: int) -> Expr:
         """Data of a row, counted from the first that this unit reads, from an offset in the padded row on."""
         if self.copied is not None:
-            return load(self.copied, [unit.slot, row, _ramp(offset, width)])
+            return load(self.copied, [row, _ramp(offset, width)])
         shape = self.shape
         start = (unit.image * shape.size[0] + unit.first * shape.strides[0] + row) * shape.size[1] * shape.channels
         return self.read_input(start + offset, width)
@@ -261,7 +257,7 @@ class _Kernel:
             total = load(sums, [0])
             for lane in range(1, dot.lanes):
                 total = total + load(sums, [lane])
-            store(self.data_sums, [unit.slot, line, pixel], total)
+            store(self.data_sums, [line, pixel], total)
 
     def inside(self, line: Expr) -> Any:
         """Statements for lines that there are: the last block may have fewer than others."""
@@ -320,7 +316,7 @@ class _Kernel:
             with T.vectorized(0, width) if width > 1 else T.serial(0, 1) as lane:
                 value = load(done, [p * self.width + v * lanes + lane])
                 at = self.index(unit.image, unit.first + tile.line, pixel, begin + lane)
-                emit(at, self.corrected(value, begin + lane, unit.slot, tile.line, pixel))
+                emit(at, self.corrected(value, begin + lane, tile.line, pixel))
 
         if rest == lanes:
             vector(lanes)
@@ -332,14 +328,14 @@ class _Kernel:
             with when(*([tile.block >= last] if last else [])):
                 vector(rest)
 
-    def corrected(self, value: Expr, channel: Expr, slot: Expr, line: Expr, pixel: Expr) -> Expr:
+    def corrected(self, value: Expr, channel: Expr, line: Expr, pixel: Expr) -> Expr:
         """The sum less what the zero points make of it."""
         if self.totals_in is not None:
             total = self.totals_in.tensor(channel)
             total = total - self.depth * self.w_zero if self.w_zero else total
             value = value - self.x_zero * total
         if self.sums_data:
-            value = value - load(self.data_sums, [slot, line, pixel]) * self.w_zero
+            value = value - load(self.data_sums, [line, pixel]) * self.w_zero
         return value
 
     def index(self, image: Expr, line: Expr, pixel: Expr, channel: Expr) -> list[Expr]:

@@ -21,11 +21,11 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from lepton_compiler.backends.tvm.compute.integer_product import Geometry
-from lepton_compiler.backends.tvm.compute.micro_product import GROUP
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, expression
 from lepton_compiler.backends.tvm.lower.integer_product import geometry_of, is_matrix
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, Cell, load, procedure, store, when
 from lepton_compiler.backends.tvm.lower.whole import Result, read_through
+from lepton_compiler.backends.tvm.micro_packing import GROUP
 from lepton_compiler.ir.types import INT8, TensorType
 from lepton_compiler.target import Target
 

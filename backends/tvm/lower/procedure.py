@@ -1,7 +1,7 @@
 """Kernels written as loops, for what is no expression per element: scatters, running sums, sorting, pivoting.
 
 A procedure is a TE extern stage. Its body is built with TVM's IR builder, in order of execution; the compiler keeps the
-order of its statements. An outer loop that is `parallel` must be the only outermost one.
+order of its statements. Outermost loops may be `parallel`; each begins when the one before it has ended.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ Buffer = Any
 
 
 def procedure(
-    ctx: Context, name: str, operands: Sequence[Arg | None], write: Callable[..., None], spaces: Sequence[TensorType] = ()
+    ctx: Context,
+    name: str,
+    operands: Sequence[Arg | None],
+    write: Callable[..., None],
+    spaces: Sequence[TensorType] = (),
+    private: bool = False,
 ) -> list[Any]:
     """The results of the current operator, computed by the statements that `write` emits.
 
@@ -36,6 +41,7 @@ def procedure(
         operands: what the statements read.
         write: called once with the operands, to be read by index, then the buffers of the results, then those of `spaces`.
         spaces: intermediate buffers, planned into the arena.
+        private: each thread has its own of them.
     """
     present = [x for x in operands if x is not None]
     stored = [x for x in present if x.number is None]
@@ -62,7 +68,7 @@ def procedure(
         out_buffers=targets,
     )
     results = list(made) if len(kinds) > 1 else [made]
-    ctx.workspace(*results[len(ctx.outputs) :])
+    (ctx.scratch if private else ctx.workspace)(*results[len(ctx.outputs) :])
     return results[: len(ctx.outputs)]
 
 

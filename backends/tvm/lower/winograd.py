@@ -1,33 +1,36 @@
 """Kernels of 3 x 3 convolutions by Winograd's algorithm, with whatever element-wise operators follow.
 
 Chunks of tiles go through three steps while their scratch memory stays in the cache: transform the input, multiply by the transformed
-weights for each of the (m + 2)^2 points, transform back and apply the epilogue.
+weights for each of the (m + 2)^2 points, transform back and apply the epilogue. Threads share the chunks, and each has scratch memory of its
+own. Where one chunk holds all tiles, each step is a phase that threads share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.backends.tvm.compute.winograd import INPUT, OUTPUT, Plan, plan
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, expression
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
 from lepton_compiler.backends.tvm.lower.whole import Result, read_through
+from lepton_compiler.backends.tvm.schedules.prefetch import LINE, plan_prefetch, prefetch
 from lepton_compiler.ir.types import FLOAT32, TensorType
 from lepton_compiler.target import Target
 
 
-def plan_for(op: Any, x: TensorType, w: TensorType, y: TensorType, target: Target) -> Plan | None:
+def plan_for(op: Any, x: TensorType, w: TensorType, y: TensorType, target: Target, choice: Choice = ANALYTIC) -> Plan | None:
     """How to compute a convolution this way, or None where it cannot be, or does not pay."""
     plain = op.layout == "NHWC" and op.groups == 1 and x.rank == 4 and w.static_shape[2:] == (3, 3)
     if not plain or x.dtype != FLOAT32 or set(op.strides) != {1} or set(op.dilations) != {1}:
         return None
     n, oh, ow, oc = y.static_shape
-    return plan(n, (oh, ow), x.static_shape[3], oc, target)
+    return plan(n, (oh, ow), x.static_shape[3], oc, target, choice)
 
 
 def lower_winograd(
@@ -37,34 +40,49 @@ def lower_winograd(
     kernel = _Kernel(ctx, op, how, x, w, last.shape)
     lanes, points = kernel.lanes, how.alpha**2
     packed = Arg(TensorType(FLOAT32, (1,)), ctx.pack(w, "winograd", how.m, how.vectors * lanes))
-    scratch = [TensorType(FLOAT32, (how.slots, points, how.chunk, width)) for width in (x.shape[3], kernel.blocks * how.vectors * lanes)]
+    scratch = [TensorType(FLOAT32, (points, how.chunk, width)) for width in (x.shape[3], kernel.blocks * how.vectors * lanes)]
     stored = [a for a in others if a.number is None and a is not x]
 
     def write(x: Arg, u: Arg, b: Arg | None, *rest: Any) -> None:
         loaded, (y, v, m) = [x, *rest[:-3]], rest[-3:]
-        with T.parallel(0, how.slots) as slot, T.serial(0, -(-how.chunks // how.slots)) as turn:
-            chunk = turn * how.slots + slot
-            with when(chunk < how.chunks):
-                kernel.transform_input(x, v, slot, chunk)
-                kernel.multiply(u, v, m, slot, chunk)
-                with read_through([source, *stored], loaded):
-                    kernel.transform_output(b, m, y, slot, chunk, result, last)
+        with _chunks(how.chunks) as chunk:
+            kernel.transform_input(x, v, chunk)
+            kernel.multiply(u, v, m, chunk)
+            with read_through([source, *stored], loaded):
+                kernel.transform_output(b, m, y, chunk, result, last)
 
     source = x
     ctx.outputs = (last.type,)
-    return procedure(ctx, "winograd", [x, packed, b, *stored], write, scratch)
+    return procedure(ctx, "winograd", [x, packed, b, *stored], write, scratch, private=how.chunks > 1)
+
+
+@contextmanager
+def _chunks(count: int) -> Iterator[Expr]:
+    """A loop over chunks, unless there is only one."""
+    if count == 1:
+        yield tirx.const(0, "int32")
+    else:
+        with T.parallel(0, count) as chunk:
+            yield chunk
 
 
 class _Kernel:
-    """The three steps for one chunk of tiles."""
+    """The three steps for one chunk of tiles; parallel loops where there is only one chunk."""
 
     def __init__(self, ctx: Context, op: Any, how: Plan, x: Arg, w: Arg, out: tuple[int, ...]) -> None:
         self.how, self.lanes = how, ctx.target.lanes(32)
+        self.loop = T.parallel if how.chunks == 1 else T.serial
         self.images, self.height, self.width, self.inputs = x.shape
         self.out, self.top, self.left = out, op.pads[0], op.pads[1]
         self.blocks = -(-w.shape[0] // (how.vectors * self.lanes))
         self.down, self.across = -(-out[1] // how.m), -(-out[2] // how.m)
         self.tiles = out[0] * self.down * self.across
+        groups, everything = how.chunk // how.rows, how.alpha**2 * self.blocks
+        self.ahead = (
+            None
+            if ctx.choice.prefetch == 0
+            else plan_prefetch(4 * how.vectors * self.lanes, self.inputs, groups, how.rows, everything, ctx.target)
+        )
 
     def place(self, tile: Expr) -> tuple[Expr, Expr, Expr]:
         """Image, row and column of a tile's first output."""
@@ -73,10 +91,10 @@ class _Kernel:
         inside = tirx.floormod(tile, per_image) if self.images > 1 else tile
         return image, tirx.floordiv(inside, self.across) * m, tirx.floormod(inside, self.across) * m
 
-    def transform_input(self, x: Arg, v: Buffer, slot: Expr, chunk: Expr) -> None:
+    def transform_input(self, x: Arg, v: Buffer, chunk: Expr) -> None:
         """V = B^T d B for each tile and vector of channels; tiles past the end are those of the last one."""
         how, alpha = self.how, self.how.alpha
-        with T.serial(0, how.chunk) as t:
+        with self.loop(0, how.chunk) as t:
             tile = tirx.min(chunk * how.chunk + t, self.tiles - 1)
             image, row, column = self.place(tile)
             top, left = row - self.top, column - self.left
@@ -91,11 +109,11 @@ class _Kernel:
 
             with T.If(inside):
                 with T.Then():
-                    self._forward(read, v, slot, t)
+                    self._forward(read, v, t)
                 with T.Else():
-                    self._forward(guarded, v, slot, t)
+                    self._forward(guarded, v, t)
 
-    def _forward(self, read: Callable[[int, int, Expr], Expr], v: Buffer, slot: Expr, t: Expr) -> None:
+    def _forward(self, read: Callable[[int, int, Expr], Expr], v: Buffer, t: Expr) -> None:
         alpha, matrix = self.how.alpha, INPUT[self.how.m]
         for first, lanes in _vectors(self.inputs, self.lanes):
             half = T.alloc_buffer((alpha * alpha * lanes,), "float32", scope="global")
@@ -112,43 +130,49 @@ class _Kernel:
                 for c in range(alpha):
                     with T.vectorized(0, lanes) as lane:
                         value = _combined(matrix[c], [load(half, [(r * alpha + i) * lanes + lane]) for i in range(alpha)])
-                        store(v, [slot, r * alpha + c, t, first + lane], value)
+                        store(v, [r * alpha + c, t, first + lane], value)
 
-    def multiply(self, u: Arg, v: Buffer, m: Buffer, slot: Expr, chunk: Expr) -> None:
+    def multiply(self, u: Arg, v: Buffer, m: Buffer, chunk: Expr) -> None:
         """M = V U at every point: register tiles of `rows` tiles and `vectors` vectors."""
         how, lanes = self.how, self.lanes
         width = how.vectors * lanes
         left = tirx.min(tirx.const(how.chunk, "int32"), self.tiles - chunk * how.chunk)
         with ExitStack() as nest:
-            point, block, group = (nest.enter_context(T.serial(0, n)) for n in (how.alpha**2, self.blocks, how.chunk // how.rows))
+            both, group = (
+                nest.enter_context(self.loop(0, how.alpha**2 * self.blocks)),
+                nest.enter_context(T.serial(0, how.chunk // how.rows)),
+            )
+            point, block = tirx.floordiv(both, self.blocks), tirx.floormod(both, self.blocks)
             with when(group * how.rows < left):
                 sums = T.alloc_buffer((how.rows * width,), "float32", scope="global")
                 for k in range(how.rows * how.vectors):
                     with T.vectorized(0, lanes) as lane:
                         store(sums, [k * lanes + lane], tirx.const(0, "float32"))
                 with T.serial(0, self.inputs) as channel:
+                    for line in self.ahead.lines_at(group, channel) if self.ahead else ():
+                        T.evaluate(prefetch(u.tensor(point, block + 1, 0, line * (LINE // 4))))
                     for r in range(how.rows):
                         for k in range(how.vectors):
                             with T.vectorized(0, lanes) as lane:
                                 at = [r * width + k * lanes + lane]
-                                factor = load(v, [slot, point, group * how.rows + r, channel])
+                                factor = load(v, [point, group * how.rows + r, channel])
                                 store(sums, at, load(sums, at) + factor * u.tensor(point, block, channel, k * lanes + lane))
                 for r in range(how.rows):
                     for k in range(how.vectors):
                         with T.vectorized(0, lanes) as lane:
                             value = load(sums, [r * width + k * lanes + lane])
-                            store(m, [slot, point, group * how.rows + r, block * width + k * lanes + lane], value)
+                            store(m, [point, group * how.rows + r, block * width + k * lanes + lane], value)
 
-    def transform_output(self, b: Arg | None, m: Buffer, y: Buffer, slot: Expr, chunk: Expr, result: Result, last: Arg) -> None:
+    def transform_output(self, b: Arg | None, m: Buffer, y: Buffer, chunk: Expr, result: Result, last: Arg) -> None:
         """Y = A^T M A, the bias and the epilogue."""
         how = self.how
-        with T.serial(0, how.chunk) as t:
+        with self.loop(0, how.chunk) as t:
             tile = chunk * how.chunk + t
             with when(tile < self.tiles):
                 place = self.place(tile)
                 for first, lanes in _vectors(self.out[3], self.lanes):
                     half = T.alloc_buffer((how.m * how.alpha * lanes,), "float32", scope="global")
-                    self._backward_columns(m, half, [slot, t, first], lanes)
+                    self._backward_columns(m, half, [t, first], lanes)
                     for r in range(how.m):
                         for c in range(how.m):
                             with when(*self._inside(place, r, c)), T.vectorized(0, lanes) as lane:
@@ -159,11 +183,11 @@ class _Kernel:
                                 store(y, at, expression(last, at))
 
     def _backward_columns(self, m: Buffer, half: Buffer, where: Sequence[Expr], lanes: int) -> None:
-        alpha, (slot, t, first) = self.how.alpha, where
+        alpha, (t, first) = self.how.alpha, where
         for c in range(alpha):
             for r in range(self.how.m):
                 with T.vectorized(0, lanes) as lane:
-                    terms = [load(m, [slot, i * alpha + c, t, first + lane]) for i in range(alpha)]
+                    terms = [load(m, [i * alpha + c, t, first + lane]) for i in range(alpha)]
                     store(half, [(r * alpha + c) * lanes + lane], _combined(OUTPUT[self.how.m][r], terms))
 
     def _inside(self, place: Sequence[Expr], r: int, c: int) -> list[Expr]:

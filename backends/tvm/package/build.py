@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,14 @@ from typing import Any
 from lepton_compiler.analysis.memory import Interval, Plan, plan_memory
 from lepton_compiler.backend import Artifact, BuildOptions
 from lepton_compiler.backends.tvm.kernels import Kernel
-from lepton_compiler.backends.tvm.package import firmware
+from lepton_compiler.backends.tvm.package import firmware, sharing
 from lepton_compiler.backends.tvm.package import threads as pool
 from lepton_compiler.backends.tvm.package.header import header
 from lepton_compiler.backends.tvm.package.interface import Interface, Port, Variant
 from lepton_compiler.backends.tvm.package.source import calls, source
+from lepton_compiler.backends.tvm.package.work import work
 from lepton_compiler.backends.tvm.program import Buffer, Call
 from lepton_compiler.backends.tvm.weights import WeightStore
-from lepton_compiler.ir.graph import Node
 from lepton_compiler.toolchain import find_toolchain
 
 
@@ -52,31 +53,31 @@ def package(content: Package) -> Artifact:
         MissingDependency: there is no C compiler.
     """
     plans, kernels, name, threads = content.plans(), content.kernels(), content.options.name, content.options.threads
-    weights = content.weights.blob()
+    weights_bytes = content.weights.nbytes
     arena_bytes = max(plan.arena_bytes for plan in plans)
+    how = sharing.Sharing(threads, max(sharing.gain(v.program.statements, threads) for v in content.variants))
     texts = {
-        f"{name}.h": header(content.interface, arena_bytes, len(weights), threads, content.options.scales),
+        f"{name}.h": header(content.interface, arena_bytes, weights_bytes, threads, content.options.scales),
         f"{name}.c": source(
             content.interface,
             content.variants,
             [dict(enumerate(p.offsets)) for p in plans],
-            threads,
+            how,
             content.options.profile,
             content.options.target.is_firmware,
         ),
     }
-    library, size = _link(content, kernels, texts, weights)
+    pooled = {f"{name}_threads.h": pool.header(name), f"{name}_threads.c": pool.source(name, threads)} if how.pays else {}
+    library, size = _link(content, kernels, texts | pooled)
     files = {**library, **{k: v.encode() for k, v in texts.items()}}
-    manifest = _manifest(content, plans, kernels, len(weights), files)
+    manifest = _manifest(content, plans, kernels, weights_bytes, files)
     if size is not None:
         firmware.check_budget(size, max(plans, key=lambda p: p.arena_bytes), content.options)
         manifest |= {"code_bytes": size.code, "flash_bytes": size.flash, "stack_bytes": size.stack}
     return Artifact(files, manifest)
 
 
-def _link(
-    content: Package, kernels: Sequence[Kernel], texts: dict[str, str], weights: bytes
-) -> tuple[dict[str, bytes], firmware.Footprint | None]:
+def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str]) -> tuple[dict[str, bytes], firmware.Footprint | None]:
     """The library, and for a microcontroller what it takes."""
     options = content.options
     name, tools = options.name, find_toolchain(options.target)
@@ -84,13 +85,13 @@ def _link(
         folder = Path(temporary)
         for file, text in texts.items():
             (folder / file).write_text(text)
-        (folder / f"{name}.weights.bin").write_bytes(weights)
+        with (folder / f"{name}.weights.bin").open("wb") as blob:
+            content.weights.write(blob)
         (folder / f"{name}_weights.S").write_text(_weights_assembly(name))
-        if options.threads > 1:
-            (folder / "lepton_threads.h").write_text(pool.HEADER)
-            (folder / "lepton_threads.c").write_text(pool.source(options.threads))
-        sources = [f"{name}.c", f"{name}_weights.S", *(["lepton_threads.c"] if options.threads > 1 else [])]
-        objects = [tools.compile(folder, file, "-Os" if options.target.is_firmware else "-O2") for file in sources]
+        sources = [f"{name}_weights.S", *(file for file in texts if file.endswith(".c"))]
+        level = "-Os" if options.target.is_firmware else "-O2"
+        with ThreadPoolExecutor() as workers:
+            objects = list(workers.map(lambda file: tools.compile(folder, file, level), sources))
         for kernel in kernels:
             (folder / f"{kernel.symbol}.o").write_bytes(kernel.object)
             objects.append(f"{kernel.symbol}.o")
@@ -106,7 +107,8 @@ def _link(
                 return {f"{name}.o": (folder / "joined.o").read_bytes()}, size
             case _:
                 result = f"lib{name}.so"
-                tools.shared(folder, objects, result, [f"{name}_run", *([f"{name}_profile"] if options.profile else [])], options.threads)
+                exports = ["run", *(["run_on"] if options.threads > 1 else []), *(["profile"] if options.profile else [])]
+                tools.shared(folder, objects, result, [f"{name}_{e}" for e in exports])
         return {result: (folder / result).read_bytes()}, size
 
 
@@ -169,16 +171,9 @@ def _call_row(call: Call, plan: Plan) -> dict[str, Any]:
         "sources": list(call.node.loc.sources),
         "rules": list(call.node.loc.rules),
         "outputs": [str(o.type) for o in call.node.outputs],
-        **_work(call.node),
+        **work(call.node),
         "arguments": [place(a.buffer) for a in call.arguments],
     }
-
-
-def _work(node: Node) -> dict[str, int]:
-    """Multiply-accumulates of a kernel as its operators define them, and bytes of what it reads and writes."""
-    inner = [n for region in node.regions for n in region] or [node]
-    costs = [n.op.cost([v.type if v else None for v in n.inputs], [o.type for o in n.outputs]) for n in inner]
-    return {"macs": sum(c.macs for c in costs), "bytes": sum(v.type.nbytes for v in (*node.present_inputs, *node.outputs))}
 
 
 def _text_bytes(code: bytes) -> int:

@@ -8,6 +8,20 @@ from lepton_compiler.analysis.memory import ALIGNMENT
 from lepton_compiler.backends.tvm.package.interface import Interface, Port
 from lepton_compiler.backends.tvm.package.names import c_type, storage_note
 
+POOL = """\
+/* Threads of the host. `parallel_for` calls `task(data, k)` once for each k in [0, count), on whatever threads it likes, and returns
+   when all calls have; `count` is at most `threads`. Where it is NULL, the calling thread does all the work. */
+#ifndef LEPTON_POOL
+#define LEPTON_POOL
+typedef struct {
+  void *context; /* handed to parallel_for */
+  int32_t threads;
+  void (*parallel_for)(void *context, int32_t count, void (*task)(void *data, int32_t k), void *data);
+} lepton_pool;
+#endif
+""".splitlines()
+"""The type is the same in the header of every model."""
+
 
 def header(
     interface: Interface, arena_bytes: int, weights_bytes: int, threads: int, scales: Mapping[str, tuple[float, int]] | None = None
@@ -28,6 +42,7 @@ def header(
         'extern "C" {',
         "#endif",
         "",
+        *([*POOL, ""] if threads > 1 else []),
         f"#define {upper}_ARENA_BYTES {max(arena_bytes, ALIGNMENT)}u",
         f"#define {upper}_ARENA_ALIGN {ALIGNMENT}u",
         f"#define {upper}_WEIGHTS_BYTES {weights_bytes}u",
@@ -57,12 +72,14 @@ def header(
         f"  {upper}_ERROR_ALIGN = 2, /* the arena is not aligned to {upper}_ARENA_ALIGN bytes */",
         f"  {upper}_ERROR_BRANCH = 3, /* the inputs led to a branch that cannot run on the shapes compiled for */",
         *([f"  {upper}_ERROR_SIZE = 4, /* a dimension has a size that the artefact does not hold */"] if interface.dimensions else []),
+        f"  {upper}_ERROR_BOUND = 5,  /* a size that the data decides is larger than it was bounded to */",
         "};",
         "",
         "/* Runs the model once. Tensors are dense, row-major, and may have any alignment that suits their type;",
         f"   outputs must not overlap inputs. `arena` points to {upper}_ARENA_BYTES bytes of scratch memory aligned to",
         f"   {upper}_ARENA_ALIGN. Calls with different arenas may run at the same time. Returns {upper}_OK or an error. */",
         f"int {name}_run(const {name}_inputs *inputs, {name}_outputs *outputs, void *arena);",
+        *(_run_on(name) if threads > 1 else []),
         "",
         "#if defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L",
         f'_Static_assert({upper}_ARENA_BYTES % {upper}_ARENA_ALIGN == 0, "the arena is whole lines");',
@@ -77,6 +94,15 @@ def header(
         "",
     ]
     return "\n".join(lines)
+
+
+def _run_on(name: str) -> list[str]:
+    return [
+        "",
+        f"/* The same on the threads of `pool`, of which at most {name.upper()}_THREADS are used; on the model's own if it is NULL, as",
+        f"   {name}_run does. The results are the same bits whoever computes them. */",
+        f"int {name}_run_on(const {name}_inputs *inputs, {name}_outputs *outputs, void *arena, const lepton_pool *pool);",
+    ]
 
 
 def _macros(prefix: str, port: Port, scale: tuple[float, int] | None) -> list[str]:

@@ -6,18 +6,21 @@ from collections.abc import Sequence
 
 from lepton_compiler.backends.tvm.package.header import _comment as comment
 from lepton_compiler.backends.tvm.package.interface import Interface, Variant
+from lepton_compiler.backends.tvm.package.sharing import Sharing
+from lepton_compiler.backends.tvm.phases import phase_symbols
 from lepton_compiler.backends.tvm.program import Branch, Call, Clear, Copy, Ref, Repeat, SetCounter, SetSize, Statement, Stop
 
+EXPORTED = '__attribute__((visibility("default")))'
 PROFILE = """\
 #include <time.h>
 
 /* Seconds spent in each kernel call, summed over all runs. */
 __attribute__((visibility("default"))) double {name}_profile[{count}];
 
-static double now(void) {{
+static int64_t nanoseconds(void) {{
   struct timespec t;
   timespec_get(&t, TIME_UTC);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }}
 """
 
@@ -32,7 +35,7 @@ def source(
     interface: Interface,
     variants: Sequence[Variant],
     offsets: Sequence[dict[int, int]],
-    threads: int,
+    sharing: Sharing,
     profile: bool = False,
     firmware: bool = False,
 ) -> str:
@@ -42,19 +45,20 @@ def source(
         interface: the names of tensors and dimensions.
         variants: a program for each choice of sizes.
         offsets: for each variant, places of its arena buffers by index.
-        threads: that one call may use.
+        sharing: of the kernels among threads.
         profile: measure each kernel call.
         firmware: there is no C library with its headers.
     """
-    return _Writer(interface, threads, profile, firmware).text(variants, offsets)
+    return _Writer(interface, sharing, profile, firmware).text(variants, offsets)
 
 
 class _Writer:
     """Formats statements; addresses become `arena + N`, `weights + N`, or tensor pointers."""
 
-    def __init__(self, interface: Interface, threads: int, profile: bool, firmware: bool) -> None:
+    def __init__(self, interface: Interface, sharing: Sharing, profile: bool, firmware: bool) -> None:
         self.firmware = firmware
-        self.interface, self.name, self.threads, self.profile = interface, interface.name, threads, profile
+        self.interface, self.name, self.profile = interface, interface.name, profile
+        self.hosted, self.threads = sharing.threads > 1, sharing.threads if sharing.pays else 1
         self.calls = 0
         self.inputs, self.outputs = [p.field for p in interface.inputs], [p.field for p in interface.outputs]
         self.offsets: dict[int, int] = {}
@@ -71,14 +75,14 @@ class _Writer:
             "",
             *(MEMORY if self.firmware else ["#include <string.h>"]),
             "",
-            *(['#include "lepton_threads.h"', ""] if self.threads > 1 else []),
+            *([f'#include "{self.name}_threads.h"', ""] if self.threads > 1 else []),
             *([PROFILE.format(name=self.name, count=max(1, len(calls(every))))] if self.profile else []),
             *(f"extern int32_t {line};" for line in self.prototypes(every)),
             f"extern const uint8_t {self.name}_weights[];",
             "",
             *(self.tasks(every) if self.threads > 1 else []),
             *(self.functions(variants, bodies) if self.interface.dimensions else []),
-            f'__attribute__((visibility("default"))) int {self.name}_run(const {self.name}_inputs *inputs, {self.name}_outputs *outputs, void *memory) {{',
+            *self.opening(),
             "  uint8_t *const arena = memory;",
             f"  const uint8_t *const weights = {self.name}_weights;",
             f"  if (inputs == NULL || outputs == NULL || memory == NULL) return {upper}_ERROR_NULL;",
@@ -95,16 +99,42 @@ class _Writer:
             ),
             "}",
             "",
+            *(self.doors() if self.hosted else []),
         ]
         return "\n".join(lines)
+
+    def opening(self) -> list[str]:
+        """The head of the function that runs the model: the public one, or what both public ones call."""
+        if not self.hosted:
+            return [f"{EXPORTED} int {self.name}_run(const {self.name}_inputs *inputs, {self.name}_outputs *outputs, void *memory) {{"]
+        parameters = f"const {self.name}_inputs *inputs, {self.name}_outputs *outputs, void *memory, const lepton_pool *pool"
+        return [f"static int run({parameters}) {{", "  (void)pool;"]
+
+    def doors(self) -> list[str]:
+        """The public functions of a model for several threads."""
+        parameters = f"const {self.name}_inputs *inputs, {self.name}_outputs *outputs, void *memory"
+        return [
+            f"{EXPORTED} int {self.name}_run_on({parameters}, const lepton_pool *pool) {{",
+            *([f"  if (pool == NULL) {self.name}_enter();"] if self.threads > 1 else []),
+            "  const int status = run(inputs, outputs, memory, pool);",
+            *([f"  if (pool == NULL) {self.name}_leave();"] if self.threads > 1 else []),
+            "  return status;",
+            "}",
+            "",
+            f"{EXPORTED} int {self.name}_run({parameters}) {{",
+            f"  return {self.name}_run_on(inputs, outputs, memory, NULL);",
+            "}",
+            "",
+        ]
 
     def functions(self, variants: Sequence[Variant], bodies: Sequence[list[str]]) -> list[str]:
         """A function for each choice of sizes."""
         lines = []
+        last = ", const lepton_pool *pool" if self.hosted else ""
         for variant, body in zip(variants, bodies, strict=True):
             lines += [
-                f"static int {self.function(variant)}(const {self.name}_inputs *inputs, {self.name}_outputs *outputs, uint8_t *arena, const uint8_t *weights) {{",
-                *(f"  (void){given};" for given in ("inputs", "outputs", "arena", "weights")),
+                f"static int {self.function(variant)}(const {self.name}_inputs *inputs, {self.name}_outputs *outputs, uint8_t *arena, const uint8_t *weights{last}) {{",
+                *(f"  (void){given};" for given in ("inputs", "outputs", "arena", "weights", *(["pool"] if self.hosted else []))),
                 *body,
                 f"  return {self.name.upper()}_OK;",
                 "}",
@@ -115,8 +145,9 @@ class _Writer:
     def choice(self, variants: Sequence[Variant]) -> list[str]:
         """Call the function for the sizes that the caller gives."""
         fields = [d.field for d in self.interface.dimensions]
+        given = "inputs, outputs, arena, weights" + (", pool" if self.hosted else "")
         return [
-            f"  if ({' && '.join(f'inputs->{f} == {n}' for f, n in zip(fields, v.sizes, strict=True))}) return {self.function(v)}(inputs, outputs, arena, weights);"
+            f"  if ({' && '.join(f'inputs->{f} == {n}' for f, n in zip(fields, v.sizes, strict=True))}) return {self.function(v)}({given});"
             for v in variants
         ]
 
@@ -124,25 +155,29 @@ class _Writer:
         return "run_" + "_".join(map(str, variant.sizes))
 
     def prototypes(self, statements: Sequence[Statement]) -> list[str]:
-        found: dict[str, str] = {}
+        found: set[str] = set()
         for call in calls(statements):
-            extra = ["int32_t begin", "int32_t end"] if call.kernel.parallel_extent is not None else []
-            parameters = ["const void *"] * len(call.arguments) + extra
-            found[call.kernel.symbol] = f"{call.kernel.symbol}({', '.join(parameters)})"
-        return [found[symbol] for symbol in sorted(found)]
+            kernel = call.kernel
+            extra = ["int32_t begin", "int32_t end"] if kernel.phases else []
+            parameters = ", ".join(["const void *"] * len(call.arguments) + extra)
+            found |= {f"{symbol}({parameters})" for symbol in phase_symbols(kernel.symbol, len(kernel.phases))}
+        return sorted(found)
 
     def tasks(self, statements: Sequence[Statement]) -> list[str]:
-        """For each kernel that threads share, a function that runs a part of it."""
+        """For each phase that threads share, a function that runs a part of it; each task has its part of scratch memory."""
         lines = []
-        kernels = {c.kernel.symbol: c for c in calls(statements) if c.kernel.parallel_extent is not None}
-        for symbol, call in sorted(kernels.items()):
-            arguments = ", ".join(f"p[{k}]" for k in range(len(call.arguments)))
-            lines += [
-                f"static void part_{symbol}(const void *const *p, int32_t begin, int32_t end) {{",
-                f"  {symbol}({arguments}, begin, end);",
-                "}",
-                "",
-            ]
+        for symbol, kernel in sorted({c.kernel.symbol: c.kernel for c in calls(statements)}.items()):
+            strides = [p.stride for p in kernel.parameters]
+            arguments = ", ".join(f"(const uint8_t *)p[{k}] + task * (size_t){n}" if n else f"p[{k}]" for k, n in enumerate(strides))
+            for part, phase in zip(phase_symbols(symbol, len(kernel.phases)), kernel.phases, strict=False):
+                if phase.tasks(self.threads) > 1:
+                    lines += [
+                        f"static void part_{part}(const void *const *p, int32_t task, int32_t begin, int32_t end) {{",
+                        *([] if any(strides) else ["  (void)task;"]),
+                        f"  {part}({arguments}, begin, end);",
+                        "}",
+                        "",
+                    ]
         return lines
 
     def block(self, statements: Sequence[Statement], indent: str) -> list[str]:
@@ -175,31 +210,44 @@ class _Writer:
             case Repeat():
                 return self.repeat(s, indent)
             case Stop():
-                return [f"{indent}/* {comment(str(getattr(s.node.op, 'message')))} */", f"{indent}return {self.name.upper()}_ERROR_BRANCH;"]  # noqa: B009
+                given = s.node.op.attributes()
+                code = f"{self.name.upper()}_ERROR_{given['reason'].upper()}"
+                return [f"{indent}/* {comment(given['message'])} */", f"{indent}return {code};"]
 
     def measured(self, lines: list[str], indent: str) -> list[str]:
         """The lines of a call between two looks at the clock."""
         self.calls += 1
-        begin, end = f"{indent}const double t{self.calls} = now();", f"{self.name}_profile[{self.calls - 1}] += now() - t{self.calls};"
-        return [begin, *lines, indent + end]
+        spent = f"1e-9 * (double)(nanoseconds() - t{self.calls})"
+        begin, end = f"const int64_t t{self.calls} = nanoseconds();", f"{self.name}_profile[{self.calls - 1}] += {spent};"
+        return [indent + begin, *lines, indent + end]
 
     def call(self, s: Call, indent: str) -> list[str]:
         where = ", ".join(s.node.loc.sources[:4]) + (f" and {len(s.node.loc.sources) - 4} more" if len(s.node.loc.sources) > 4 else "")
         types = ", ".join(str(o.type) for o in s.node.outputs)
         note = f"{indent}/* {comment(where)} -> {types} */"
         addresses = [self.address(a) for a in s.arguments]
-        extent = s.kernel.parallel_extent
-        if extent is None:
+        if not s.kernel.phases:
             return [note, f"{indent}{s.kernel.symbol}({', '.join(addresses)});"]
-        if self.threads == 1 or extent < 2:
-            return [note, f"{indent}{s.kernel.symbol}({', '.join([*addresses, '0', str(extent)])});"]
+        if all(phase.tasks(self.threads) == 1 for phase in s.kernel.phases):
+            return [note, *(f"{indent}{line}" for line in self.phases(s, ", ".join(addresses)))]
+        given = ", ".join(f"p[{k}]" for k in range(len(addresses)))
         return [
             note,
             f"{indent}{{",
             f"{indent}  const void *const p[] = {{{', '.join(addresses)}}};",
-            f"{indent}  lepton_parallel(part_{s.kernel.symbol}, p, {extent});",
+            *(f"{indent}  {line}" for line in self.phases(s, given)),
             f"{indent}}}",
         ]
+
+    def phases(self, s: Call, arguments: str) -> list[str]:
+        """A line per phase; those that threads share read the arguments from the array `p`."""
+        lines = []
+        for symbol, phase in zip(phase_symbols(s.kernel.symbol, len(s.kernel.phases)), s.kernel.phases, strict=True):
+            if (tasks := phase.tasks(self.threads)) > 1:
+                lines.append(f"{self.name}_share(pool, part_{symbol}, p, {phase.extent}, {phase.grain(tasks)}, {tasks});")
+            else:
+                lines.append(f"{symbol}({arguments}, 0, {phase.extent});")
+        return lines
 
     def repeat(self, s: Repeat, indent: str) -> list[str]:
         bounds = []

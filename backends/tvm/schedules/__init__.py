@@ -11,6 +11,7 @@ from typing import Any
 import tvm
 from tvm import s_tir
 
+from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.backends.tvm.schedules.elementwise import schedule_elementwise
 from lepton_compiler.backends.tvm.schedules.epilogue import canonical_epilogue, separate_heavy
 from lepton_compiler.backends.tvm.schedules.kinds import KIND, TILE
@@ -24,7 +25,7 @@ from lepton_compiler.target import Target
 __all__ = ["n_block", "oc_block", "schedule"]
 
 
-def schedule(func: Any, target: Target) -> Any:
+def schedule(func: Any, target: Target, choice: Choice = ANALYTIC) -> Any:
     """Schedule a `PrimFunc` from `te.create_prim_func` for `target`; returns the scheduled `PrimFunc`.
 
     A lone procedure (`lower.procedure`) has its loops already.
@@ -52,7 +53,7 @@ def schedule(func: Any, target: Target) -> Any:
     for name in names:
         if name in epilogues:
             template = schedule_tile if anchors.get(name) == TILE else schedule_lanes
-            template(sch, name, epilogues[name], target, parallel=len(names) == 1 + len(taken))
+            template(sch, name, epilogues[name], target, choice)
         elif name not in taken and is_reduction(sch, name):
             schedule_rows(sch, [name], shared_rows(sch, [name]), target)
         elif name not in taken and name not in procedures:

@@ -19,9 +19,8 @@ def schedule_elementwise(sch: Any, name: str, target: Target) -> None:
     work, flat = work_of(sch, name), contiguous_axes(sch, name)
     outer, inner = loops[: len(loops) - flat], loops[len(loops) - flat :]
     vectorize(sch, sch.fuse(*inner) if flat > 1 else inner[0], target.lanes(element_bits(sch, name)))
-    first = sch.get_loops(name)[0]
-    if sch.get(first).kind == tirx.ForKind.SERIAL:
-        parallelize(sch, outer or [first], work)
+    inside = sch.get_loops(name)[len(outer) :]
+    parallelize(sch, outer, work, [loop for loop in inside if sch.get(loop).kind == tirx.ForKind.SERIAL])
 
 
 def contiguous_axes(sch: Any, name: str) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lepton_compiler.backends.tvm.choice import Choice
 from lepton_compiler.backends.tvm.schedules import kinds, tiling
 from lepton_compiler.backends.tvm.schedules.epilogue import place_followers
 from lepton_compiler.backends.tvm.schedules.loops import Nest, element_bits, extent_of, parallelize, partition, work_of
@@ -24,7 +25,7 @@ UNROLLED_TAPS = 7
 """Filter columns up to which they are unrolled, so that neighbouring pixels share the elements that they load."""
 
 
-def schedule_lanes(sch: Any, name: str, epilogue: list[str], target: Target, *, parallel: bool) -> None:
+def schedule_lanes(sch: Any, name: str, epilogue: list[str], target: Target, choice: Choice) -> None:
     """Schedule the reduction `name` and the blocks of its `epilogue`, as `canonical_epilogue` found them."""
     nest = Nest.of(sch, name)
     depthwise = kinds.KIND in sch.get(sch.get_sblock(name)).annotations
@@ -32,20 +33,19 @@ def schedule_lanes(sch: Any, name: str, epilogue: list[str], target: Target, *, 
     work = work_of(sch, name)
     *outer, channel = nest.spatial
     channels = extent_of(sch, channel)
-    vectors = next(v for v in ((2, 1) if depthwise else (4, 2, 1)) if v == 1 or channels % (v * lanes) == 0)
+    vectors = choice.vectors or next(v for v in ((2, 1) if depthwise else (4, 2, 1)) if v == 1 or channels % (v * lanes) == 0)
     chunk, vector, lane = sch.split(channel, [None, vectors, min(lanes, channels)])
     if channels > lanes and channels % lanes:
         partition(sch, chunk, lane)
     pixel = outer.pop() if outer else sch.add_unit_loop(chunk)
     most = CHAINS // vectors if depthwise else 1
-    pixels = tiling.even_blocks(extent_of(sch, pixel), most)
+    pixels = min(choice.pixels, extent_of(sch, pixel)) if choice.pixels else tiling.even_blocks(extent_of(sch, pixel), most)
     tile, pixel_in = sch.split(pixel, [None, pixels])
     sch.reorder(*outer, chunk, tile, *nest.reduced, pixel_in, vector, lane)
     if extent_of(sch, tile) > 1:
         partition(sch, tile)
     place_followers(sch, epilogue, tile, lanes)
-    if parallel:
-        parallelize(sch, [*outer, chunk], work)
+    parallelize(sch, [*outer, chunk], work, [tile])
     if depthwise and extent_of(sch, nest.reduced[-1]) <= UNROLLED_TAPS:
         sch.unroll(nest.reduced[-1])
     unroll_tile(sch, name, nest.reduced[0], [pixel_in, vector], lane)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,8 @@ PARTITION = "pragma_loop_partition_hint"
 PARALLEL_CHUNKS = 64
 """Iterations that are enough to share among threads."""
 
-PARALLEL_WORK = 32 << 10
-"""Elements below which a loop is not worth handing to several threads."""
+PARALLEL_WORK = 4 << 10
+"""Elements below which a loop is not worth handing to several threads, whatever is computed."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,24 @@ def vectorize(sch: Any, loop: Any, lanes: int) -> None:
         sch.vectorize(loop)
 
 
-def parallelize(sch: Any, loops: list[Any], work: int) -> None:
-    """Run `loops`, the outermost ones and all spatial, in parallel, where `work` makes it worth while."""
-    extents = [extent_of(sch, loop) for loop in loops]
-    if work < PARALLEL_WORK or math.prod(extents) == 1:
+def parallelize(sch: Any, loops: list[Any], work: int, otherwise: Sequence[Any] = ()) -> None:
+    """Run `loops`, the outermost ones and all spatial, in parallel, where `work` makes it worth while.
+
+    As many of the outer ones are joined as it takes to have chunks enough. A loop whose tail is peeled remains alone.
+    Where they have one iteration only, it is the first of the loops inside that has more, `otherwise` included.
+    """
+    if work < PARALLEL_WORK:
         return
-    wide = extents[0] >= PARALLEL_CHUNKS or len(loops) == 1 or PARTITION in sch.get(loops[1]).annotations
-    if extents[0] > 1 or not wide:
-        set_parallel(sch, loops[0] if wide else sch.fuse(*[at for at in loops if PARTITION not in sch.get(at).annotations]))
+    taken: list[Any] = []
+    for loop in loops:
+        if PARTITION in sch.get(loop).annotations or math.prod(extent_of(sch, at) for at in taken) >= PARALLEL_CHUNKS:
+            break
+        taken.append(loop)
+    if math.prod(extent_of(sch, at) for at in taken) == 1:
+        rest = [loop for loop in [*loops[len(taken) :], *otherwise] if extent_of(sch, loop) > 1]
+        taken = rest[:1]
+    if taken:
+        set_parallel(sch, sch.fuse(*taken) if len(taken) > 1 else taken[0])
 
 
 def set_parallel(sch: Any, loop: Any) -> None:

@@ -15,42 +15,64 @@ from typing import Any
 
 from tvm import s_tir, tirx
 
+from lepton_compiler.backends.tvm.choice import Choice
 from lepton_compiler.backends.tvm.schedules import kinds, tiling
 from lepton_compiler.backends.tvm.schedules.epilogue import place_followers, ragged_tail
 from lepton_compiler.backends.tvm.schedules.loops import Nest, extent_of, partition, set_parallel
+from lepton_compiler.backends.tvm.schedules.prefetch import prefetch_next_block
 from lepton_compiler.target import Target
 
+PARALLEL_BLOCKS = 8
+"""Blocks that every kernel has, so that threads get equal shares."""
 
-def schedule_tile(sch: Any, name: str, epilogue: list[str], target: Target, *, parallel: bool) -> None:
+
+def schedule_tile(sch: Any, name: str, epilogue: list[str], target: Target, choice: Choice) -> None:
     """Schedule the block `name` and the blocks of its `epilogue`, as `canonical_epilogue` found them."""
     nest = Nest.of(sch, name)
     *outer, pixel, channel, lane = nest.spatial
     lanes = min(target.lanes(tiling.ACC_BITS), extent_of(sch, lane))
     vectors = extent_of(sch, lane) // lanes
     rows, row_bytes, weight_bytes = _footprint(sch, name)
-    per_block = tiling.row_block(rows, row_bytes, weight_bytes, target)
+    others = math.prod(extent_of(sch, loop) for loop in [*outer[: -1 if len(outer) > 1 else None], channel])
+    fitting = min(tiling.row_block(rows, row_bytes, weight_bytes, target), max(1, rows * others // PARALLEL_BLOCKS))
+    per_block = min(choice.rows, rows) if choice.rows else fitting
     vector, lane_in = sch.split(lane, [None, lanes])
     if len(outer) > 1 and extent_of(sch, outer[-1]) > 1:
-        pixels = tiling.pixel_tile(extent_of(sch, pixel), vectors, target)
+        width = extent_of(sch, pixel)
+        pixels = min(choice.pixels, width) if choice.pixels else tiling.pixel_tile(width, vectors, target)
         tile, pixel_in = sch.split(pixel, [None, pixels])
         row_out, row_in = sch.split(outer.pop(), [None, tiling.even_blocks(rows, per_block)])
         inner = [row_in, tile]
     else:
-        pixels, tiles = tiling.blocked_pixel_tile(rows, per_block, vectors, target)
+        pixels, tiles = tiling.blocked_pixel_tile(rows, per_block, vectors, target, choice.pixels)
         row_out, tile, pixel_in = sch.split(pixel, [None, tiles, pixels])
         inner = [tile]
-    sch.reorder(*outer, row_out, channel, *inner, *nest.reduced, pixel_in, vector, lane_in)
+    # rows of all groups together: threads that write channels of the same pixels would contend for cache lines
+    shared = [*outer[:-1], row_out, outer[-1]] if len(outer) > 1 else [*outer, row_out]
+    sch.reorder(*shared, channel, *inner, *nest.reduced, pixel_in, vector, lane_in)
     tail = ragged_tail(sch, epilogue, lanes)
     place_followers(sch, epilogue, tile, lanes)
     partition(sch, tile)
     if tail and extent_of(sch, channel) > 1:
         partition(sch, channel)
-        fused = sch.fuse(*outer, row_out)
+        candidates = [sch.fuse(*shared), channel]
     else:
-        fused = sch.fuse(*outer, row_out, channel)
-    if parallel and extent_of(sch, fused) > 1:
-        set_parallel(sch, fused)
+        candidates = [sch.fuse(*shared, channel), *inner]
+    if wide := [loop for loop in candidates if extent_of(sch, loop) > 1]:
+        set_parallel(sch, wide[0])
     unroll_tile(sch, name, nest.reduced[0], [pixel_in, vector], lane_in)
+    if choice.prefetch != 0:
+        prefetch_next_block(sch, name + "_update", nest.reduced[-1], inner, pixels, target)
+    if choice.unroll and choice.unroll > 1:
+        unroll_reduction(sch, nest.reduced[-1], choice.unroll)
+
+
+def unroll_reduction(sch: Any, loop: Any, steps: int) -> None:
+    """Do `steps` steps of the reduction `loop` in one iteration, where they divide its extent."""
+    extent = extent_of(sch, loop)
+    if extent % steps == 0 and extent > steps:
+        _, step = sch.split(loop, [None, steps])
+        sch.unroll(step)
 
 
 def unroll_tile(sch: Any, name: str, reduction: Any, unrolled: list[Any], lane: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.target import Target
 
 ACC_BITS = 32
@@ -11,14 +12,14 @@ LATENCY_CHAINS = 8
 """Independent accumulators that hide the latency of a fused multiply-add: 4 cycles on 2 ports."""
 
 
-def oc_block(out_channels: int, target: Target) -> int:
+def oc_block(out_channels: int, target: Target, choice: Choice = ANALYTIC) -> int:
     """Output channels per block of packed convolution weights; for a grouped convolution pass the channels of one group."""
-    return vectors_per_block(out_channels, target) * target.lanes(ACC_BITS)
+    return (choice.vectors or vectors_per_block(out_channels, target)) * target.lanes(ACC_BITS)
 
 
-def n_block(n: int, target: Target) -> int:
+def n_block(n: int, target: Target, choice: Choice = ANALYTIC) -> int:
     """Columns per block of a packed right-hand matrix with `n` columns."""
-    return oc_block(n, target)
+    return oc_block(n, target, choice)
 
 
 def vectors_per_block(extent: int, target: Target) -> int:
@@ -67,13 +68,14 @@ def row_block(rows: int, row_bytes: int, weight_bytes: int, target: Target) -> i
     return max(1, min(rows, budget // max(1, row_bytes)))
 
 
-def blocked_pixel_tile(extent: int, most: int, vectors: int, target: Target) -> tuple[int, int]:
+def blocked_pixel_tile(extent: int, most: int, vectors: int, target: Target, chosen: int | None = None) -> tuple[int, int]:
     """(pixels per register tile, tiles per cache block) for rows of `extent` pixels of which `most` fit the cache.
 
     Blocks divide the extent, or there is only one: a partial tile in the last of several blocks would put a condition in all.
+    With `chosen` pixels in a tile, only the number of tiles is worked out.
     """
-    pixels = pixel_tile(extent, vectors, target)
-    if most < extent and extent % pixels:
+    pixels = min(chosen, extent) if chosen else pixel_tile(extent, vectors, target)
+    if not chosen and most < extent and extent % pixels:
         exact = max(p for p in range(1, max_pixels(vectors, target) + 1) if extent % p == 0)
         pixels = exact if exact * vectors >= LATENCY_CHAINS else pixels
     tiles = -(-extent // pixels)

@@ -1,4 +1,4 @@
-"""`lepton bench`: how long one call takes, beside ONNX Runtime if wanted."""
+"""`lepton bench`: how long one call takes, beside other runtimes if wanted, or where its time goes."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from lepton_compiler.cli import options
-from lepton_compiler.cli.outcome import print_json
+from lepton_compiler.cli.outcome import print_json, tell
 from lepton_compiler.cli.progress import Progress
+from lepton_compiler.errors import Diagnostic, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lepton_compiler.profile import KernelTime
+    from lepton_compiler.roofline import Limits
+
+SHOWN_SOURCES = 3
+"""Nodes that a row of the profile names."""
 
 EXAMPLE = """\
 example:
-  lepton bench model.onnx -O3 --against onnxruntime --seconds 5
+  lepton bench model.onnx -O3 --against onnxruntime,openvino --seconds 5
   lepton bench model.onnx -O3 --profile
   lepton bench model.onnx -O3 --target cortex-m4
-For another machine, instructions are counted in an emulator. Runs are interleaved, so that both see the same machine; the ratio is the number to quote.
+For another machine, instructions are counted in an emulator. Otherwise runs are interleaved, so that all see the same machine; the ratio is
+the number to quote: the other's time divided by lepton's, so that above 1 lepton is faster.
 """
 
 
@@ -29,8 +35,10 @@ def add(subparsers: Any) -> None:
         "bench", help="measure the time of one call", description="Measure the time of one call.", epilog=EXAMPLE
     )
     parser.add_argument("model", metavar="MODEL", help="the model")
-    parser.add_argument("--against", action="append", default=[], choices=["onnxruntime"], help="measure this one as well, interleaved")
-    parser.add_argument("--profile", action="store_true", help="say how long each kernel call takes, instead of the whole")
+    options.add_against_option(parser)
+    parser.add_argument(
+        "--profile", action="store_true", help="say how long each kernel call takes, beside what this machine can do at most"
+    )
     parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="how long to measure altogether (default 3)")
     parser.add_argument("--feed", action="append", default=[], metavar="NAME=FILE.npy", help="an input, also FILE.npz (default: random)")
     options.add_level_option(parser)
@@ -41,7 +49,7 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compile, measure, and print the medians in milliseconds."""
+    """Compile, measure, and print the medians in milliseconds; 1 where a runtime that was asked for cannot run the model."""
     from lepton_compiler.feeds import read_feeds
     from lepton_compiler.target import runs_here
 
@@ -56,33 +64,47 @@ def run(args: argparse.Namespace) -> int:
             args.model, read_feeds(args.feed), target=args.target, cpu=args.cpu, level=args.level, threads=args.threads,
             inputs=dict(args.input), dims=dict(args.dim), against=args.against, seconds=args.seconds, stage=progress,
         )  # fmt: skip
+    failures = [Diagnostic(row["error"], name) for name, row in result["runs"].items() if "error" in row]
     if args.json:
         print_json(result)
     elif not args.quiet:
         for name, row in result["runs"].items():
-            ratio = f"  lepton takes {row['lepton_ratio']:.2f} times as long" if "lepton_ratio" in row else ""
-            print(f"{name}: median {row['median_ms']:.3f} ms, best {row['best_ms']:.3f} ms, {row['count']} runs{ratio}")
-    return 0
+            if "error" not in row:
+                print(_line(name, row))
+    tell("lepton bench", failures)
+    return 1 if failures else 0
+
+
+def _line(name: str, row: Mapping[str, Any]) -> str:
+    ratio = f"  lepton is {row['speedup']:.2f} times as fast" if "speedup" in row else ""
+    return f"{name}: median {row['median_ms']:.3f} ms, best {row['best_ms']:.3f} ms, {row['count']} rounds{ratio}"
 
 
 def _profile(args: argparse.Namespace) -> int:
-    """Compile with a clock around each kernel call, and print the calls, the longest first."""
+    """Compile with a clock around each kernel call, and print the calls, the longest first, beside the machine's limits."""
     from lepton_compiler import driver
     from lepton_compiler.feeds import random_feeds, read_feeds
     from lepton_compiler.profile import profile
+    from lepton_compiler.roofline import measure_limits
+    from lepton_compiler.target import parse_target
 
+    if args.against:
+        raise UsageError("--profile looks at lepton's kernels only", hint="leave out --against")
     given = read_feeds(args.feed)
     shapes = {**{name: array.shape for name, array in given.items()}, **dict(args.input)}
+    target = parse_target(args.target, args.cpu)
     with Progress("lepton bench", args.verbose, args.quiet) as progress:
         progress("compile")
         graph = driver.import_model(args.model, shapes, dict(args.dim))
-        model = driver.compile(graph, args.target, args.level, threads=args.threads, cpu=args.cpu, profile=True)
+        model = driver.compile(graph, target, args.level, threads=args.threads, profile=True)
+        progress("measure the machine")
+        limits = measure_limits(target, args.threads) if target.host else None
         progress("measure")
-        rows = profile(model, random_feeds(graph.inputs, fixed=given), args.seconds)
+        rows = profile(model, random_feeds(graph.inputs, fixed=given), args.seconds, limits)
     if args.json:
-        print_json({"kernels": [row.as_json() for row in rows], "threads": args.threads})
+        print_json({"kernels": [row.as_json() for row in rows], "threads": args.threads, "limits": limits.as_json() if limits else None})
     elif not args.quiet:
-        _show(rows)
+        _show(rows, limits)
     return 0
 
 
@@ -125,18 +147,26 @@ def _show_counts(result: dict[str, Any]) -> None:
     Console(highlight=False, markup=False).print(table)
 
 
-def _show(rows: Sequence[KernelTime]) -> None:
+def _show(rows: Sequence[KernelTime], limits: Limits | None) -> None:
     """The calls as a table, the longest first."""
     from rich.console import Console
     from rich.table import Table
 
     total = sum(row.seconds for row in rows) or 1.0
-    table = Table(title=f"{len(rows)} kernel calls, {total * 1e3:.3f} ms")
-    for heading in ("share", "ms", "GFLOP/s", "GB/s"):
+    caption = f"limits of this machine: {limits}" if limits else "the limits of this target's machine cannot be measured here"
+    table = Table(title=f"{len(rows)} kernel calls, {total * 1e3:.3f} ms", caption=caption)
+    for heading in ("share", "ms", "GFLOP/s", "GB/s", "of limit"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("kernel", "first node", "result"):
+    for heading in ("kernel", "source nodes", "result"):
         table.add_column(heading, overflow="fold")
     for row in sorted(rows, key=lambda r: -r.seconds):
-        figures = [f"{100 * row.seconds / total:.1f} %", f"{row.seconds * 1e3:.4f}", f"{row.gflops:.1f}", f"{row.gbytes:.1f}"]
-        table.add_row(*figures, row.symbol, next(iter(row.sources), ""), ", ".join(row.outputs))
+        part = "" if row.share is None else f"{100 * row.share:.0f} %"
+        figures = [f"{100 * row.seconds / total:.1f} %", f"{row.seconds * 1e3:.4f}", f"{row.gflops:.1f}", f"{row.gbytes:.1f}", part]
+        table.add_row(*figures, row.symbol, _sources(row.sources), ", ".join(row.outputs))
     Console(highlight=False, markup=False).print(table)
+
+
+def _sources(names: Sequence[str]) -> str:
+    """The first nodes, and how many more there are."""
+    rest = f" and {len(names) - SHOWN_SOURCES} more" if len(names) > SHOWN_SOURCES else ""
+    return ", ".join(names[:SHOWN_SOURCES]) + rest

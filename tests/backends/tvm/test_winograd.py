@@ -9,6 +9,7 @@ import pytest
 
 import lepton_compiler as lc
 from lepton_compiler.backends.tvm.compute import winograd
+from lepton_compiler.backends.tvm.packing import WINOGRAD_FILTER
 from lepton_compiler.ir.graph import Graph, Value
 from lepton_compiler.ir.types import FLOAT32, TensorType
 from lepton_compiler.ops.builder import Builder
@@ -75,7 +76,7 @@ def test_outside_of_the_image_is_zero_even_beside_infinities():
 def test_the_transforms_are_the_filter(m):
     rng = np.random.default_rng(0)
     d, g = rng.standard_normal((m + 2, m + 2)), rng.standard_normal((3, 3))
-    a, b, f = (np.array(table[m], float) for table in (winograd.OUTPUT, winograd.INPUT, winograd.FILTER))
+    a, b, f = (np.array(table[m], float) for table in (winograd.OUTPUT, winograd.INPUT, WINOGRAD_FILTER))
     found = a @ ((f @ g @ f.T) * (b @ d @ b.T)) @ a.T
     wanted = [[(d[i : i + 3, j : j + 3] * g).sum() for j in range(m)] for i in range(m)]
     np.testing.assert_allclose(found, wanted, atol=1e-12)

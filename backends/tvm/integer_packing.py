@@ -1,0 +1,57 @@
+"""Rearrangements of 8-bit weights, and their sums, for `compute.integer_product`: numpy alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+def signed(w: Array) -> Array:
+    """8-bit weights as signed numbers: unsigned ones less 128."""
+    return w if w.dtype == np.int8 else (w ^ np.uint8(128)).view(np.int8)
+
+
+def pack_integer_conv(w: Array, block: int, group: int, filling: int, taps: int) -> Array:
+    """`[OC, IC, KH, KW]`, or `[OC, IC, KW]`, to `[ceil(OC / block), KH, taps, groups, block * group]` signed, filled up with `filling`."""
+    return _pack(_runs(w, taps), block, group, filling)
+
+
+def pack_integer_matmul(w: Array, block: int, group: int, filling: int) -> Array:
+    """`[K, N]` to `[ceil(N / block), 1, 1, groups, block * group]` signed, filled up with `filling`."""
+    return _pack(signed(w).T[:, None, None, :], block, group, filling)
+
+
+def sum_integer_conv(w: Array, block: int) -> Array:
+    """Sums of the signed weights of each output channel, int32, filled up with zeros to whole blocks."""
+    return _sums(_runs(w, 1), block)
+
+
+def sum_integer_matmul(w: Array, block: int) -> Array:
+    """Likewise for each column of `[K, N]`."""
+    return _sums(signed(w).T[:, None, None, :], block)
+
+
+def _runs(w: Array, taps: int) -> Array:
+    """Weights as `[OC, KH, taps, run]`."""
+    signs = signed(w)
+    image = signs[:, :, None, :] if signs.ndim == 3 else signs
+    moved = image.transpose(0, 2, 3, 1)
+    return moved.reshape(moved.shape[0], moved.shape[1], taps, -1)
+
+
+def _pack(runs: Array, block: int, group: int, filling: int) -> Array:
+    outputs, kh, taps, run = runs.shape
+    blocks, groups = -(-outputs // block), -(-run // group)
+    filled = np.full((blocks * block, kh, taps, groups * group), filling, np.int8)
+    filled[:outputs, :, :, :run] = runs
+    split = filled.reshape(blocks, block, kh, taps, groups, group)
+    return np.ascontiguousarray(split.transpose(0, 2, 3, 4, 1, 5)).reshape(blocks, kh, taps, groups, block * group)
+
+
+def _sums(runs: Array, block: int) -> Array:
+    total = runs.sum(axis=(1, 2, 3), dtype=np.int32)
+    return np.pad(total, (0, -len(total) % block))

@@ -1,0 +1,136 @@
+"""Several kernels of one spec beside each other: the same operands, weights packed as each wants them, results compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lepton_compiler.backends.tvm.kernels import Kernel, KernelParameter
+from lepton_compiler.backends.tvm.packing import PACKINGS
+from lepton_compiler.backends.tvm.phases import phase_symbols
+from lepton_compiler.backends.tvm.spec import KernelSpec
+from lepton_compiler.backends.tvm.tuning import harness
+from lepton_compiler.backends.tvm.tuning.device import Device, MeasureError
+from lepton_compiler.ir.types import TensorType
+
+LIMIT_SECONDS = 20.0
+"""Time for measuring beyond what it should take: a kernel that hangs is given up."""
+ENOUGH_SECONDS = 1.5
+"""Time for the rounds of one measurement; with slow kernels there are fewer rounds, but not fewer than `FEWEST`."""
+FEWEST = 7
+TOLERANCE = {"float32": 1e-3, "float64": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+"""Difference between two kernels, over the largest result: sums in other orders, and Winograd's algorithm."""
+
+Key = tuple[object, ...]
+
+
+class KernelBench:
+    """Kernels that compute the same, in one library.
+
+    Args:
+        device: what measures.
+        spec: what they compute.
+        kernels: the first one is the reference for the results.
+        evicted: bytes of other memory that are read before each call.
+    """
+
+    def __init__(self, device: Device, spec: KernelSpec, kernels: Sequence[Kernel], evicted: int) -> None:
+        self.device, self.spec, self.kernels = device, spec, kernels
+        self.sizes: dict[Key, int] = {}
+        self.contents: dict[Key, np.ndarray] = {}
+        self.seconds = 0.0
+        operands = [random_operand(t, k in spec.constants, k) for k, t in enumerate(spec.types[: spec.inputs])]
+        contenders = [self._contender(k, kernel, operands) for k, kernel in enumerate(kernels)]
+        order = list(self.sizes)
+        warm = tuple(n for n, key in enumerate(order) if key[0] == "input" and key[1] not in spec.constants)
+        self.numbers = {key: n for n, key in enumerate(order)}
+        self.table = harness.Table(tuple(self.sizes.values()), warm, evicted)
+        self.contenders = contenders
+
+    def _contender(self, which: int, kernel: Kernel, operands: Sequence[np.ndarray]) -> harness.Contender:
+        arguments: list[int | tuple[str, int]] = []
+        for parameter in kernel.parameters:
+            key, content = self._buffer(which, parameter, operands)
+            if content is not None:
+                self.contents[key] = content
+            self.sizes[key] = max(self.sizes.get(key, 0), parameter.type.nbytes)
+            arguments.append(list(self.sizes).index(key))
+        count = len(arguments)
+        symbols = phase_symbols(kernel.symbol, len(kernel.phases))
+        formals = ", ".join(["void *"] * count + ["int32_t"] * (2 if kernel.phases else 0)) or "void"
+        extents = [["0", str(phase.extent)] for phase in kernel.phases] or [[]]
+        calls = [f"{s}({', '.join([*(f'p[{k}]' for k in range(count)), *e])})" for s, e in zip(symbols, extents, strict=True)]
+        prototypes = " ".join(f"extern int32_t {symbol}({formals});" for symbol in symbols)
+        return harness.Contender(prototypes, f"({', '.join(calls)})", tuple(arguments))
+
+    def _buffer(self, which: int, p: KernelParameter, operands: Sequence[np.ndarray]) -> tuple[Key, np.ndarray | None]:
+        """The buffer of a parameter, and its contents where it has some: equal ones are shared, results are not."""
+        match p.kind:
+            case "input":
+                return ("input", p.index), operands[p.index]
+            case "packed":
+                assert p.packed is not None
+                packed = PACKINGS[p.packed.function](operands[p.index], *p.packed.arguments)
+                return ("packed", p.index, p.packed.function, p.packed.arguments), packed
+            case "table":
+                return ("table", p.table), np.frombuffer(p.table, np.uint8)
+            case "workspace" | "scratch":
+                return (p.kind, p.index), None
+        return ("output", which, p.index), None
+
+    def load_and_check(self) -> list[int]:
+        """Load, run each kernel once and compare the results; returns the kernels that are right, the reference first.
+
+        Raises:
+            MeasureError: the library crashed or hung.
+        """
+        code = harness.library(harness.source(self.contenders, self.table), [k.object for k in self.kernels])
+        self.device.load("kernels", code)
+        for key, content in self.contents.items():
+            self.device.put("kernels", self.numbers[key], content)
+        first = self._run(list(range(len(self.kernels))), 2, LIMIT_SECONDS)
+        self.seconds = float(first[1].max())
+        expected = [self._result(0, k) for k in range(len(self.spec.outputs))]
+        return [0, *(n for n in range(1, len(self.kernels)) if all(close(self._result(n, k), expected[k]) for k in range(len(expected))))]
+
+    def _result(self, kernel: int, output: int) -> np.ndarray:
+        kind = self.spec.types[self.spec.outputs[output]]
+        data = self.device.get("kernels", self.numbers["output", kernel, output], kind.nbytes)
+        return np.frombuffer(data, kind.dtype.numpy) if kind.dtype.bits >= 8 else np.frombuffer(data, np.uint8)
+
+    def samples(self, active: Sequence[int], rounds: int) -> np.ndarray:
+        """Seconds `[rounds, kernel]`; of kernels that are not active, zero."""
+        once = max(1e-9, len(active) * (self.seconds + self.table.evicted / 8e9))
+        count = max(FEWEST, min(rounds, int(ENOUGH_SECONDS / once)))
+        return self._run(active, count, LIMIT_SECONDS + 10 * count * once)
+
+    def _run(self, active: Sequence[int], rounds: int, limit: float) -> np.ndarray:
+        mask = sum(1 << k for k in active)
+        samples: np.ndarray = self.device.run(["kernels"], rounds, (len(self.kernels), 1), mask, limit)[:, 0, :, 0]
+        if not samples[:, list(active)].all():
+            raise MeasureError("the clock of the measuring machine is too coarse")
+        return samples
+
+
+def random_operand(kind: TensorType, constant: bool, seed: int) -> np.ndarray:
+    """Contents for an operand: small normal numbers, bytes of all values, and zeros for integers that may be indices."""
+    rng, shape = np.random.default_rng(seed), kind.static_shape
+    if kind.dtype.is_float:
+        return (rng.standard_normal(shape, np.float32) * np.float32(0.1 if constant else 1.0)).astype(kind.dtype.numpy)
+    if kind.dtype.name in ("int8", "uint8"):
+        return rng.integers(-127 if kind.dtype.name == "int8" else 0, 128, shape).astype(kind.dtype.numpy)
+    return np.zeros(shape, kind.dtype.numpy)
+
+
+def close(actual: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether results are equal up to the rounding of sums in another order; integers are just equal."""
+    tolerance = TOLERANCE.get(str(expected.dtype))
+    if tolerance is None:
+        return bool((actual.view(np.uint8) == expected.view(np.uint8)).all())
+    a, b = actual.astype(np.float64), expected.astype(np.float64)
+    if not (np.isfinite(a) == np.isfinite(b)).all():
+        return False
+    finite = np.isfinite(b)
+    largest = float(np.abs(b[finite]).max(initial=0.0))
+    return bool(np.abs(a[finite] - b[finite]).max(initial=0.0) <= tolerance * largest)

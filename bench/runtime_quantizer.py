@@ -1,0 +1,78 @@
+"""ONNX Runtime's own quantizer, on the same calibration data, to compare with."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Reader:
+    """Samples as ONNX Runtime's quantizer reads them."""
+
+    def __init__(self, samples: Sequence[Mapping[str, np.ndarray]]) -> None:
+        self.samples, self._left = samples, iter(samples)
+
+    def get_next(self) -> Mapping[str, np.ndarray] | None:
+        """The next sample, or None after the last."""
+        return next(self._left, None)
+
+    def rewind(self) -> None:
+        """Start again."""
+        self._left = iter(self.samples)
+
+    def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
+        return iter(self.samples)
+
+
+def quantize_static(model: Path, samples: Sequence[Mapping[str, np.ndarray]], method: str) -> bytes:
+    """The model as QDQ, weights in int8 per channel, data in uint8.
+
+    Args:
+        model: a float ONNX file.
+        samples: feeds.
+        method: `minmax`, `percentile` or `entropy`.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quant_pre_process
+    from onnxruntime.quantization import quantize_static as run
+
+    chosen = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile, "entropy": CalibrationMethod.Entropy}[method]
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        prepared, out = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
+        level, root = logging.getLogger().level, logging.getLogger()
+        root.setLevel(logging.ERROR)
+        try:
+            quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
+            run(
+                str(prepared), str(out), Reader(samples), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8, calibrate_method=chosen,
+            )  # fmt: skip
+        finally:
+            root.setLevel(level)
+        return out.read_bytes()
+
+
+def quantize_dynamic(model: Path) -> bytes:
+    """The model with dynamically quantized products."""
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization import quantize_dynamic as run
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        out = Path(folder) / "quantized.onnx"
+        run(str(model), str(out), per_channel=True, weight_type=QuantType.QInt8)
+        return out.read_bytes()
+
+
+def session_run(model: bytes | Path) -> Any:
+    """A function from feeds to outputs by name, through ONNX Runtime."""
+    from lepton_compiler.verification import onnxruntime_session
+
+    session = onnxruntime_session(model)
+    names = [o.name for o in session.get_outputs()]
+    return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))

@@ -1,0 +1,137 @@
+"""Trains the nets of `bench/nets`: `python -m bench.train resnet|ds_cnn|gru [--epochs N]`. Needs torch; each run gives the same weights."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench.datasets import Split, fashion_mnist, japanese_vowels
+
+NETS = Path(__file__).parent / "nets"
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        plain = inputs == outputs and stride == 1
+        self.shortcut = (
+            nn.Identity() if plain else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))`."""
+        y = torch.relu(self.norm1(self.first(x)))
+        return torch.relu(self.norm2(self.second(y)) + self.shortcut(x))
+
+
+def resnet() -> nn.Module:
+    """A residual net of 97,000 weights: 16, 32 and 64 channels at 14, 7 and 4 pixels."""
+    stem = [nn.Conv2d(1, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    body = [Residual(16, 16, 1), Residual(16, 32, 2), Residual(32, 32, 1), Residual(32, 64, 2)]
+    return nn.Sequential(*stem, *body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+def ds_cnn() -> nn.Module:
+    """Depthwise separable convolutions at 14 pixels, as in keyword spotting."""
+    layers: list[nn.Module] = [nn.Conv2d(1, 48, 3, 2, 1, bias=False), nn.BatchNorm2d(48), nn.ReLU()]
+    for _ in range(3):
+        layers += [nn.Conv2d(48, 48, 3, 1, 1, groups=48, bias=False), nn.BatchNorm2d(48), nn.ReLU()]
+        layers += [nn.Conv2d(48, 48, 1, bias=False), nn.BatchNorm2d(48), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10))
+
+
+class Recurrent(nn.Module):
+    """A GRU of 64 over time steps, then a linear layer on its mean output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(12, 64)
+        self.head = nn.Linear(64, 9)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores [N, 9] of series [N, T, 12]."""
+        y, _ = self.gru(x.transpose(0, 1))
+        scores: torch.Tensor = self.head(y.mean(0))
+        return scores
+
+
+RECIPES: dict[str, tuple[Any, Any, int, int]] = {
+    "resnet": (resnet, (lambda: fashion_mnist("train"), lambda: fashion_mnist("t10k")), 5, 128),
+    "ds_cnn": (ds_cnn, (lambda: fashion_mnist("train"), lambda: fashion_mnist("t10k")), 5, 128),
+    "gru": (Recurrent, (lambda: japanese_vowels("train"), lambda: japanese_vowels("test")), 60, 16),
+}
+"""By name: the net, its data for training and for testing, epochs, batch size."""
+
+
+def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Images mirrored at random and moved by up to two pixels; series as they are."""
+    if images.ndim != 4:
+        return images
+    flip = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
+    images = torch.where(flip, images.flip(3), images)
+    dy, dx = (int(v) for v in torch.randint(0, 5, (2,), generator=generator))
+    edge = float(images.min())
+    return nn.functional.pad(images, (2, 2, 2, 2), value=edge)[:, :, dy : dy + images.shape[2], dx : dx + images.shape[3]]
+
+
+def train(net: nn.Module, data: Split, epochs: int, batch: int) -> None:
+    """One-cycle training with cross entropy."""
+    generator = torch.Generator().manual_seed(1)
+    samples, labels = torch.from_numpy(data.samples), torch.from_numpy(data.labels)
+    optimiser = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=1e-2)
+    steps = epochs * (len(samples) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2 if samples.ndim == 4 else 4e-3, steps)
+    for epoch in range(epochs):
+        net.train()
+        total = 0.0
+        for rows in torch.randperm(len(samples), generator=generator)[: steps // epochs * batch].reshape(-1, batch):
+            loss = nn.functional.cross_entropy(net(augmented(samples[rows], generator)), labels[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            total += float(loss.detach())
+        print(f"epoch {epoch + 1}: loss {total / (steps // epochs):.4f}", flush=True)
+
+
+@torch.no_grad()
+def accuracy(net: nn.Module, data: Split) -> float:
+    """The share of right answers."""
+    net.eval()
+    found = [net(torch.from_numpy(part)).argmax(1).numpy() for part in np.array_split(data.samples, max(1, len(data.samples) // 500))]
+    return float((np.concatenate(found) == data.labels).mean())
+
+
+def main() -> None:
+    """Train one net and write its ONNX file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("net", choices=RECIPES)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--out", type=Path, default=NETS)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    make, (load_train, load_test), epochs, batch = RECIPES[args.net]
+    net, data = make(), load_train()
+    train(net, data, args.epochs or epochs, batch)
+    print(f"{args.net}: accuracy {accuracy(net, load_test()):.4f}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.onnx.export(
+        net.eval(), (torch.from_numpy(data.samples[:1]),), str(args.out / f"{args.net}.onnx"), input_names=["x"], output_names=["scores"],
+        dynamic_axes={"x": {0: "batch"}, "scores": {0: "batch"}}, opset_version=17, dynamo=False,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

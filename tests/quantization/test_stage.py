@@ -1,0 +1,197 @@
+"""The whole of a quantization: corrections, the search under a bound, the report, and requests that make no sense."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import lepton_compiler as lc
+from lepton_compiler.errors import UnsupportedError, UsageError
+from lepton_compiler.ir.graph import Graph
+from lepton_compiler.ir.types import tensor_type
+from lepton_compiler.ops.builder import Builder
+from lepton_compiler.quantization import Request, parse_drop, parse_recipe, quantize, refuse_quantized
+from lepton_compiler.quantization.page import page
+from lepton_compiler.quantization.smooth import equalize
+
+RNG = np.random.default_rng(0)
+
+
+def classifier(spread=1.0):
+    """Two convolutions and a product; the channels of the first have weights of very unlike size where `spread` is large."""
+    rng = np.random.default_rng(3)
+    graph = Graph("classifier")
+    x = graph.add_input("x", tensor_type("float32[n,3,6,6]"))
+    b = Builder(graph)
+    sizes = np.logspace(0, np.log10(spread), 8).astype(np.float32).reshape(-1, 1, 1, 1)
+    first = b.constant((rng.normal(size=(8, 3, 3, 3)) / 5).astype(np.float32) * sizes)
+    second = b.constant((rng.normal(size=(6, 8, 3, 3)) / 8).astype(np.float32) / sizes.reshape(1, -1, 1, 1))
+    y = b.Relu(b.Conv(x, first, b.constant(rng.normal(size=8).astype(np.float32) * sizes.ravel()), pads=(1, 1, 1, 1)))
+    y = b.Relu(b.Conv(y, second, b.constant(rng.normal(size=6).astype(np.float32))))
+    y = b.ReduceMean(y, axes=(2, 3), keepdims=False)
+    graph.set_outputs(
+        [b.Gemm(y, b.constant(rng.normal(size=(4, 6)).astype(np.float32)), b.constant(np.zeros(4, np.float32)), trans_b=True)]
+    )
+    return graph
+
+
+def samples(count=24):
+    rng = np.random.default_rng(5)
+    return [{"x": rng.normal(size=(2, 3, 6, 6)).astype(np.float32)} for _ in range(count)]
+
+
+def sqnr(graph, other, feeds=None):
+    pairs = [(next(iter(lc.evaluate(graph, f).values())), next(iter(lc.evaluate(other, f).values()))) for f in feeds or samples()]
+    a, b = (np.concatenate([p[k] for p in pairs]).astype(np.float64) for k in (0, 1))
+    return 10 * np.log10((a**2).sum() / ((a - b) ** 2).sum())
+
+
+def run(recipe, graph=None, **request):
+    return quantize(graph or classifier(), Request(parse_recipe(recipe), samples(), **request))
+
+
+@pytest.mark.parametrize(("scheme", "least"), [("int8", 32), ("int16x8", 38), ("w8", 38), ("w4", 15)])
+def test_schemes_stay_close_to_the_float_model(scheme, least):
+    assert sqnr(classifier(), run(scheme).graph) > least
+
+
+@pytest.mark.parametrize("scheme", ["int8", "w4"])
+def test_corrections_help(scheme):
+    plain = run(f"{scheme}{{rounding=nearest,correct_bias=false}}").graph
+    assert sqnr(classifier(), run(f"{scheme}{{rounding=error}}").graph) > sqnr(classifier(), plain) + 0.5
+
+
+def test_roundings_stay_within_one_step_of_codes():
+    graph = classifier()
+    nearest, together = (run(f"w8{{rounding={how},correct-bias=false}}", graph).graph for how in ("nearest", "error"))
+    pairs = [(a.numpy().astype(int), b.numpy().astype(int)) for a, b in zip(nearest.constants, together.constants, strict=True)]
+    pairs = [(a, b) for (a, b), c in zip(pairs, nearest.constants, strict=True) if c.type.dtype.name == "int8"]
+    assert pairs and any((a != b).any() for a, b in pairs) and all(np.abs(a - b).max() <= 4 and np.abs(b).max() <= 127 for a, b in pairs)
+
+
+def test_equalization_leaves_results_and_helps_one_scale_for_all_channels():
+    graph, even = classifier(100.0), classifier(100.0)
+    assert equalize(even) == 1
+    assert sqnr(graph, even) > 100
+    recipe = "int8{per-channel=false,rounding=nearest,correct-bias=false,observer=minmax%s}"
+    assert sqnr(graph, run(recipe % ",equalize=true", graph).graph) > sqnr(graph, run(recipe % "", graph).graph) + 6
+
+
+def transformer():
+    graph = Graph("block")
+    x = graph.add_input("x", tensor_type("float32[n,16]"))
+    b = Builder(graph)
+    rng = np.random.default_rng(1)
+    scale = np.ones(16, np.float32)
+    scale[3] = 60
+    normal = b.LayerNormalization(x, b.constant(scale), b.constant(np.zeros(16, np.float32)))
+    weights = rng.normal(size=(16, 12)).astype(np.float32)
+    weights[3] /= 60
+    graph.set_outputs([b.MatMul(normal, b.constant(weights))])
+    return graph, [{"x": rng.normal(size=(4, 16)).astype(np.float32)} for _ in range(8)]
+
+
+def test_smoothing_moves_wide_channels_into_weights():
+    graph, feeds = transformer()
+    plain, smooth = (quantize(graph, Request(parse_recipe(r), feeds)).graph for r in ("int8", "int8{smooth=0.5}"))
+    assert sqnr(graph, smooth, feeds) > sqnr(graph, plain, feeds) + 6
+    assert not any(node.op.name == "Mul" for node in smooth)  # the factors went into the normalization
+
+
+def test_a_bound_is_met_by_keeping_the_layers_that_hurt_most():
+    graph = classifier(300.0)
+    wanted = [next(iter(lc.evaluate(graph, feeds).values())) for feeds in samples()]
+
+    def likeness(run):
+        found = [next(iter(run(feeds).values())) for feeds in samples()]
+        return 1 - float(np.abs(np.concatenate(found) - np.concatenate(wanted)).mean() / np.abs(np.concatenate(wanted)).mean())
+
+    loose = run("int8{per-channel=false}", graph, analyse=True, metric=likeness)
+    assert sum(row.share for row in loose.report.layers) == pytest.approx(1)
+    worst = max(loose.report.layers, key=lambda row: row.share)
+    bound = loose.report.drop / 2
+    tight = run("int8{per-channel=false}", graph, max_drop=bound, metric=likeness)
+    assert tight.report.drop <= bound < loose.report.drop
+    assert worst.name in tight.report.kept and len(tight.report.kept) < len(tight.report.layers)
+    assert "kept to lose at most" in next(row.reason for row in tight.report.layers if row.name == worst.name)
+
+
+def test_a_bound_that_cannot_be_met_is_refused_with_the_layer_that_binds():
+    def picky(run):
+        outputs = [next(iter(run(feeds).values())) for feeds in samples(3)]
+        return float(
+            all(np.array_equal(o, next(iter(lc.evaluate(classifier(), f).values()))) for o, f in zip(outputs, samples(3), strict=True))
+        )
+
+    with pytest.raises(UnsupportedError, match="cannot be met: with all but one layer") as caught:
+        run("int8", max_drop=0.001, metric=picky)
+    assert caught.value.diagnostics[0].where.startswith("layer '") and "int16x8" in caught.value.diagnostics[0].hint
+
+
+def test_a_metric_of_the_user_decides():
+    seen = []
+
+    def metric(run):
+        seen.append(float(np.abs(next(iter(run(samples(1)[0]).values()))).mean()))
+        return seen[-1]
+
+    report = run("int8", max_drop=0.5, metric=metric).report
+    exact, quantized = seen
+    assert report.measure == "the metric" and report.drop == pytest.approx((exact - quantized) / exact)
+    with pytest.raises(UsageError, match="the metric failed: ZeroDivisionError"):
+        run("int8", max_drop=0.5, metric=lambda run: 1 / 0)
+    with pytest.raises(UsageError, match="the metric gave nan"):
+        run("int8", max_drop=0.5, metric=lambda run: float("nan"))
+
+
+def test_the_report_tells_every_layer():
+    report = run("int8", analyse=True).report
+    assert [row.operator for row in report.layers] == ["Conv", "Conv", "Gemm"]
+    for row in report.layers:
+        assert row.precision == "int8" and row.low <= 0 <= row.high and row.scale > 0 and row.output_sqnr > 20 and row.weights_sqnr > 30
+    text = page(replace(report, warnings=("<b>",)))
+    assert text.count("<tr>") == 4 and "<svg" in text and "&lt;b&gt;" in text and all(row.name in text for row in report.layers)
+    assert "http" not in text.replace("http-equiv", "")
+
+
+def test_constant_channels_are_told():
+    still = [{"x": s["x"] * np.array([1, 0, 1], np.float32).reshape(1, 3, 1, 1)} for s in samples(4)]
+    report = quantize(classifier(), Request(parse_recipe("int8"), still)).report
+    assert report.warnings == ("index 1 of axis 1 of input 'x' never changes in the calibration data",)
+
+
+def test_models_that_are_quantized_already_are_refused():
+    with pytest.raises(UnsupportedError, match="quantized already"):
+        refuse_quantized(run("int8").graph)
+    refuse_quantized(classifier())
+
+
+def test_models_without_layers_are_refused():
+    graph = Graph("plain")
+    x = graph.add_input("x", tensor_type("float32[2]"))
+    graph.set_outputs([Builder(graph).Relu(x)])
+    with pytest.raises(UnsupportedError, match="no layer that can be quantized"):
+        quantize(graph, Request(parse_recipe("int8"), [{"x": np.zeros(2, np.float32)}]))
+
+
+def test_requests_that_make_no_sense():
+    for text in ("int7", "int8{observer=median}", "int8{smooth=2}", "int8{group=1}", "int8{colour=red}", "int8{samples=0}"):
+        with pytest.raises(UsageError):
+            parse_recipe(text)
+    with pytest.raises(UsageError, match="needs samples"):
+        quantize(classifier(), Request(parse_recipe("int8")))
+    with pytest.raises(UsageError, match="--max-drop needs samples"):
+        quantize(classifier(), Request(parse_recipe("w8"), max_drop=0.01))
+    assert parse_drop("1%") == parse_drop("0.01") == parse_drop(0.01) == 0.01
+    for text in ("-1%", "x", "100%"):
+        with pytest.raises(UsageError, match="no bound on the loss"):
+            parse_drop(text)
+
+
+def test_two_quantizations_give_the_same_graph():
+    from lepton_compiler.ir.text import print_graph
+
+    first, second = (run("int8", analyse=True) for _ in range(2))
+    assert print_graph(first.graph) == print_graph(second.graph) and first.report == second.report
