@@ -30,6 +30,9 @@ class BuildOptions:
         cache_dir: where compiled kernels may be kept between builds; None for the user's cache.
         level: optimisation level; the passes have run already, the backend picks schedules by it.
         profile: let the artefact measure each kernel call, for `lepton bench --profile`.
+        ram: bytes that arena and stack may take together; None does not ask.
+        flash: bytes that code and constants may take.
+        scales: what the integers of inputs and outputs mean, by name: scale and zero point.
         choices: what tuning chose in place of the backend's analysis: by kernel, as the backend names it, parameters by name.
     """
 
@@ -41,6 +44,9 @@ class BuildOptions:
     cache_dir: Path | None = None
     level: Level = "O2"
     profile: bool = False
+    ram: int | None = None
+    flash: int | None = None
+    scales: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     choices: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 

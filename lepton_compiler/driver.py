@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from lepton_compiler.analysis.scales import scales_of
 from lepton_compiler.backend import Artifact, BuildOptions, Emit, Level, registry
 from lepton_compiler.compress import Compression, Tools, compress, compression
 from lepton_compiler.errors import Diagnostic, InferenceError, OpenDimensionsError, UnsupportedError, UsageError, VerificationError
@@ -34,7 +35,7 @@ from lepton_compiler.output import depfile_text, publish_files, publish_folder, 
 from lepton_compiler.pipeline import Instrument
 from lepton_compiler.several import Choices, Dims
 from lepton_compiler.sources import bind, files_of, kind_of, read_model
-from lepton_compiler.target import Target, parse_target
+from lepton_compiler.target import Target, parse_target, runs_here
 from lepton_compiler.tuning import Request, TuningReport, decide
 from lepton_compiler.verification import Verification, compare, reference_outputs, tolerance_of
 
@@ -72,6 +73,8 @@ class Job:
         stage: called with the name of each stage as it begins.
         detail: called within a stage, with what is going on.
         profile: let the artefact measure each kernel call.
+        ram: bytes that arena and stack of firmware may take.
+        flash: bytes that its code and constants may take.
         tuning: choices to measure, or to take from a database.
         tuned: told what tuning came to.
         compression: what to quantize, with which data.
@@ -95,6 +98,8 @@ class Job:
     stage: Stage = lambda name: None
     detail: Stage = lambda text: None
     profile: bool = False
+    ram: int | None = None
+    flash: int | None = None
     tuning: Request = field(default_factory=Request)
     tuned: Callable[[TuningReport], None] = lambda report: None
     compression: Compression | None = None
@@ -119,6 +124,7 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
         sizes = {key: self.manifest.get(key, 0) for key in ("arena_bytes", "arena_lower_bound", "weights_bytes", "code_bytes")}
+        sizes |= {key: self.manifest[key] for key in ("flash_bytes", "stack_bytes") if key in self.manifest}
         result = {
             "artifact": str(self.out),
             "name": self.manifest["name"],
@@ -199,6 +205,8 @@ def compile(
     tune_db: str | os.PathLike[str] | None = None,
     tune_tracker: str | None = None,
     profile: bool = False,
+    ram: int | None = None,
+    flash: int | None = None,
 ) -> CompiledModel:
     """Compile a model and load it.
 
@@ -217,6 +225,9 @@ def compile(
         jobs: compiler processes at once.
         cache_dir: where compiled kernels are kept.
         profile: let the model measure each of its kernel calls, for `lepton_compiler.profile`.
+        ram: bytes that arena and stack of firmware may take together; more is refused.
+        flash: bytes that its code and constants may take.
+        quantize: with `calibration`, `prune`, `recover`, `max_drop`, `tune`: accepted by name, refused by this version.
         tune: seconds to measure other choices for the kernels that take longest; what was measured goes into a database.
         tune_db: that database; without `tune` the choices in it are taken, and nothing is measured.
         tune_tracker: `HOST:PORT[,KEY]` of TVM's RPC tracker, to measure on its boards.
@@ -238,7 +249,7 @@ def compile(
     machine = target if isinstance(target, Target) else parse_target(target, cpu)
     job = Job(
         machine, parse_level(level), name=name, threads=threads, passes=passes, inputs=inputs or {}, dims=dims or {}, bounds=bounds or {}, jobs=jobs,
-        cache_dir=Path(cache_dir) if cache_dir is not None else None, verify=verify, profile=profile,
+        cache_dir=Path(cache_dir) if cache_dir is not None else None, verify=verify, profile=profile, ram=ram, flash=flash,
         tuning=Request.of(machine, tune, tune_db, tune_tracker),
         compression=compression(quantize, calibration, max_drop, metric),
     )  # fmt: skip
@@ -357,8 +368,16 @@ def build(graph: Graph, name: str, job: Job) -> Artifact:
     return build_sizes((), {(): graph}, name, job)
 
 
-def build_sizes(dimensions: Sequence[str], graphs: Mapping[tuple[int, ...], Graph], name: str, job: Job) -> Artifact:
+def build_sizes(
+    dimensions: Sequence[str],
+    graphs: Mapping[tuple[int, ...], Graph],
+    name: str,
+    job: Job,
+    scales: Mapping[str, tuple[float, int]] | None = None,
+) -> Artifact:
     """`build` for several sizes of some dimensions: one artefact that holds the graph of each choice of sizes.
+
+    `scales` says what integers of inputs and outputs mean, for the header.
 
     Raises:
         UnsupportedError: see `build`; or the backend makes artefacts of one size only.
@@ -370,7 +389,9 @@ def build_sizes(dimensions: Sequence[str], graphs: Mapping[tuple[int, ...], Grap
         job.stage("legalise")
         required = tuple(getattr(backend, "REQUIRED_PASSES", ()))
         legal[sizes] = optimize(graph, job.level, job.target, ",".join(required), job.instruments, job.bounds) if required else graph
-    options = BuildOptions(name, job.target, job.threads, job.emit, job.jobs, job.cache_dir, job.level, job.profile)
+    options = BuildOptions(
+        name, job.target, job.threads, job.emit, job.jobs, job.cache_dir, job.level, job.profile, job.ram, job.flash, dict(scales or {})
+    )
     if job.tuning.seconds is not None:
         job.stage("tune")
     tuned, report = decide(backend, legal, options, job.tuning, job.detail)
@@ -398,7 +419,9 @@ def job_options(job: Job) -> dict[str, Any]:
     quantized = {"quantize": str(job.compression.recipe)} if job.compression else {}
     options = quantized | {"emit": job.emit, "level": job.level, "passes": job.passes, "target": target, "threads": job.threads}
     several = {name: sorted(given) for name, given in job.dims.items() if not isinstance(given, int)}
-    return options | ({"dims": several} if several else {}) | ({"bounds": dict(sorted(job.bounds.items()))} if job.bounds else {})
+    budget = {key: value for key, value in (("ram", job.ram), ("flash", job.flash)) if value is not None}
+    bounds = {"bounds": dict(sorted(job.bounds.items()))} if job.bounds else {}
+    return options | ({"dims": several} if several else {}) | bounds | budget
 
 
 def complete(artifact: Artifact, identity: Mapping[str, Any]) -> Artifact:
@@ -529,15 +552,14 @@ def _write_exchange(graph: Graph, file: Path, kind: str, opset: int) -> None:
 
 def _build_choices(graphs: Mapping[tuple[int, ...], Graph], choices: Choices, name: str, job: Job) -> Artifact:
     """Optimise and build the graphs of all choices of sizes."""
-    return build_sizes(choices.dimensions, {sizes: _optimised(graph, job) for sizes, graph in graphs.items()}, name, job)
+    scales = scales_of(next(iter(graphs.values())))
+    return build_sizes(choices.dimensions, {sizes: _optimised(graph, job) for sizes, graph in graphs.items()}, name, job, scales)
 
 
 def _verify_native(source: Any, graphs: Mapping[tuple[int, ...], Graph], choices: Choices, artifact: Artifact, job: Job) -> Verification:
-    """Run the artefact on this machine; kinds of output that cannot be loaded are verified through a library of the same kernels."""
+    """Run the artefact, in an emulator if it is for another machine; other kinds of output through a library of the same kernels."""
     from lepton_compiler.runtime.model import CompiledModel
 
-    if job.target.arch != parse_target("native").arch:
-        raise UnsupportedError(f"cannot run {job.target.name} code here", hint="compile with --no-verify")
     job.stage("verify")
     if job.emit != "lib":
         again = replace(
@@ -555,8 +577,13 @@ def _check_models(source: Any, graphs: Mapping[tuple[int, ...], Graph], model: C
 
 def _check_model(source: Any, imported: Graph, model: CompiledModel, job: Job) -> Verification:
     feeds = random_feeds(imported.inputs, fixed=job.feeds)
-    reference, expected = reference_outputs(source, imported, feeds, job.inputs)
-    return compare(expected, model.run(feeds), reference, tolerance_of(imported))
+    if runs_here(job.target):
+        reference, expected = reference_outputs(source, imported, feeds, job.inputs)
+        return compare(expected, model.run(feeds), reference, tolerance_of(imported))
+    from lepton_compiler.ops.evaluator import evaluate
+
+    actual, _ = model.emulate(feeds, count=False)
+    return compare(evaluate(imported, feeds), actual, "evaluator", tolerance_of(imported))
 
 
 def _verify_file(source: Any, imported: Graph, file: Path, job: Job) -> Verification:

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from lepton_compiler.backends.tvm.package.link import find_toolchain
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.target import Target
+from lepton_compiler.toolchain import find_toolchain
 
 SAMPLES = 12
 SAMPLE_SECONDS = 0.01

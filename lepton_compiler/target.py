@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import difflib
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from lepton_compiler import machines
 from lepton_compiler.errors import UsageError
+from lepton_compiler.machines import MACHINES, Cpu
+
+__all__ = ["CPUS", "PLANNED", "TARGETS", "Cpu", "Target", "parse_target", "runs_here", "target_of"]
 
 
 @dataclass(frozen=True)
@@ -20,15 +26,19 @@ class Target:
 
     Attributes:
         name: what the user typed (`native`, `x86_64`, ...).
-        arch: instruction set: `x86_64`, `aarch64`.
+        arch: instruction set: `x86_64`, `aarch64`, `arm`, `riscv64`, or `thumb` for Cortex-M.
         triple: LLVM triple of the generated objects.
         cpu: LLVM processor name.
         features: LLVM attributes (`+avx512vnni`), beyond what `cpu` implies.
-        vector_bits: width of the SIMD registers that generated code uses.
-        vector_registers: number of SIMD registers of that width.
+        vector_bits: width of the SIMD registers that generated code uses; 0 on cores without such.
+        vector_registers: number of SIMD registers of that width, or of those that hold the numbers of kernels.
         l1_bytes: size of the level-1 data cache of one core.
         l2_bytes: size of the level-2 cache of one core.
         host: whether the artefact runs on the machine that compiles it.
+        system: `linux`, or `none` where there is no operating system.
+        pointer_bits: width of an address.
+        float_abi: `hard`, `soft`, or empty where the instruction set leaves no choice.
+        extensions: of the instruction set, those that kernels ask for: `dotprod`, `i8mm`, `fp16`, `dsp`, `fpu`.
     """
 
     name: str
@@ -41,6 +51,10 @@ class Target:
     l1_bytes: int = 32 << 10
     l2_bytes: int = 512 << 10
     host: bool = False
+    system: str = "linux"
+    pointer_bits: int = 64
+    float_abi: str = ""
+    extensions: tuple[str, ...] = ()
 
     @property
     def caches(self) -> tuple[int, int]:
@@ -48,19 +62,13 @@ class Target:
         return self.l1_bytes, self.l2_bytes
 
     def lanes(self, bits: int) -> int:
-        """Number of elements of `bits` bits that one vector register holds."""
-        return self.vector_bits // bits
+        """Number of elements of `bits` bits that are computed at once: what a vector register holds, at least one."""
+        return max(1, self.vector_bits // bits)
 
-
-@dataclass(frozen=True)
-class Cpu:
-    """The fields of `Target` that an LLVM processor name decides."""
-
-    arch: str
-    vector_bits: int
-    vector_registers: int
-    l1_bytes: int = 32 << 10
-    l2_bytes: int = 512 << 10
+    @property
+    def is_firmware(self) -> bool:
+        """Whether the artefact is linked into a program without an operating system."""
+        return self.system == "none"
 
 
 CPUS: dict[str, Cpu] = {
@@ -78,6 +86,7 @@ CPUS: dict[str, Cpu] = {
     "znver2": Cpu("x86_64", 256, 16),
     "znver3": Cpu("x86_64", 256, 16),
     "znver4": Cpu("x86_64", 512, 32, l2_bytes=1 << 20),
+    **machines.CPUS,
 }
 
 CACHES = ("l1", "l2")
@@ -87,8 +96,9 @@ BASELINE = {"x86_64": "x86-64-v3"}
 TARGETS: dict[str, str] = {
     "native": "the machine that runs the compiler",
     "x86_64": "64-bit x86, Linux; AVX2 and FMA unless --cpu says otherwise",
+    **{name: machine.help for name, machine in MACHINES.items()},
 }
-PLANNED = ("arm64", "armv7", "riscv64", "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55", "cuda")
+PLANNED = ("cuda",)
 
 
 def parse_target(text: str, cpu: str | None = None) -> Target:
@@ -104,6 +114,8 @@ def parse_target(text: str, cpu: str | None = None) -> Target:
         raise UsageError(f"target '{name}' is planned but not there yet", hint=f"available: {', '.join(TARGETS)}")
     if name not in TARGETS:
         raise UsageError(f"unknown target '{name}'", hint=_suggest(name, TARGETS))
+    if name in MACHINES:
+        return _foreign(name, cpu, features)
     host = name == "native"
     arch = _host_arch() if host else name
     cpu = cpu or (_host_cpu(arch) if host else BASELINE[arch])
@@ -132,6 +144,46 @@ def _cache_size(feature: str) -> tuple[str, int]:
     if key not in CACHES or not digits.isdecimal() or not int(digits):
         raise UsageError(f"'{feature}' is no size of a cache", hint="write l1=48K or l2=2M")
     return key, int(digits) * factor
+
+
+def _foreign(name: str, cpu: str | None, features: Sequence[str]) -> Target:
+    """A machine of the table in `machines`."""
+    machine = MACHINES[name]
+    chosen = cpu or machine.cpu
+    known = CPUS.get(chosen)
+    fitting = {k: "" for k, c in CPUS.items() if c.arch == machine.arch and (machine.system == "linux" or k == machine.cpu)}
+    if known is None or chosen not in fitting:
+        raise UsageError(f"unknown processor '{chosen}' for {name}", hint=_suggest(chosen, fitting))
+    signed = [f if f[:1] in "+-" else f"+{f}" for f in features if "=" not in f]
+    caches = {"l1": known.l1_bytes, "l2": known.l2_bytes, **dict(_cache_size(f) for f in features if "=" in f)}
+    extensions = {*known.extensions} | {f[1:] for f in signed if f[0] == "+"}
+    extensions -= {f[1:] for f in signed if f[0] == "-"}
+    spelled = tuple(f[0] + LLVM_FEATURES.get(f[1:], f[1:]) for f in signed)
+    return Target(
+        name, machine.arch, machine.triple, chosen, (*machine.features, *spelled),
+        known.vector_bits, known.vector_registers, caches["l1"], caches["l2"], system=machine.system,
+        pointer_bits=machine.pointer_bits, float_abi=machine.float_abi, extensions=tuple(sorted(extensions)),
+    )  # fmt: skip
+
+
+def runs_here(target: str | Target) -> bool:
+    """Whether code for a target, or for the one of this name, runs on the machine that asks."""
+    return (parse_target(target) if isinstance(target, str) else target).arch == _host_arch()
+
+
+def target_of(manifest: Mapping[str, Any]) -> Target:
+    """The target that an artefact was built for, as its manifest tells it.
+
+    Raises:
+        UsageError: the manifest names a target that this version does not know.
+    """
+    row = manifest["target"]
+    target = parse_target(row["name"], row["cpu"])
+    return replace(target, features=tuple(row["features"]))
+
+
+LLVM_FEATURES = {"fp16": "fullfp16"}
+"""Extensions that LLVM calls otherwise."""
 
 
 def _suggest(name: str, known: dict[str, str]) -> str:

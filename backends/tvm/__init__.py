@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,9 +18,11 @@ from lepton_compiler.tuning import Database, Request, TuningReport, this_cpu
 
 if TYPE_CHECKING:
     from lepton_compiler.backends.tvm.spec import KernelSpec
+    from lepton_compiler.target import Target
 
 REQUIRED_PASSES: tuple[str, ...] = (
     "bound-sizes",
+    "integer-layers",
     "integer-products",
     "legalize-native",
     "split-transposed",
@@ -75,7 +76,7 @@ def build_sizes(
     for graph in graphs.values():
         check_static(graph)
         nodes = kernel_nodes(graph)
-        check_supported(nodes)
+        check_supported(nodes, options.target)
         specs.append({n: chosen(spec_of(n), options.choices) for n in nodes})
     every = [spec for found in specs for spec in found.values()]
     if options.emit in ("tir", "asm"):
@@ -160,7 +161,7 @@ def check_options(options: BuildOptions) -> None:
     """Refuse what this backend does not make yet.
 
     Raises:
-        UnsupportedError: a foreign target, an output kind that is not there, more threads than a pool can have.
+        UnsupportedError: an output kind that is not there, that the target has no use for, or more threads than a pool can have.
     """
     if options.emit == "c":
         raise UnsupportedError(
@@ -168,11 +169,11 @@ def check_options(options: BuildOptions) -> None:
         )
     if options.threads > MOST_THREADS:
         raise UnsupportedError(f"{options.threads} threads are too many", hint=f"--threads {MOST_THREADS} is the most")
-    if options.target.arch != platform.machine():
+    if options.target.is_firmware and options.threads > 1:
+        raise UnsupportedError(f"{options.target.name} has one core: no threads", hint="compile with --threads 1")
+    if options.target.is_firmware and options.profile:
         raise UnsupportedError(
-            f"code for {options.target.name} cannot be linked here yet",
-            where=f"target {options.target.arch}",
-            hint="compile on such a machine",
+            f"{options.target.name} has no clock that the artefact could read", hint="lepton bench --target counts instructions"
         )
 
 
@@ -233,8 +234,8 @@ def check_static(graph: Graph) -> None:
         raise UnsupportedError(problems)
 
 
-def check_supported(nodes: list[Node]) -> None:
-    """Refuse operators without a native kernel, all of them at once.
+def check_supported(nodes: list[Node], target: Target | None = None) -> None:
+    """Refuse operators without a native kernel, on `target` or on any machine, all of them at once.
 
     Raises:
         UnsupportedError: a diagnostic per node.
@@ -242,7 +243,7 @@ def check_supported(nodes: list[Node]) -> None:
     problems = []
     for outer in nodes:
         for node in outer.regions[0] if outer.op.name == "Fused" else [outer]:
-            reason = refusal(node)
+            reason = refusal(node, target)
             if reason is not None:
                 problems.append(Diagnostic(reason, node.describe(), "emit ONNX instead (--emit onnx), or write a decomposition for it"))
     if problems:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lepton_compiler.backends.tvm.carriers import CARRIERS
 from lepton_compiler.ir.graph import Node, Value
+from lepton_compiler.target import Target
 
 CONTROL = frozenset({"Fail", "If", "Loop", "Scan"})
 """Operators that become C control flow."""
@@ -49,13 +50,13 @@ def computes_nothing(node: Node) -> bool:
     return all(v.type.is_static and v.type.size == 0 for v in node.outputs)
 
 
-def refusal(node: Node) -> str | None:
-    """Why this backend cannot take `node` as it is, or None."""
+def refusal(node: Node, target: Target | None = None) -> str | None:
+    """Why this backend cannot take `node` as it is, on `target` or on any machine, or None."""
     if node.op.name == "Fused" or node.op.name in CONTROL:
         return None
     if node.op.name not in KERNELS:
         return "there is no native kernel for it"
-    if node.op.name in ("ConvInteger", "MatMulInteger") and not is_integer_product(node):
+    if node.op.name in ("ConvInteger", "MatMulInteger") and not is_integer_product(node, target):
         return "it is no product of 8-bit data and constant weights, with a zero point each"
     strange = element_types(node) - ELEMENT_TYPES
     if handles_codes(node):
@@ -63,14 +64,19 @@ def refusal(node: Node) -> str | None:
     return f"there is no native arithmetic for {', '.join(sorted(strange))}" if strange else None
 
 
-def is_integer_product(node: Node) -> bool:
-    """Whether a product of integers has the form that its kernel takes: constant 8-bit weights, a zero point for each operand."""
+def is_integer_product(node: Node, target: Target | None = None) -> bool:
+    """Whether a product of integers has the form that its kernel takes: constant 8-bit weights, a zero point for each operand.
+
+    Cores without vectors filter channel by channel, too.
+    """
     x, w, *zeros = node.inputs
     assert x is not None and w is not None
     ranks = (x.type.rank >= 2 and w.type.rank == 2) if node.op.name == "MatMulInteger" else x.type.rank in (3, 4)
     if not ranks or not _is_known(node, w) or any(t.dtype.name not in ("int8", "uint8") for t in (x.type, w.type)):
         return False
-    if getattr(node.op, "groups", 1) != 1 or w.type.size == 0 or (x.type.is_static and x.type.size == 0):
+    groups = getattr(node.op, "groups", 1)
+    depthwise = target is not None and target.lanes(8) == 1 and groups == w.type.shape[0] and w.type.shape[1] == 1
+    if (groups != 1 and not depthwise) or w.type.size == 0 or (x.type.is_static and x.type.size == 0):
         return False
     single = all(zero is None or zero.type.size == 1 for zero in zeros)
     return single and (len(zeros) < 2 or zeros[1] is None or _is_known(node, zeros[1]))

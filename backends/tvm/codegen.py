@@ -89,7 +89,9 @@ def tvm_target(target: Target) -> Any:
     features = list(target.features)
     if target.arch == "x86_64" and target.vector_bits == 512:
         features.append("-prefer-256-bit")
-    return tvm.target.Target({"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu, "mattr": features})
+    abi = {"mfloat-abi": target.float_abi} if target.float_abi else {"mabi": "lp64d"} if target.arch == "riscv64" else {}
+    width = {"vector-width": target.vector_bits or 32}
+    return tvm.target.Target({"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu, "mattr": features, **abi, **width})
 
 
 def _passes(target: Target) -> list[Any]:
@@ -137,10 +139,11 @@ def _lower(func: PrimFunc, symbol: str, target: Target) -> tuple[Any, tuple[Phas
             )
         functions, phases = _raw_abi(module[symbol], symbol, parallel_work(func))
         outline.take_definitions()
+        vcvtr = target.arch == "thumb" and "fpu" in target.extensions
         built = {}
         for name, raw in functions.items():
             lowered = tirx.transform.LowerIntrin()(tvm.IRModule({name: raw}))
-            built[name] = _with_functions(lowered[name], outline.take_definitions())
+            built[name] = _with_functions(lowered[name], outline.take_definitions(vcvtr))
         return tvm.IRModule(built), phases, stack
 
 

@@ -45,7 +45,7 @@ class IntegerProducts(Pass):
                 if found is not None:
                     _rewrite(node, found)
             for node in part.nodes:
-                if node.op.name == "QuantizeLinear" and node.output.type.dtype == INT8:
+                if ctx.target.lanes(8) > 1 and node.op.name == "QuantizeLinear" and node.output.type.dtype == INT8:
                     _make_unsigned(node)
 
 

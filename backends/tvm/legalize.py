@@ -19,7 +19,7 @@ class LegalizeNative(Pass):
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         scales_after_products(graph)
         widen(graph)
-        expand_where(graph, lambda node: refusal(node) is not None)
+        expand_where(graph, lambda node: refusal(node, ctx.target) is not None)
         while widen(graph):
-            expand_where(graph, lambda node: refusal(node) is not None)
+            expand_where(graph, lambda node: refusal(node, ctx.target) is not None)
         convert_constants(graph, small=ctx.level == "Os")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tvm import te, tirx
-from tvm.ir import Call, Op
+from tvm.ir import Call, Op, PrimType
 from tvm.ir.op import register_op_attr
 from tvm.ir.prim import expr as prim
 
@@ -55,6 +55,10 @@ FENCE = "tirx.call_llvm_pure_intrin"
 """The one LLVM function that bodies call by name is the fence of `scalar.rounded`."""
 INTRINSICS = {"tirx.fabs": "fabs", "tirx.sqrt": "sqrt", "tirx.nearbyint": "rint", "tirx.floor": "floor", "prim.ceil": "ceil"}
 RARELY = "prim.if_then_else"
+NEAREST = "tirx.lepton_nearest"
+register_op_attr(NEAREST, "TCallEffectKind", PURE)
+NEAREST_LIMIT = 2**24
+"""Where `nearest` saturates."""
 
 
 def outlined(build: Callable[..., Expr], *arguments: Expr) -> Expr:
@@ -85,6 +89,14 @@ def rarely(condition: Expr, rare: Callable[..., Expr], usual: Callable[..., Expr
     return tirx.if_then_else(condition, outlined(rare, *arguments), outlined(usual, *arguments))
 
 
+def nearest(x: Expr) -> Expr:
+    """float32 or float64 rounded to the nearest integer, ties to even, as int32: at most `NEAREST_LIMIT` either way, 0 for NaN.
+
+    To be used inside the body of an outlined function.
+    """
+    return Call(Op.get(NEAREST), [x], ret_ty=PrimType("int32"))
+
+
 def is_outlined(call: Any) -> bool:
     """Whether a call is one of ours."""
     return isinstance(call.op, Op) and str(call.op.name).startswith(PREFIX)
@@ -98,11 +110,11 @@ def weight(call: Any) -> int:
     return len(writer.lines)
 
 
-def take_definitions() -> str:
-    """LLVM IR of the functions that were lowered since the last call."""
+def take_definitions(vcvtr: bool = False) -> str:
+    """LLVM IR of the functions that were lowered since the last call; `vcvtr` says that the target has ARM's instruction of that name."""
     chosen = sorted(_used)
     _used.clear()
-    writers = [(_Writer(_bodies[key][0], lanes), key, lanes) for key, lanes in chosen]
+    writers = [(_Writer(_bodies[key][0], lanes, vcvtr), key, lanes) for key, lanes in chosen]
     functions = [w.function(_symbol(key, lanes), _bodies[key][1]) for w, key, lanes in writers]
     return "\n".join([*functions, *sorted({d for w, _, _ in writers for d in w.declarations})])
 
@@ -138,8 +150,8 @@ def _bits(element: str) -> int:
 class _Writer:
     """Writes one expression as the body of an LLVM function over vectors of `lanes` elements."""
 
-    def __init__(self, parameters: Iterable[Any], lanes: int) -> None:
-        self.lanes, self.lines = lanes, list[str]()
+    def __init__(self, parameters: Iterable[Any], lanes: int, vcvtr: bool = False) -> None:
+        self.lanes, self.lines, self.vcvtr = lanes, list[str](), vcvtr and lanes == 1
         self.parameters = tuple(parameters)
         self.names: dict[int, str] = {hash(p): f"%x{k}" for k, p in enumerate(self.parameters)}
         self.block = "entry"
@@ -212,11 +224,32 @@ class _Writer:
             parameters, body = _bodies[operator[len(PREFIX) :]]
             self.names.update({hash(p): v for p, v in zip(parameters, values, strict=True)})
             return self.value(body)
+        if operator == NEAREST:
+            return self.nearest(x.args[0], values[0])
         if operator == "tirx.reinterpret":
             return self.emit(f"bitcast {self.type(x.args[0])} {values[0]} to {self.type(x)}")
         if operator == "tirx.isnan":
             return self.emit(f"fcmp uno {self.type(x.args[0])} {values[0]}, {values[0]}")
         return self.intrinsic(INTRINSICS[operator], x, values[0])
+
+    def nearest(self, x: Any, value: str) -> str:
+        """See `nearest`; the ARM instruction rounds, saturates at 32 bits and knows NaN."""
+        limit, whole = NEAREST_LIMIT, self.vector("i32")
+        if self.vcvtr and str(x.ty) == "float32":
+            self.declarations.add("declare float @llvm.arm.vcvtr.f32(float)")
+            bits = self.emit(f"call float @llvm.arm.vcvtr.f32(float {value})")
+            number, most = self.emit(f"bitcast float {bits} to i32"), str(limit - 1)
+            low = self.emit(f"icmp slt i32 {number}, -{limit}")
+            number = self.emit(f"select i1 {low}, i32 -{limit}, i32 {number}")
+            high = self.emit(f"icmp sgt i32 {number}, {most}")
+            return self.emit(f"select i1 {high}, i32 {most}, i32 {number}")
+        kind, truth = self.type(x), self.vector("i1")
+        rounded = self.intrinsic("rint", x, value)
+        for condition, bound in (("uno", 0.0), ("ogt", float(limit)), ("olt", -float(limit))):
+            other = self.constant(tirx.FloatImm(str(x.ty), bound))
+            held = self.emit(f"fcmp {condition} {kind} {rounded}, {rounded if condition == 'uno' else other}")
+            rounded = self.emit(f"select {truth} {held}, {kind} {other}, {kind} {rounded}")
+        return self.emit(f"fptosi {kind} {rounded} to {whole}")
 
     def rarely(self, x: Any) -> str:
         """The third argument, and, if the first holds for any lane, the second one in those lanes."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lepton_compiler.backends.tvm.integer_packing import pack_integer_conv, pack_integer_matmul, sum_integer_conv, sum_integer_matmul
+from lepton_compiler.backends.tvm.micro_packing import pack_micro_conv, pack_micro_depthwise, pack_micro_matmul
 
 WINOGRAD_FILTER: dict[int, Sequence[Sequence[float]]] = {
     2: ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
@@ -112,6 +113,9 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "integer_matmul": pack_integer_matmul,
     "integer_matmul_sums": sum_integer_matmul,
     "matmul": _matmul,
+    "micro_conv": pack_micro_conv,
+    "micro_depthwise": pack_micro_depthwise,
+    "micro_matmul": pack_micro_matmul,
     "transpose": _transpose,
     "winograd": pack_winograd_weights,
 }

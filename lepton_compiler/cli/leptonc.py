@@ -67,6 +67,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--feed", action="append", default=[], metavar="NAME=FILE.npy", help="inputs for --verify; also FILE.npz (default: random)"
     )
+    parser.add_argument("--ram", type=options.byte_count, metavar="SIZE", help="firmware: refuse what needs more RAM, as 64K")
+    parser.add_argument("--flash", type=options.byte_count, metavar="SIZE", help="firmware: refuse what needs more flash, as 256K")
     parser.add_argument("-MD", dest="depend", action="store_true", help="also write OUT.d, a rule in Make's syntax")
     parser.add_argument("-MF", dest="depfile", metavar="FILE", help="write that rule to FILE")
     options.add_common_options(parser)
@@ -151,6 +153,8 @@ def _job(args: argparse.Namespace, progress: Progress, tuned: Callable[[TuningRe
         feeds=read_feeds(args.feed),
         stage=progress,
         detail=progress.detail,
+        ram=args.ram,
+        flash=args.flash,
         tuning=Request.of(target, args.tune, args.tune_db, args.tune_tracker),
         tuned=tuned,
         compression=keeping_report(compression(args.quantize, args.calibrate, args.max_drop, args.metric), args.report),
@@ -185,6 +189,9 @@ def _print_summary(outcome: Outcome, reports: Sequence[TuningReport]) -> None:
             for label, key in (("arena", "arena_bytes"), ("weights", "weights_bytes"), ("code", "code_bytes"))
         )
         print(f"  {facts['kernels']} kernels, {sizes}; no arena could be smaller than {facts['arena_lower_bound']:,} bytes")
+    if "flash_bytes" in facts:
+        peak = ", ".join(outcome.manifest["arena_peak"]) or "nothing"
+        print(f"  flash {facts['flash_bytes']:,} bytes, stack at most {facts['stack_bytes']:,} bytes; the arena's peak: {peak}")
     for report in reports:
         gain = f"the model takes {report.ratio:.3f} times as long as without" if report.tuned else "nothing makes the model faster"
         print(f"  tuned {report.tuned} of {report.kernels} kernels, {report.finished} searched; {gain}")

@@ -71,6 +71,14 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def byte_count(text: str) -> int:
+    """`65536`, `64K` or `1M`."""
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in ("K", "M") else (text, "")
+    if not number.isdecimal() or int(number) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 65536, 64K or 1M")
+    return int(number) * {"": 1, "K": 1 << 10, "M": 1 << 20}[unit]
+
+
 def add_model_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
     """`--input` and `--dim`; with `several`, a dimension may list sizes."""
     parser.add_argument(

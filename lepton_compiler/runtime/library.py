@@ -73,7 +73,7 @@ class NativeLibrary:
         Raises:
             UsageError: feeds that do not fit the inputs, all problems at once.
         """
-        arrays = self._checked(feeds)
+        arrays = checked_feeds(self.manifest, feeds)
         outputs = [np.empty(row["shape"], dtype(row["dtype"]).numpy) for row in self.manifest["outputs"]]
         shapes = iter(self.call(arrays, outputs))
         return {
@@ -125,30 +125,39 @@ class NativeLibrary:
     def _failure(self, status: int) -> LeptonError:
         return LeptonError(f"{self.manifest['name']}_run returned {status}: {STATUS.get(status, 'an unknown error')}")
 
-    def _checked(self, feeds: Mapping[str, Any]) -> list[np.ndarray]:
-        rows = self.manifest["inputs"]
-        known = [row["name"] for row in rows]
-        problems = [f"no input '{name}'; the model has {', '.join(known)}" for name in feeds if name not in known]
-        problems += [f"input '{name}' is missing" for name in known if name not in feeds]
-        arrays = []
-        for row in rows:
-            if row["name"] in feeds:
-                array = as_array(feeds[row["name"]], dtype(row["dtype"]).numpy)
-                shape = list(array.shape) if "varies" in row and array.ndim == len(row["shape"]) else row["shape"]
-                if array.dtype != dtype(row["dtype"]).numpy or list(array.shape) != shape:
-                    problems.append(f"input '{row['name']}' is {row['dtype']}{row['shape']}, the feed is {array.dtype}{list(array.shape)}")
-                arrays.append(array if array.flags.c_contiguous else np.ascontiguousarray(array))
-        if problems:
-            raise UsageError("; ".join(problems))
-        if self._sizes and tuple(a.shape for a in arrays) not in self._sizes:
-            raise UsageError(f"the feeds have shapes {', '.join(str(list(a.shape)) for a in arrays)}", hint=self._choices())
-        return arrays
 
-    def _choices(self) -> str:
-        """What sizes there are."""
-        known = self.manifest["sizes"]
-        found = [", ".join(f"{d}={n}" for d, n in zip(known["dimensions"], v["sizes"], strict=True)) for v in known["variants"]]
-        return f"the artefact was compiled for {'; '.join(found)}"
+def checked_feeds(manifest: Mapping[str, Any], feeds: Mapping[str, Any]) -> list[np.ndarray]:
+    """Dense arrays in the order of the inputs.
+
+    Raises:
+        UsageError: feeds that do not fit the inputs, all problems at once.
+    """
+    rows = manifest["inputs"]
+    known = [row["name"] for row in rows]
+    problems = [f"no input '{name}'; the model has {', '.join(known)}" for name in feeds if name not in known]
+    problems += [f"input '{name}' is missing" for name in known if name not in feeds]
+    arrays = []
+    for row in rows:
+        if row["name"] in feeds:
+            array = as_array(feeds[row["name"]], dtype(row["dtype"]).numpy)
+            shape = list(array.shape) if "varies" in row and array.ndim == len(row["shape"]) else row["shape"]
+            if array.dtype != dtype(row["dtype"]).numpy or list(array.shape) != shape:
+                problems.append(f"input '{row['name']}' is {row['dtype']}{row['shape']}, the feed is {array.dtype}{list(array.shape)}")
+            arrays.append(array if array.flags.c_contiguous else np.ascontiguousarray(array))
+    if problems:
+        raise UsageError("; ".join(problems))
+    variants = manifest.get("sizes", {}).get("variants", [])
+    shapes = [list(a.shape) for a in arrays]
+    if variants and shapes not in [v["inputs"] for v in variants]:
+        raise UsageError(f"the feeds have shapes {', '.join(map(str, shapes))}", hint=_choices(manifest))
+    return arrays
+
+
+def _choices(manifest: Mapping[str, Any]) -> str:
+    """What sizes there are."""
+    known = manifest["sizes"]
+    found = [", ".join(f"{d}={n}" for d, n in zip(known["dimensions"], v["sizes"], strict=True)) for v in known["variants"]]
+    return f"the artefact was compiled for {'; '.join(found)}"
 
 
 def _struct(arrays: Sequence[np.ndarray], sizes: Sequence[int] = ()) -> Any:

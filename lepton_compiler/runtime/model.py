@@ -6,14 +6,18 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lepton_compiler.backend import Artifact
-from lepton_compiler.errors import LeptonError, UnsupportedError, UsageError
+from lepton_compiler.errors import LeptonError, UsageError
 from lepton_compiler.ops.evaluator import as_array
-from lepton_compiler.runtime.library import NativeLibrary
+from lepton_compiler.runtime.library import NativeLibrary, checked_feeds
+from lepton_compiler.target import target_of
+
+if TYPE_CHECKING:
+    from lepton_compiler.runtime.emulator import Emulation, Stats
 
 SPECIALISATIONS = 16
 """How many shapes of a model with open dimensions are kept compiled; the one not used for longest goes first."""
@@ -36,6 +40,7 @@ class CompiledModel:
         self.artifact = artifact
         self._specialise, self._keyed = specialise, keyed_by_value
         self._library: NativeLibrary | None = None
+        self._emulation: Emulation | None = None
         self._cache: OrderedDict[tuple[Any, ...], NativeLibrary] = OrderedDict()
 
     @property
@@ -80,13 +85,27 @@ class CompiledModel:
                 self._cache.popitem(last=False)
         return self._cache[key]
 
-    def emulate(self, feeds: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], Any]:
+    def emulate(self, feeds: Mapping[str, Any], *, count: bool = True) -> tuple[dict[str, np.ndarray], Stats]:
         """Run a model that was built for another machine in an emulator.
 
+        Args:
+            feeds: as for `run`.
+            count: whether to count instructions, which makes it slower.
+
+        Returns:
+            The outputs, and what the run took: `instructions`, `peak_stack_bytes`, and `calls` with the instructions of each kernel.
+
         Raises:
-            UnsupportedError: emulation of this target is not there yet.
+            UnsupportedError: the emulator does not know the machine.
+            MissingDependency: the emulator is not installed.
+            UsageError: feeds that do not fit the inputs.
         """
-        raise UnsupportedError("emulation is not there yet", hint="use run() for models built for this machine")
+        from lepton_compiler.runtime.emulator import check_installed
+
+        check_installed()
+        if self._emulation is None:
+            self._emulation = _load_emulation(self._complete("emulation"))
+        return self._emulation.run(checked_feeds(self.manifest, feeds), count)
 
     def save(self, folder: Any) -> None:
         """Write the artefact: library, header, source and manifest.
@@ -120,8 +139,23 @@ def load_library(artifact: Artifact) -> NativeLibrary:
     """
     file = f"lib{artifact.manifest['name']}.so"
     if file not in artifact.files:
-        raise UsageError(f"the artefact has no {file} that could run here", hint="compile with emit='lib' for the native target")
+        raise UsageError(
+            f"the artefact has no {file} that could run here", hint="compile with emit='lib' for the native target, or emulate it"
+        )
     return NativeLibrary.from_bytes(artifact.files[file], artifact.manifest)
+
+
+def _load_emulation(artifact: Artifact) -> Emulation:
+    from lepton_compiler.runtime.emulator import Emulation
+    from lepton_compiler.runtime.emulator.firmware import link_firmware
+
+    manifest, target = artifact.manifest, target_of(artifact.manifest)
+    name = manifest["name"]
+    file = f"lib{name}.a" if target.is_firmware else f"lib{name}.so"
+    if file not in artifact.files:
+        raise UsageError(f"the artefact has no {file} that could be emulated", hint="compile with emit='lib'")
+    code = link_firmware(artifact.files, name, target) if target.is_firmware else artifact.files[file]
+    return Emulation(code, manifest, target)
 
 
 def load(folder: Any) -> CompiledModel:
@@ -132,14 +166,14 @@ def load(folder: Any) -> CompiledModel:
         LeptonError: a file is missing or damaged.
     """
     path = Path(folder)
-    manifests = sorted(p for p in path.glob("*.json") if (path / f"lib{p.stem}.so").is_file())
+    manifests = sorted(p for p in path.glob("*.json") if any((path / f"lib{p.stem}.{kind}").is_file() for kind in ("so", "a")))
     if len(manifests) != 1:
-        raise UsageError(f"{path} holds {len(manifests)} compiled models, expected one libNAME.so with its NAME.json")
+        raise UsageError(f"{path} holds {len(manifests)} compiled models, expected one libNAME.so or libNAME.a with its NAME.json")
     try:
         manifest = json.loads(manifests[0].read_text())
         files = {
             name: (path / name).read_bytes()
-            for name in (f"lib{manifest['name']}.so", f"{manifest['name']}.h", f"{manifest['name']}.c")
+            for name in (f"lib{manifest['name']}.so", f"lib{manifest['name']}.a", f"{manifest['name']}.h", f"{manifest['name']}.c")
             if (path / name).is_file()
         }
     except (OSError, ValueError, KeyError) as error:

@@ -79,6 +79,11 @@ def _joins(node: Node, what: Kind, group: Group, users: list[Node]) -> bool:
         return what not in ("opaque", "control") and all(_whole(node.output, u) for u in users)
     if product_of_converted(node) is group.anchor:
         return True
+    after_anchor = all(kind(u) == "elementwise" and u not in group.before and _whole(node.output, u) for u in users)
+    if node.op.name == "DequantizeLinear" and after_anchor:
+        return True  # the kernel reads codes, which are small
+    if node.op.name == "QuantizeLinear":
+        return False  # what it gives is small: the kernel that makes its operand stores that
     feeds_anchor = kind(group.anchor) == "reduction" and all(u is group.anchor or u in group.before for u in users)
     return what == "elementwise" and feeds_anchor and all(u is group.anchor or _whole(node.output, u) for u in users)
 

@@ -83,7 +83,12 @@ def test_reduce_says_that_it_is_missing(call, tiny):
 
 def test_targets_and_passes_list_what_there_is(call):
     targets = call("lepton", "targets", "--json").json
-    assert "native" in targets["targets"] and "cortex-m4" in targets["planned"] and "x86-64-v3" in targets["cpus"]
+    assert (
+        "native" in targets["targets"]
+        and "cortex-m4" in targets["targets"]
+        and "cuda" in targets["planned"]
+        and "x86-64-v3" in targets["cpus"]
+    )
     passes = call("lepton", "passes", "--json").json["passes"]
     assert passes["dce"]["summary"] and "cse" in passes
     assert "dce" in call("lepton", "passes", "-O2").out

@@ -17,6 +17,7 @@ from lepton_compiler.backends.tvm.lower import (
     elementwise,
     grid_sample,
     integer_product,
+    micro_product,
     movement,
     pool,
     quantize,
@@ -136,7 +137,8 @@ def _flattened(spec: KernelSpec) -> KernelSpec:
 
 def _whole(spec: KernelSpec, ctx: Context, args: dict[int, Arg]) -> list[Any] | None:
     """The results of a kernel that is one convolution or product written as loops, and element-wise operators after it; else None."""
-    first, *rest = spec.steps
+    first = next((s for s in spec.steps if s.op.name not in ELEMENTS), spec.steps[0])
+    rest = [s for s in spec.steps if s is not first]
     kind = spec.types[first.outputs[0]]
     if len(spec.outputs) != 1 or any(s.op.name not in ELEMENTS or spec.types[s.outputs[0]].shape != kind.shape for s in rest):
         return None
@@ -159,6 +161,8 @@ def _whole(spec: KernelSpec, ctx: Context, args: dict[int, Arg]) -> list[Any] | 
 
 def _loops(op: Op, operands: Sequence[Arg | None], kind: TensorType, ctx: Context) -> Callable[..., list[Any]] | None:
     """What writes an operator as loops around the operators that follow, or None where other kernels are better."""
+    if op.name in ("ConvInteger", "MatMulInteger") and micro_product.suits(ctx.target, op, operands):
+        return lambda others, result, last: micro_product.lower_micro(ctx, op, operands, others, result, last)
     if op.name in ("ConvInteger", "MatMulInteger") and getattr(op, "layout", "NHWC") == "NHWC":
         return lambda others, result, last: integer_product.lower_product(ctx, op, operands, others, result, last)
     x, w, *bias = (*operands, None, None)[:3]

@@ -13,7 +13,7 @@ from lepton_compiler.backends.tvm.lower.context import Arg, Expr, Read, element
 from lepton_compiler.backends.tvm.lower.conversion import convert, decoded, number_as
 from lepton_compiler.backends.tvm.lower.scalar import type_of
 from lepton_compiler.backends.tvm.naming import named
-from lepton_compiler.backends.tvm.outline import outlined
+from lepton_compiler.backends.tvm.outline import nearest, outlined
 from lepton_compiler.ir.types import FLOAT32, DType, TensorType, dtype
 
 
@@ -81,7 +81,7 @@ def _rounding(target: DType, real: str) -> Callable[..., Expr]:
         return named(tirx.nearbyint(ratio), lambda n: tirx.Select(tirx.isnan(n), tirx.const(0.0, real), n))
 
     def narrow(ratio: Expr, *zero: Expr) -> Expr:
-        value = clamped(whole(ratio), -(2.0**24), 2.0**24).astype("int32")
+        value = nearest(ratio)
         for point in zero:
             value = value + point.astype("int32")
         return clamped(value, int(info.min), int(info.max))

@@ -12,15 +12,15 @@ from typing import Any
 from lepton_compiler.analysis.memory import Interval, Plan, plan_memory
 from lepton_compiler.backend import Artifact, BuildOptions
 from lepton_compiler.backends.tvm.kernels import Kernel
-from lepton_compiler.backends.tvm.package import sharing
+from lepton_compiler.backends.tvm.package import firmware, sharing
 from lepton_compiler.backends.tvm.package import threads as pool
 from lepton_compiler.backends.tvm.package.header import header
 from lepton_compiler.backends.tvm.package.interface import Interface, Port, Variant
-from lepton_compiler.backends.tvm.package.link import find_toolchain
 from lepton_compiler.backends.tvm.package.source import calls, source
 from lepton_compiler.backends.tvm.package.work import work
 from lepton_compiler.backends.tvm.program import Buffer, Call
 from lepton_compiler.backends.tvm.weights import WeightStore
+from lepton_compiler.toolchain import find_toolchain
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,30 @@ def package(content: Package) -> Artifact:
     arena_bytes = max(plan.arena_bytes for plan in plans)
     how = sharing.Sharing(threads, max(sharing.gain(v.program.statements, threads) for v in content.variants))
     texts = {
-        f"{name}.h": header(content.interface, arena_bytes, weights_bytes, threads),
-        f"{name}.c": source(content.interface, content.variants, [dict(enumerate(p.offsets)) for p in plans], how, content.options.profile),
+        f"{name}.h": header(content.interface, arena_bytes, weights_bytes, threads, content.options.scales),
+        f"{name}.c": source(
+            content.interface,
+            content.variants,
+            [dict(enumerate(p.offsets)) for p in plans],
+            how,
+            content.options.profile,
+            content.options.target.is_firmware,
+        ),
     }
     pooled = {f"{name}_threads.h": pool.header(name), f"{name}_threads.c": pool.source(name, threads)} if how.pays else {}
-    library = _link(content, kernels, texts | pooled)
+    library, size = _link(content, kernels, texts | pooled)
     files = {**library, **{k: v.encode() for k, v in texts.items()}}
-    return Artifact(files, _manifest(content, plans, kernels, weights_bytes, files))
+    manifest = _manifest(content, plans, kernels, weights_bytes, files)
+    if size is not None:
+        firmware.check_budget(size, max(plans, key=lambda p: p.arena_bytes), content.options)
+        manifest |= {"code_bytes": size.code, "flash_bytes": size.flash, "stack_bytes": size.stack}
+    return Artifact(files, manifest)
 
 
-def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str]) -> dict[str, bytes]:
+def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str]) -> tuple[dict[str, bytes], firmware.Footprint | None]:
+    """The library, and for a microcontroller what it takes."""
     options = content.options
-    name, tools = options.name, find_toolchain()
+    name, tools = options.name, find_toolchain(options.target)
     with tempfile.TemporaryDirectory(prefix="lepton-") as temporary:
         folder = Path(temporary)
         for file, text in texts.items():
@@ -77,37 +89,41 @@ def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str]) ->
             content.weights.write(blob)
         (folder / f"{name}_weights.S").write_text(_weights_assembly(name))
         sources = [f"{name}_weights.S", *(file for file in texts if file.endswith(".c"))]
+        level = "-Os" if options.target.is_firmware else "-O2"
         with ThreadPoolExecutor() as workers:
-            objects = list(workers.map(lambda file: tools.compile(folder, file), sources))
+            objects = list(workers.map(lambda file: tools.compile(folder, file, level), sources))
         for kernel in kernels:
             (folder / f"{kernel.symbol}.o").write_bytes(kernel.object)
             objects.append(f"{kernel.symbol}.o")
-        match options.emit:
+        if options.target.is_firmware:
+            objects += firmware.support(tools, folder, objects, name)
+        size = firmware.footprint(folder, objects, name) if options.target.is_firmware else None
+        match "static" if options.emit == "lib" and options.target.is_firmware else options.emit:
             case "static":
                 result = f"lib{name}.a"
                 tools.archive(folder, objects, result)
             case "obj":
                 tools.partial(folder, objects, "joined.o")
-                return {f"{name}.o": (folder / "joined.o").read_bytes()}
+                return {f"{name}.o": (folder / "joined.o").read_bytes()}, size
             case _:
                 result = f"lib{name}.so"
                 exports = ["run", *(["run_on"] if options.threads > 1 else []), *(["profile"] if options.profile else [])]
                 tools.shared(folder, objects, result, [f"{name}_{e}" for e in exports])
-        return {result: (folder / result).read_bytes()}
+        return {result: (folder / result).read_bytes()}, size
 
 
 def _weights_assembly(name: str) -> str:
     return "\n".join(
         [
-            ".section .rodata",
+            f'.section .rodata.{name}_weights,"a",%progbits',
             ".balign 64",
             f".globl {name}_weights",
             f".hidden {name}_weights",
-            f".type {name}_weights, @object",
+            f".type {name}_weights, %object",
             f"{name}_weights:",
             f'.incbin "{name}.weights.bin"',
             f".size {name}_weights, . - {name}_weights",
-            '.section .note.GNU-stack,"",@progbits',
+            '.section .note.GNU-stack,"",%progbits',
             "",
         ]
     )
@@ -161,7 +177,12 @@ def _call_row(call: Call, plan: Plan) -> dict[str, Any]:
 
 
 def _text_bytes(code: bytes) -> int:
-    """Bytes of the executable sections of a 64-bit little-endian ELF object."""
-    table, size, count = int.from_bytes(code[40:48], "little"), int.from_bytes(code[58:60], "little"), int.from_bytes(code[60:62], "little")
+    """Bytes of the executable sections of a little-endian ELF object of 32 or 64 bits."""
+    word, header = (8, 0x28) if code[4] == 2 else (4, 0x20)
+
+    def number(row: bytes, at: int, width: int) -> int:
+        return int.from_bytes(row[at : at + width], "little")
+
+    table, size, count = (number(code, at, w) for at, w in ((header, word), (header + word + 10, 2), (header + word + 12, 2)))
     rows = [code[table + k * size : table + (k + 1) * size] for k in range(count)]
-    return sum(int.from_bytes(row[32:40], "little") for row in rows if int.from_bytes(row[8:16], "little") & 4)
+    return sum(number(row, 8 + 3 * word, word) for row in rows if number(row, 8, word) & 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lepton_compiler.analysis.memory import ALIGNMENT
 from lepton_compiler.backends.tvm.package.interface import Interface, Port
 from lepton_compiler.backends.tvm.package.names import c_type, storage_note
@@ -21,8 +23,10 @@ typedef struct {
 """The type is the same in the header of every model."""
 
 
-def header(interface: Interface, arena_bytes: int, weights_bytes: int, threads: int) -> str:
-    """The text of the header."""
+def header(
+    interface: Interface, arena_bytes: int, weights_bytes: int, threads: int, scales: Mapping[str, tuple[float, int]] | None = None
+) -> str:
+    """The text of the header; `scales` tells scale and zero point of tensors of integers that stand for real numbers, by name."""
     name = interface.name
     upper = name.upper()
     lines = [
@@ -47,10 +51,19 @@ def header(interface: Interface, arena_bytes: int, weights_bytes: int, threads: 
     ]
     for kind, ports in (("INPUT", interface.inputs), ("OUTPUT", interface.outputs)):
         for port in ports:
-            lines += _macros(f"{upper}_{kind}_{port.field.upper()}", port)
+            lines += _macros(f"{upper}_{kind}_{port.field.upper()}", port, (scales or {}).get(port.name))
     for dimension in interface.dimensions:
         prefix = f"{upper}_{dimension.field.upper()}"
         lines += [f"#define {prefix}_SIZES {{{', '.join(map(str, dimension.sizes))}}}", f"#define {prefix}_COUNT {len(dimension.sizes)}"]
+    lines += [
+        "",
+        f"/* Defines the arena as the variable `symbol`; set {upper}_ARENA_ATTRIBUTE to place it in a section of its own. */",
+        f"#ifndef {upper}_ARENA_ATTRIBUTE",
+        f"#define {upper}_ARENA_ATTRIBUTE",
+        "#endif",
+        f"#define {upper}_DEFINE_ARENA(symbol) \\",
+        f"  {upper}_ARENA_ATTRIBUTE __attribute__((aligned({ALIGNMENT}))) uint8_t symbol[{upper}_ARENA_BYTES]",
+    ]
     lines += ["", *_inputs(interface), "", *_outputs(interface), ""]
     lines += [
         "enum {",
@@ -67,6 +80,11 @@ def header(interface: Interface, arena_bytes: int, weights_bytes: int, threads: 
         f"   {upper}_ARENA_ALIGN. Calls with different arenas may run at the same time. Returns {upper}_OK or an error. */",
         f"int {name}_run(const {name}_inputs *inputs, {name}_outputs *outputs, void *arena);",
         *(_run_on(name) if threads > 1 else []),
+        "",
+        "#if defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L",
+        f'_Static_assert({upper}_ARENA_BYTES % {upper}_ARENA_ALIGN == 0, "the arena is whole lines");',
+        f'_Static_assert(sizeof({name}_inputs) >= {max(1, len(interface.inputs))} * sizeof(void *), "a pointer for each input");',
+        "#endif",
         "",
         "#ifdef __cplusplus",
         "}",
@@ -87,13 +105,22 @@ def _run_on(name: str) -> list[str]:
     ]
 
 
-def _macros(prefix: str, port: Port) -> list[str]:
+def _macros(prefix: str, port: Port, scale: tuple[float, int] | None) -> list[str]:
     note = " /* at most */" if port.loose else ""
+    meaning = (
+        [
+            f"#define {prefix}_SCALE {scale[0]!r}f /* real number = SCALE * (element - ZERO_POINT) */",
+            f"#define {prefix}_ZERO_POINT {scale[1]}",
+        ]
+        if scale
+        else []
+    )
     return [
         f"#define {prefix}_RANK {len(port.shape)}",
         f"#define {prefix}_SHAPE {{{', '.join(map(str, port.shape)) or '1'}}}{note}",
         f"#define {prefix}_SIZE {port.size}{note}",
         f'#define {prefix}_DTYPE "{port.dtype}"',
+        *meaning,
     ]
 
 

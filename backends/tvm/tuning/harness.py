@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lepton_compiler.backends.tvm.package.link import find_toolchain
+from lepton_compiler.toolchain import find_toolchain
 
 FUNCTIONS = ("put", "get", "run", "cpu", "free")
 

@@ -23,8 +23,9 @@ EXAMPLE = """\
 example:
   lepton bench model.onnx -O3 --against onnxruntime,openvino --seconds 5
   lepton bench model.onnx -O3 --profile
-Runs are interleaved, so that all see the same machine; the ratio is the number to quote: the other's time divided by lepton's, so that
-above 1 lepton is faster.
+  lepton bench model.onnx -O3 --target cortex-m4
+For another machine, instructions are counted in an emulator. Otherwise runs are interleaved, so that all see the same machine; the ratio is
+the number to quote: the other's time divided by lepton's, so that above 1 lepton is faster.
 """
 
 
@@ -50,7 +51,10 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compile, measure, and print the medians in milliseconds; 1 where a runtime that was asked for cannot run the model."""
     from lepton_compiler.feeds import read_feeds
+    from lepton_compiler.target import runs_here
 
+    if not runs_here(args.target):
+        return _count(args)
     if args.profile:
         return _profile(args)
     from lepton_compiler.measure import measure_model
@@ -102,6 +106,45 @@ def _profile(args: argparse.Namespace) -> int:
     elif not args.quiet:
         _show(rows, limits)
     return 0
+
+
+def _count(args: argparse.Namespace) -> int:
+    """Compile for another machine, run in the emulator, and print the instructions of each kernel call in order."""
+    from lepton_compiler.counts import count_model
+    from lepton_compiler.errors import UsageError
+    from lepton_compiler.feeds import read_feeds
+
+    if args.against or args.profile:
+        raise UsageError(
+            "an emulator has no time to measure", hint="leave out --against and --profile: instructions are counted per kernel"
+        )
+    with Progress("lepton bench", args.verbose, args.quiet) as progress:
+        result = count_model(
+            args.model, read_feeds(args.feed), args.target, cpu=args.cpu, level=args.level, inputs=dict(args.input), dims=dict(args.dim),
+            stage=progress,
+        )  # fmt: skip
+    if args.json:
+        print_json(result)
+    elif not args.quiet:
+        _show_counts(result)
+    return 0
+
+
+def _show_counts(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    total = result["instructions"] or 1
+    table = Table(title=f"{total:,} instructions, {result['peak_stack_bytes']:,} bytes of stack, arena {result['arena_bytes']:,} bytes")
+    for heading in ("share", "instructions", "per MAC"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("kernel", "first node", "result"):
+        table.add_column(heading, overflow="fold")
+    for row in result["kernels"]:
+        per_mac = f"{row['instructions'] / row['macs']:.2f}" if row["macs"] else ""
+        figures = [f"{100 * row['instructions'] / total:.1f} %", f"{row['instructions']:,}", per_mac]
+        table.add_row(*figures, row["symbol"], next(iter(row["sources"]), ""), ", ".join(row["outputs"]))
+    Console(highlight=False, markup=False).print(table)
 
 
 def _show(rows: Sequence[KernelTime], limits: Limits | None) -> None:

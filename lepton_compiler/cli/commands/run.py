@@ -12,10 +12,15 @@ from lepton_compiler.cli.outcome import print_json
 if TYPE_CHECKING:
     import numpy as np
 
+    from lepton_compiler.runtime.emulator import Stats
+    from lepton_compiler.runtime.model import CompiledModel
+
 EXAMPLE = """\
 examples:
   lepton run model.onnx --feed x=image.npy --save outputs.npz
   lepton run build/model
+  lepton run model.onnx --target cortex-m4
+What was compiled for another machine runs in an emulator.
 """
 
 
@@ -38,33 +43,44 @@ def run(args: argparse.Namespace) -> int:
     """Run the model; prints shape, type and range of each output."""
     import numpy as np
 
-    outputs = _outputs(args)
+    outputs, stats = _outputs(args)
     if args.save:
         with open(args.save, "wb") as file:
             np.savez(file, **outputs)  # type: ignore[arg-type]
     if args.json:
-        print_json({"outputs": {name: _summary(array) for name, array in outputs.items()}})
+        counts = {"instructions": stats.instructions, "peak_stack_bytes": stats.peak_stack_bytes} if stats else {}
+        print_json({"outputs": {name: _summary(array) for name, array in outputs.items()}, **counts})
     elif not args.quiet:
         for name, array in outputs.items():
             facts = _summary(array)
             print(f"{name}: {facts['dtype']}{facts['shape']} min {facts['min']} mean {facts['mean']} max {facts['max']}")
+        if stats:
+            print(f"emulated: {stats.instructions:,} instructions, {stats.peak_stack_bytes:,} bytes of stack")
     return 0
 
 
-def _outputs(args: argparse.Namespace) -> dict[str, np.ndarray]:
+def _outputs(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], Stats | None]:
+    """The outputs, and what the run took if it was emulated."""
     import lepton_compiler as lc
     from lepton_compiler.feeds import feeds_for_rows, random_feeds, read_feeds
 
     given = read_feeds(args.feed)
     if Path(args.model).is_dir():
         model = lc.load(args.model)
-        return model.run(feeds_for_rows(model.manifest["inputs"], args.seed, given))
+        return _run(model, model.manifest["target"]["name"], feeds_for_rows(model.manifest["inputs"], args.seed, given))
     shapes = {**{n: a.shape for n, a in given.items()}, **dict(args.input)}
     graph = lc.import_model(args.model, inputs=shapes, dims=dict(args.dim))
     feeds = random_feeds(graph.inputs, args.seed, given)
     if args.evaluate:
-        return lc.evaluate(graph, feeds)
-    return lc.compile(graph, args.target, args.level, threads=args.threads, cpu=args.cpu).run(feeds)
+        return lc.evaluate(graph, feeds), None
+    return _run(lc.compile(graph, args.target, args.level, threads=args.threads, cpu=args.cpu), args.target, feeds)
+
+
+def _run(model: CompiledModel, target: str, feeds: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Stats | None]:
+    """Run a model here, or in the emulator if it is for another machine."""
+    from lepton_compiler.target import runs_here
+
+    return (model.run(feeds), None) if runs_here(target) else model.emulate(feeds)
 
 
 def _summary(array: np.ndarray) -> dict[str, Any]:

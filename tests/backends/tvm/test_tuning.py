@@ -165,8 +165,8 @@ BROKEN = "int broken(void) { __builtin_trap(); }"
 
 
 def measured(text: str, call: str, folder: Path) -> bytes:
-    from lepton_compiler.backends.tvm.package.link import find_toolchain
     from lepton_compiler.backends.tvm.tuning import harness
+    from lepton_compiler.toolchain import find_toolchain
 
     (folder / "code.c").write_text(text)
     find_toolchain().run(folder, [*find_toolchain().compiler, "-c", "-fPIC", "code.c", "-o", "code.o"])

@@ -1,0 +1,168 @@
+"""Quantized layers in integers: codes go in, codes come out, and nothing else is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lepton_compiler.ir.graph import Graph, Node, Value
+from lepton_compiler.ir.types import FLOAT32, INT8, INT32
+from lepton_compiler.ops.builder import Builder
+from lepton_compiler.ops.conv import ConvInteger
+from lepton_compiler.ops.matmul import MatMulInteger
+from lepton_compiler.pipeline import Pass, PassContext
+from lepton_compiler.rewrite import rewrite, simplifies
+from lepton_compiler.rewrite.rule import Replacement
+
+MOVES = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze"})
+"""Operators that may as well move codes."""
+
+
+@dataclass(frozen=True)
+class IntegerLayers(Pass):
+    """Conv(DequantizeLinear(x, 1, zero), whole numbers)  -->  Cast(ConvInteger(x, weights, zero) + bias)
+
+    For cores without vectors. Sums of products of 8-bit numbers are then exact integers. `simplify-quantization` has taken the scales out
+    of them before.
+    """
+
+    def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
+        if ctx.target.lanes(8) > 1:
+            return
+        rewrite(graph, [integer_conv, integer_matmul, integer_average, relu_by_range], ctx.tracer)
+        for part in list(graph.graphs()):
+            _one_user_each(part)
+
+
+@simplifies("Conv")
+def integer_conv(b: Builder, node: Node) -> Replacement:
+    """Conv(DQ(x, 1, zero), w, bias)  -->  Cast(Add(ConvInteger(x, w, zero), bias))"""
+    op: Any = node.op
+    x, w, *bias = node.present_inputs
+    weights, shift = _whole(w, 8), _whole(bias[0], 31) if bias else None
+    if op.layout != "NCHW" or x.type.rank not in (3, 4) or weights is None or (bias and not bias[0].is_constant):
+        return "the weights are no whole numbers, the bias is no constant, or the data is no image"
+    if op.groups > 1 and not (op.groups == x.type.shape[1] == w.type.shape[0]):
+        return "it has groups of several channels"
+    if (found := _codes(b, x)) is None:
+        return "its data is not quantized with a scale of one"
+    codes, zero = found
+    product = b(
+        ConvInteger(strides=op.strides, pads=op.pads, dilations=op.dilations, groups=op.groups),
+        codes,
+        b.constant(weights, name="weights"),
+        zero,
+    )
+    return _with_bias(b, product, shift, bias, (-1, *(1,) * (x.type.rank - 2)))
+
+
+@simplifies("MatMul", "Gemm")
+def integer_matmul(b: Builder, node: Node) -> Replacement:
+    """MatMul(DQ(x, 1, zero), w)  -->  Cast(MatMulInteger(x, w, zero)); Gemm likewise"""
+    op: Any = node.op
+    x, w, *bias = node.present_inputs
+    if op.name == "Gemm" and (op.alpha != 1 or op.beta != 1 or op.trans_a):
+        return "Gemm with scaling"
+    weights, shift = _whole(w, 8), _whole(bias[0], 31) if bias else None
+    if weights is None or weights.ndim != 2 or x.type.rank < 2 or (bias and (not bias[0].is_constant or bias[0].type.rank > 1)):
+        return "the weights are no whole numbers, or the bias is no constant vector"
+    if (found := _codes(b, x)) is None:
+        return "its data is not quantized with a scale of one"
+    codes, zero = found
+    matrix = np.ascontiguousarray(weights.T) if getattr(op, "trans_b", False) else weights
+    product = b(MatMulInteger(), codes, b.constant(matrix, name="weights"), zero)
+    return _with_bias(b, product, shift, bias, (-1,))
+
+
+def _with_bias(b: Builder, product: Value, whole: np.ndarray | None, bias: list[Value], shape: tuple[int, ...]) -> Value:
+    """The sums as float32, with the bias added to the integers where it is one of not too many bits."""
+    if whole is not None:
+        product = b.Add(product, b.constant(whole.astype(np.int32).reshape(shape), name="bias"))
+    number = b.Cast(product, to=FLOAT32)
+    return b.Add(number, b.constant(bias[0].numpy().reshape(shape), name="bias")) if bias and whole is None else number
+
+
+@simplifies("AveragePool")
+def integer_average(b: Builder, node: Node) -> Replacement:
+    """AveragePool(DQ(x, 1, zero)), of all pixels  -->  Cast(ReduceSum(x - zero)) / count"""
+    op: Any = node.op
+    (x,) = node.present_inputs
+    spatial = x.type.shape[2:]
+    if not x.type.is_static:
+        return "its size is open"
+    if tuple(op.kernel_shape) != spatial or any(op.pads) or op.layout != "NCHW":
+        return "it does not average all pixels"
+    if (found := _codes(b, x)) is None:
+        return "its data is not quantized with a scale of one"
+    codes, zero = found
+    number = b.Cast(codes, to=INT32)
+    if int(zero.numpy().reshape(-1)[0]):
+        number = b.Sub(number, b.constant(zero.numpy().astype(np.int32).reshape(()), name="zero"))
+    total = b.ReduceSum(number, axes=tuple(range(2, x.type.rank)), keepdims=True)
+    return b.Div(b.Cast(total, to=FLOAT32), b.constant(np.float32(np.prod(x.type.static_shape[2:])), name="count"))
+
+
+@simplifies("QuantizeLinear")
+def relu_by_range(b: Builder, node: Node) -> Replacement:
+    """Q(Mul(Relu(x), factor), 1, least)  -->  Q(Mul(x, factor), 1, least): what is negative ends at the least code anyway"""
+    scaled, scale, *zero = node.present_inputs
+    mul = scaled.producer
+    if mul is None or mul.op.name != "Mul" or len(scaled.uses) != 1 or not zero or not zero[0].is_constant or not scale.is_constant:
+        return "no multiplication before it"
+    relu, factor = mul.present_inputs
+    source = relu.producer
+    if source is None or source.op.name != "Relu" or not factor.is_constant or len(relu.uses) != 1 or not np.all(factor.numpy() >= 0):
+        return "no Relu before it"
+    (summed,) = source.present_inputs
+    if not np.all(zero[0].numpy() == np.iinfo(zero[0].type.dtype.numpy).min) or not np.all(scale.numpy() > 0) or not _is_sum(summed):
+        return "zero is not the least code"
+    return b(node.op, b.Mul(summed, factor), *node.inputs[1:])
+
+
+def _is_sum(value: Value) -> bool:
+    """Whether a value is an integer, perhaps with something added: no NaN."""
+    node = value.producer
+    if node is not None and node.op.name == "Add" and node.present_inputs[1].is_constant:
+        return bool(np.isfinite(node.present_inputs[1].numpy()).all()) and _is_sum(node.present_inputs[0])
+    return node is not None and node.op.name == "Cast" and node.present_inputs[0].type.dtype.is_integer
+
+
+def _codes(b: Builder, value: Value) -> tuple[Value, Value] | None:
+    """The int8 codes and the zero point of which a value is the difference, moved as the value is."""
+    node = value.producer
+    if node is None:
+        return None
+    if node.op.name in MOVES:
+        found = _codes(b, node.present_inputs[0])
+        return None if found is None else (b(node.op, found[0], *node.inputs[1:]), found[1])
+    if node.op.name == "Cast" and node.present_inputs[0].type.dtype == INT8 and value.type.dtype == FLOAT32:
+        return node.present_inputs[0], b.constant(np.int8(0), name="zero")
+    if node.op.name != "DequantizeLinear" or value.type.dtype != FLOAT32 or node.present_inputs[0].type.dtype != INT8:
+        return None
+    codes, scale, *zero = node.present_inputs
+    if not scale.is_constant or not np.all(scale.numpy() == 1) or (zero and not (zero[0].is_constant and zero[0].type.size == 1)):
+        return None
+    return codes, b.constant(zero[0].numpy().reshape(()) if zero else np.int8(0), name="zero")
+
+
+def _whole(value: Value, bits: int) -> np.ndarray | None:
+    """A constant of whole numbers of so many bits, as int8 or int64."""
+    if not value.is_constant:
+        return None
+    array = value.numpy().astype(np.float64)
+    limit = 2.0 ** (bits - 1)
+    if not np.all(array == np.rint(array)) or not np.all((array >= -limit) & (array < limit)):
+        return None
+    return array.astype(np.int8 if bits == 8 else np.int64)
+
+
+def _one_user_each(graph: Graph) -> None:
+    """Give each user of a dequantized value one of its own, so that each kernel reads codes."""
+    for node in list(graph.nodes):
+        if node.op.name != "DequantizeLinear" or len(node.output.uses) < 2:
+            continue
+        for user, index in list(node.output.uses)[1:]:
+            copy = Builder(graph, user, node.loc)(node.op, *node.inputs)
+            graph.set_inputs(user, [copy if k == index else v for k, v in enumerate(user.inputs)])

@@ -1,0 +1,391 @@
+"""Kernels of 8-bit convolutions and matrix products for cores without vectors, with whatever element-wise operators follow.
+
+for each tile of pixels:
+    run[pixel] = data less its zero point, 16 bits each, zero in the padding      on the stack
+    for each block of output channels:
+        sums[pixels, channels] = 0                                                in registers
+        for each four numbers of the run:
+            sums += run * weights                                                 two products per instruction with the DSP extension
+        y = epilogue(sums)
+
+A depthwise convolution reads its data as it is, four channels at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from lepton_compiler.backends.tvm.compute.integer_product import Geometry
+from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, expression
+from lepton_compiler.backends.tvm.lower.integer_product import geometry_of, is_matrix
+from lepton_compiler.backends.tvm.lower.procedure import Buffer, Cell, load, procedure, store, when
+from lepton_compiler.backends.tvm.lower.whole import Result, read_through
+from lepton_compiler.backends.tvm.micro_packing import GROUP
+from lepton_compiler.ir.types import INT8, TensorType
+from lepton_compiler.target import Target
+
+WRITTEN_OUT = 9
+"""Taps of a filter up to which they are no loop."""
+
+Emit = Callable[[Sequence[Expr], Expr], None]
+
+
+def suits(target: Target, op: Any, operands: Sequence[Arg | None]) -> bool:
+    """Whether a product is one for the kernels of this file: on a core without vectors, of signed data and weights without zero points."""
+    x, w, x_zero, w_zero = (*operands, None, None)[:4]
+    if target.lanes(8) > 1 or x is None or w is None or getattr(op, "layout", "NHWC") != "NHWC" or {x.dtype, w.dtype} != {"int8"}:
+        return False
+    known = x_zero is None or x_zero.number is not None
+    return w.is_weight and known and (w_zero is None or w_zero.number == 0)
+
+
+def lower_micro(ctx: Context, op: Any, operands: Sequence[Arg | None], others: Sequence[Arg], result: Result, last: Arg) -> list[Any]:
+    """The kernel of a `ConvInteger` or `MatMulInteger`: `last` is an output element in terms of `result` and of the operands `others`."""
+    x, w, x_zero = (*operands, None)[:3]
+    assert x is not None and w is not None
+    zero = 0 if x_zero is None else int(x_zero.number or 0)
+    kernel = (_Depthwise if getattr(op, "groups", 1) > 1 else _Product)(ctx, op, x, w, zero)
+    ctx.outputs = (last.type,)
+    stored = list({id(a): a for a in others if a.number is None and a is not x}.values())
+
+    def write(data: Arg, weights: Arg, *rest: Any) -> None:
+        loaded, (y,) = rest[: len(stored)], rest[len(stored) :]
+        with read_through([x, *stored], [data, *loaded]):
+            kernel.write(data, weights, lambda at, value: _emit(y, at, value, result, last))
+
+    return procedure(ctx, "micro", [x, kernel.packed, *stored], write)
+
+
+def _emit(y: Buffer, at: Sequence[Expr], value: Expr, result: Result, last: Arg) -> None:
+    done = Cell("int32", value)
+    result.value = done.get()
+    store(y, at, expression(last, at))
+
+
+class _Kernel:
+    """What both kinds have in common."""
+
+    def __init__(self, ctx: Context, op: Any, x: Arg, zero: int) -> None:
+        self.dsp = "dsp" in ctx.target.extensions
+        self.x_type, self.zero, self.op = x.type, zero, op
+        self.data: Arg = x
+        self.w: Arg = x
+
+    def word(self, offset: Expr) -> Expr:
+        """Four neighbouring bytes of the data as a word."""
+        return tirx.reinterpret("int32", self.data[[*[0] * (len(self.x_type.shape) - 1), tirx.Ramp(offset, 1, GROUP)]])
+
+    def byte(self, offset: Expr) -> Expr:
+        """A number of the data less the zero point, as int32."""
+        value = self.data[[*[0] * (len(self.x_type.shape) - 1), offset]].astype("int32")
+        return value - self.zero if self.zero else value
+
+    def pairs(self, word: Expr) -> tuple[Expr, Expr]:
+        """The bytes 0 and 2, and 1 and 3, of a word of data less the zero point."""
+        if not self.zero:
+            return _even(word), _odd(word)
+        less = tirx.const(_signed((-self.zero & 0xFFFF) * 0x10001), "int32")
+        return _arm("sxtab16", less, word), _arm("sxtab16", less, _turned(word))
+
+
+class _Product(_Kernel):
+    """A convolution that sums over all channels, or a matrix product."""
+
+    def __init__(self, ctx: Context, op: Any, x: Arg, w: Arg, zero: int) -> None:
+        super().__init__(ctx, op, x, zero)
+        self.shape: Geometry = geometry_of(op, x.type, w.type)
+        self.matrix = is_matrix(op, w.type)
+        self.total = self.shape.images * self.shape.lines * self.shape.pixels
+        self.pixels, self.channels = (1, 3) if self.total == 1 else (2, 2)
+        if not self.dsp:
+            self.pixels, self.channels = 1, 2
+        self.groups = -(-self.shape.run // GROUP)
+        self.rows = self.shape.kernel[0] * self.shape.taps
+        taps = (self.shape.taps,) if op.name == "ConvInteger" else ()
+        name = "micro_conv" if op.name == "ConvInteger" else "micro_matmul"
+        self.packed = Arg(TensorType(INT8, (1,)), ctx.pack(w, name, self.channels, *taps, int(self.dsp)))
+
+    def write(self, data: Arg, weights: Arg, emit: Emit) -> None:
+        """All tiles."""
+        self.data, self.w = data, weights
+        full, tail = divmod(self.total, self.pixels)
+        if full:
+            with _loop(full) as tile:
+                self.tile(tile * self.pixels, self.pixels, emit)
+        if tail:
+            self.tile(tirx.const(full * self.pixels, "int32"), tail, emit)
+
+    def tile(self, first: Expr, count: int, emit: Emit) -> None:
+        """Some pixels and all output channels."""
+        length = self.rows * self.groups * GROUP
+        run = T.alloc_buffer((count * length,), "int16", scope="global")
+        places = [self.place(first + p) for p in range(count)]
+        for p, place in enumerate(places):
+            self.expand(run, p * length, place)
+        blocks, rest = divmod(self.shape.outputs, self.channels)
+        if blocks:
+            with _loop(blocks) as block:
+                self.block(run, length, block, places, self.channels, emit)
+        if rest:
+            self.block(run, length, tirx.const(blocks, "int32"), places, rest, emit)
+
+    def place(self, pixel: Expr) -> tuple[Expr, Expr, Expr]:
+        """Image, line and column of a pixel, kept in variables."""
+        shape = self.shape
+        per = shape.lines * shape.pixels
+        image = pixel // per if shape.images > 1 else tirx.const(0, "int32")
+        rest = pixel % per if shape.images > 1 else pixel
+        line = rest // shape.pixels if shape.lines > 1 else tirx.const(0, "int32")
+        column = rest % shape.pixels if shape.lines > 1 else rest
+        return Cell("int32", image).get(), Cell("int32", line).get(), Cell("int32", column).get()
+
+    def expand(self, run: Buffer, base: int, place: tuple[Expr, Expr, Expr]) -> None:
+        """What a pixel sees, as 16-bit numbers in the order in which `SXTB16` puts them."""
+        shape, (image, line, column) = self.shape, place
+        with _loop(shape.kernel[0]) as r, _loop(shape.taps) as tap:
+            at = base + (r * shape.taps + tap) * self.groups * GROUP
+            row = Cell("int32", line * shape.strides[0] + (r * shape.dilations[0] - shape.pads[0])).get()
+            left = Cell("int32", column * shape.strides[1] + (tap * shape.dilations[1] - shape.pads[1])).get()
+            start = ((image * shape.size[0] + row) * shape.size[1] + left) * shape.channels
+            width = shape.run // shape.channels
+            bounds = [*self.bounds(row, shape.size[0], 0), *self.bounds(left, shape.size[1] - width + 1, 1)]
+            if not bounds:
+                self.copy(run, at, start)
+                return
+            with T.If(tirx.all(*bounds)):
+                with T.Then():
+                    self.copy(run, at, start)
+                with T.Else():
+                    self.copy_border(run, at, start, row, left)
+
+    def bounds(self, index: Expr, end: int, axis: int) -> list[Expr]:
+        """The conditions under which a run lies inside along an axis; none where it always does."""
+        padded = self.shape.pads[axis] or self.shape.pads[axis + 2]
+        return [index >= 0, index < end] if padded else []
+
+    def copy(self, run: Buffer, at: Expr, start: Expr) -> None:
+        """A run that is inside."""
+        whole, rest = divmod(self.shape.run, GROUP)
+        first = Cell("int32", start).get()
+        if self.dsp and whole:
+            with _loop(whole) as k:
+                for half, pair in enumerate(self.pairs(Cell("int32", self.word(first + k * GROUP)).get())):
+                    store(run, [tirx.Ramp(at + k * GROUP + 2 * half, 1, 2)], tirx.reinterpret("int16x2", pair))
+        elif whole:
+            with _loop(whole * GROUP) as e:
+                store(run, [at + e], self.byte(first + e).astype("int16"))
+        for e in range(whole * GROUP, whole * GROUP + (GROUP if rest else 0)):
+            value = self.byte(first + e) if e < self.shape.run else tirx.const(0, "int32")
+            store(run, [at + self.slot(e)], value.astype("int16"))
+
+    def copy_border(self, run: Buffer, at: Expr, start: Expr, row: Expr, left: Expr) -> None:
+        """A run of which a part, or all, is padding."""
+        shape = self.shape
+        with _loop(self.groups * GROUP) as e:
+            store(run, [at + e], tirx.const(0, "int16"))
+        width = shape.run // shape.channels
+        with when(row >= 0, row < shape.size[0]):
+            low, high = _clamped(left, width, shape.size[1], 1)
+            with T.serial(low * shape.channels, high * shape.channels) as e:
+                store(run, [at + self.slot(e)], self.byte(start + e).astype("int16"))
+
+    def slot(self, e: Any) -> Any:
+        """Where number `e` of a run lies: 0, 2, 1, 3 within each four with the DSP extension."""
+        if not self.dsp:
+            return e
+        if isinstance(e, int):
+            return e // GROUP * GROUP + (0, 2, 1, 3)[e % GROUP]
+        return e // GROUP * GROUP + (e % 2) * 2 + e % GROUP // 2
+
+    def block(self, run: Buffer, length: int, block: Expr, places: Sequence[Any], channels: int, emit: Emit) -> None:
+        """One register tile, and what follows it. Channels that are not there are computed for nothing."""
+        count = len(places)
+        sums = [[Cell("int32", tirx.const(0, "int32")) for _ in range(self.channels)] for _ in range(count)]
+        with _loop(self.rows * self.groups) as g:
+            if self.dsp:
+                self.multiply_pairs(run, length, block, g, sums)
+            else:
+                self.multiply(run, length, block, g, sums)
+        for p, (image, line, column) in enumerate(places):
+            for c in range(channels):
+                emit(self.index(image, line, column, block * self.channels + c), sums[p][c].get())
+
+    def multiply_pairs(self, run: Buffer, length: int, block: Expr, g: Expr, sums: Sequence[Sequence[Cell]]) -> None:
+        """Four products per sum, in two instructions."""
+        words = [Cell("int32", self.w[[block, g, c]]).get() for c in range(self.channels)]
+        for half in range(2):
+            data = [
+                Cell("int32", tirx.reinterpret("int32", load(run, [tirx.Ramp(p * length + g * GROUP + 2 * half, 1, 2)]))).get()
+                for p in range(len(sums))
+            ]
+            for c, word in enumerate(words):
+                weights = Cell("int32", _odd(word) if half else _even(word)).get()
+                for p, pixel in enumerate(sums):
+                    pixel[c].set(_arm("smlad", data[p], weights, pixel[c].get()))
+
+    def multiply(self, run: Buffer, length: int, block: Expr, g: Expr, sums: Sequence[Sequence[Cell]]) -> None:
+        """Four products per sum, one by one."""
+        for k in range(GROUP):
+            data = [Cell("int32", load(run, [p * length + g * GROUP + k]).astype("int32")).get() for p in range(len(sums))]
+            for c in range(self.channels):
+                weight = Cell("int32", self.w[[block, g, c, k]].astype("int32")).get()
+                for p, pixel in enumerate(sums):
+                    pixel[c].set(pixel[c].get() + data[p] * weight)
+
+    def index(self, image: Expr, line: Expr, column: Expr, channel: Expr) -> list[Expr]:
+        """The index of an element of the result."""
+        *outer, _ = self.x_type.static_shape
+        if self.matrix:
+            flat, index = line * self.shape.pixels + column, [channel]
+            for position, extent in reversed(list(enumerate(outer))):
+                index.insert(0, flat % extent if position else flat)
+                flat = flat // extent
+            return index
+        return [image, column, channel] if len(outer) == 2 else [image, line, column, channel]
+
+
+class _Depthwise(_Kernel):
+    """A convolution that filters each channel by itself."""
+
+    def __init__(self, ctx: Context, op: Any, x: Arg, w: Arg, zero: int) -> None:
+        super().__init__(ctx, op, x, zero)
+        shape, filters = x.type.static_shape, w.type.static_shape
+        flat = len(shape) == 3
+        size, kernel = ((1, shape[1]), (1, filters[2])) if flat else ((shape[1], shape[2]), (filters[2], filters[3]))
+        pads = (0, op.pads[0], 0, op.pads[1]) if flat else tuple(op.pads)
+        strides, dilations = ((1, *op.strides), (1, *op.dilations)) if flat else (op.strides, op.dilations)
+        self.shape = Geometry(shape[0], size, shape[-1], shape[-1], kernel, strides, dilations, pads)
+        self.flat = flat
+        self.packed = Arg(TensorType(INT8, (1,)), ctx.pack(w, "micro_depthwise", int(self.dsp)))
+
+    def write(self, data: Arg, weights: Arg, emit: Emit) -> None:
+        """Four channels after another, and for each all pixels."""
+        self.data, self.w, shape = data, weights, self.shape
+        whole, rest = divmod(shape.channels, GROUP)
+        with _loop(shape.images) as image:
+            if whole:
+                with _loop(whole) as block:
+                    self.pixels(block, GROUP, image, emit)
+            if rest:
+                self.pixels(tirx.const(whole, "int32"), rest, image, emit)
+
+    def pixels(self, block: Expr, channels: int, image: Expr, emit: Emit) -> None:
+        """All pixels of a block of channels. Where all taps are inside they are written out, at the border they are counted."""
+        shape = self.shape
+        if self.dsp and channels == GROUP:
+            self.keep_weights(block)
+        with _loop(shape.lines) as line:
+            row = Cell("int32", line * shape.strides[0] - shape.pads[0]).get()
+            rows = _clamped(row, shape.kernel[0], shape.size[0], shape.dilations[0])
+            with _loop(shape.pixels) as column:
+                left = Cell("int32", column * shape.strides[1] - shape.pads[1]).get()
+                start = Cell("int32", ((image * shape.size[0] + row) * shape.size[1] + left) * shape.channels + block * GROUP).get()
+                sums = [Cell("int32", tirx.const(0, "int32")) for _ in range(channels)]
+                bounds = self.bounds(row, left)
+                if bounds:
+                    with T.If(tirx.all(*bounds)):
+                        with T.Then():
+                            self.all_taps(block, start, sums)
+                        with T.Else():
+                            columns = _clamped(left, shape.kernel[1], shape.size[1], shape.dilations[1])
+                            with T.serial(*rows) as r, T.serial(*columns) as s:
+                                self.tap(block, start, r, s, sums)
+                else:
+                    self.all_taps(block, start, sums)
+                for c in range(channels):
+                    channel = block * GROUP + c
+                    emit([image, column, channel] if self.flat else [image, line, column, channel], sums[c].get())
+
+    def bounds(self, row: Expr, left: Expr) -> list[Expr]:
+        """The conditions under which all taps of a pixel are inside; none where they always are."""
+        shape = self.shape
+        return [
+            c
+            for axis, index in ((0, row), (1, left))
+            if shape.pads[axis] or shape.pads[axis + 2]
+            for c in (index >= 0, index < shape.size[axis] - (shape.kernel[axis] - 1) * shape.dilations[axis])
+        ]
+
+    def all_taps(self, block: Expr, start: Expr, sums: Sequence[Cell]) -> None:
+        """A pixel whose taps are all inside."""
+        if self.shape.kernel[0] * self.shape.kernel[1] <= WRITTEN_OUT:
+            for r in range(self.shape.kernel[0]):
+                for s in range(self.shape.kernel[1]):
+                    self.tap(block, start, r, s, sums)
+            return
+        with _loop(self.shape.kernel[0]) as r, _loop(self.shape.kernel[1]) as s:
+            self.tap(block, start, r, s, sums)
+
+    def keep_weights(self, block: Expr) -> None:
+        """The weights of four channels as pairs of 16-bit numbers, on the stack."""
+        taps = self.shape.kernel[0] * self.shape.kernel[1]
+        self.kept = T.alloc_buffer((2 * taps,), "int32", scope="global")
+        with _loop(taps) as tap:
+            word = Cell("int32", self.w[[block, tap]]).get()
+            store(self.kept, [2 * tap], _even(word))
+            store(self.kept, [2 * tap + 1], _odd(word))
+
+    def tap(self, block: Expr, start: Expr, r: Any, s: Any, sums: Sequence[Cell]) -> None:
+        """One number of the filter of each channel."""
+        shape = self.shape
+        offset = start + (r * shape.dilations[0] * shape.size[1] + s * shape.dilations[1]) * shape.channels
+        tap = r * shape.kernel[1] + s
+        if not self.dsp or len(sums) < GROUP:
+            for c, total in enumerate(sums):
+                weight = self.byte_of_word(self.w[[block, tap]], c) if self.dsp else self.w[[block, tap, c]].astype("int32")
+                total.set(total.get() + self.byte(offset + c) * weight)
+            return
+        data = [Cell("int32", pair).get() for pair in self.pairs(Cell("int32", self.word(offset)).get())]
+        for c, total in enumerate(sums):
+            weights = load(self.kept, [2 * tap + c % 2])
+            total.set(_arm("smlatt" if c // 2 else "smlabb", data[c % 2], weights, total.get()))
+
+    @staticmethod
+    def byte_of_word(word: Expr, k: int) -> Expr:
+        """A signed byte of a word."""
+        return tirx.shift_right(tirx.shift_left(word, tirx.const(8 * (3 - k), "int32")), tirx.const(24, "int32"))
+
+
+@contextmanager
+def _loop(extent: int) -> Iterator[Any]:
+    """A loop, or its body where it would run once."""
+    if extent == 1:
+        yield tirx.const(0, "int32")
+        return
+    with T.serial(0, extent) as k:
+        yield k
+
+
+def _clamped(first: Expr, taps: int, size: int, step: int) -> tuple[Expr, Expr]:
+    """Which of `taps` positions, `step` apart from `first` on, are in [0, size): a range, kept in variables."""
+    low = tirx.max(tirx.const(0, "int32"), tirx.truncdiv(step - 1 - first, tirx.const(step, "int32")))
+    high = tirx.min(tirx.const(taps, "int32"), tirx.truncdiv(size + step - 1 - first, tirx.const(step, "int32")))
+    return Cell("int32", low).get(), Cell("int32", high).get()
+
+
+def _arm(name: str, *operands: Expr) -> Expr:
+    return tirx.call_llvm_pure_intrin("int32", f"llvm.arm.{name}", *operands)
+
+
+def _even(word: Expr) -> Expr:
+    return _arm("sxtb16", word)
+
+
+def _odd(word: Expr) -> Expr:
+    return _arm("sxtb16", _turned(word))
+
+
+def _turned(word: Expr) -> Expr:
+    """A word rotated right by a byte: `SXTB16` does that along the way."""
+    bits = tirx.reinterpret("uint32", word)
+    turned = tirx.bitwise_or(tirx.shift_right(bits, tirx.const(8, "uint32")), tirx.shift_left(bits, tirx.const(24, "uint32")))
+    return tirx.reinterpret("int32", turned)
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 32) if word >> 31 else word

@@ -1,0 +1,208 @@
+"""`python -m bench.mcu`: quantized and float models on an emulated Cortex-M, beside emx-onnx-cgen; writes `bench/results/mcu.json` and `mcu.md`.
+
+Numbers are executed instructions, counted in the emulator, so they do not depend on the machine that counts. The peer's C is compiled with
+`arm-none-eabi-gcc -O3` and runs in the same emulator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import lepton_compiler as lc
+from lepton_compiler.cli.options import Parser, add_common_options, add_level_option
+from lepton_compiler.cli.outcome import guarded, print_json
+from lepton_compiler.ir.graph import Graph
+from lepton_compiler.target import Target, parse_target
+
+RESULTS = Path(__file__).parent / "results"
+EXAMPLE = """\
+example:
+  python -m bench.mcu ../shared/models/mlperf-tiny/*.onnx --target cortex-m4
+"""
+TIMEOUT = 600
+FPU = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
+
+WRAPPER = """\
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+static uint8_t heap[8 << 20];
+static size_t used, peak;
+
+void *malloc(size_t size) {
+  void *at = heap + used;
+  used += (size + 7) & ~(size_t)7;
+  if (used > peak) peak = used;
+  return used <= sizeof heap ? at : NULL;
+}
+void free(void *at) { (void)at; }
+void *calloc(size_t n, size_t size) { return memset(malloc(n * size), 0, n * size); }
+
+void peer();
+
+int peer_run(void *const *inputs, void *const *outputs, uint32_t *arena) {
+  used = peak = 0;
+  peer(@ARGUMENTS@);
+  arena[0] = (uint32_t)peak;
+  return 0;
+}
+"""
+"""Calls the peer's function with the pointers of the two structs; its heap is a stack of blocks."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model: sizes in bytes, instructions of one run; the peer's are None where it could not be had, and `error` says why."""
+
+    model: str
+    macs: int
+    instructions: int
+    arena: int
+    arena_bound: int
+    flash: int
+    code: int
+    stack: int
+    stack_peak: int
+    equal: bool
+    peer_instructions: int | None
+    error: str = ""
+
+    @property
+    def per_mac(self) -> float:
+        """Instructions per multiply-accumulate."""
+        return self.instructions / max(1, self.macs)
+
+
+def measure(path: Path, target: Target, level: str) -> Row:
+    """Compile, run and count a model, and the peer's C of the same."""
+    graph = lc.import_model(path)
+    dims = dict.fromkeys(graph.free_symbols, 1)
+    graph = lc.import_model(path, dims=dims) if dims else graph
+    feeds = _feeds(graph)
+    model = lc.compile(graph, target, level)
+    outputs, stats = model.emulate(feeds)
+    expected = lc.evaluate(graph, feeds)
+    equal = all(np.array_equal(expected[name], outputs[name]) for name in expected)
+    facts = model.manifest
+    macs = sum(row["macs"] for row in facts["calls"])
+    try:
+        peer, error = _peer(path, graph, feeds, target, dims), ""
+    except (OSError, subprocess.SubprocessError, lc.LeptonError) as problem:
+        peer, error = None, str(problem).splitlines()[0]
+    return Row(
+        path.stem, macs, stats.instructions or 0, facts["arena_bytes"], facts["arena_lower_bound"], facts["flash_bytes"],
+        facts["code_bytes"], facts["stack_bytes"], stats.peak_stack_bytes, equal, peer, error,
+    )  # fmt: skip
+
+
+def _feeds(graph: Graph) -> dict[str, np.ndarray]:
+    """Random data over the whole range of integers, or from -1 to 1."""
+    random = np.random.default_rng(0)
+    made = {}
+    for value in graph.inputs:
+        kind, shape = value.type.dtype.numpy, value.type.static_shape
+        info = np.iinfo(kind) if value.type.dtype.is_integer else None
+        numbers = random.integers(info.min, info.max + 1, shape) if info is not None else random.uniform(-1, 1, shape)
+        made[value.name] = numbers.astype(kind)
+    return made
+
+
+def _peer(path: Path, graph: Graph, feeds: dict[str, np.ndarray], target: Target, dims: dict[str, int]) -> int:
+    """Instructions of one run of emx-onnx-cgen's C.
+
+    Raises:
+        OSError: it, or the C compiler, is not installed.
+        subprocess.SubprocessError: one of them failed.
+    """
+    from lepton_compiler.runtime.emulator import Emulation
+
+    tool, compiler = shutil.which("emx-onnx-cgen", path=str(Path(sys.executable).parent)), shutil.which("arm-none-eabi-gcc")
+    if tool is None or compiler is None:
+        raise FileNotFoundError("emx-onnx-cgen or arm-none-eabi-gcc is not installed")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        pinned = [f"--input-dim={name}={size}" for name, size in dims.items()]
+        _run([tool, "compile", "--model-name", "peer", *pinned, str(path.resolve()), "peer.c"], folder)
+        pointers = [
+            f"{kind}[{k}]" for kind, count in (("inputs", len(graph.inputs)), ("outputs", len(graph.outputs))) for k in range(count)
+        ]
+        (folder / "wrapper.c").write_text(WRAPPER.replace("@ARGUMENTS@", ", ".join(pointers)))
+        flags = [*FPU, "-O3", "-nostartfiles", "--specs=nosys.specs", "-Wl,-Ttext=0x100000", "-Wl,-e,peer_run", "-w"]
+        _run([compiler, *flags, "wrapper.c", "peer.c", "-lm", "-o", "peer.elf"], folder)
+        code = (folder / "peer.elf").read_bytes()
+    rows = {
+        kind: [{"name": v.name, "dtype": v.type.dtype.name, "shape": list(v.type.static_shape)} for v in values]
+        for kind, values in (("inputs", graph.inputs), ("outputs", graph.outputs))
+    }
+    emulation = Emulation(code, {"name": "peer", "arena_bytes": 64, **rows}, target)
+    _, stats = emulation.run([feeds[v.name] for v in graph.inputs])
+    return stats.instructions or 0
+
+
+def _run(command: Sequence[str], folder: Path) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=TIMEOUT)
+
+
+def markdown(rows: Sequence[Row], target: str) -> str:
+    """The table of the results."""
+    lines = [
+        f"One run on an emulated {target}: executed instructions in millions, sizes in bytes. `python -m bench.mcu` prints it.",
+        "",
+        "| model | MACs (M) | instructions (M) | per MAC | emx-onnx-cgen (M) | ratio | arena | its lower bound | code | flash | stack, bound | stack, seen |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        peer = f"{r.peer_instructions / 1e6:.2f} | {r.instructions / r.peer_instructions:.2f}" if r.peer_instructions else "- | -"
+        lines.append(
+            f"| {r.model} | {r.macs / 1e6:.2f} | {r.instructions / 1e6:.2f} | {r.per_mac:.2f} | {peer} | {r.arena:,} | {r.arena_bound:,} | "
+            f"{r.code:,} | {r.flash:,} | {r.stack:,} | {r.stack_peak:,} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and write."""
+    parser = Parser(prog="python -m bench.mcu", description="Count instructions on an emulated Cortex-M.", epilog=EXAMPLE)
+    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="ONNX models")
+    parser.add_argument("--target", default="cortex-m4", help="a Cortex-M (default cortex-m4)")
+    parser.add_argument("--no-write", action="store_true", help="do not write bench/results")
+    add_level_option(parser)
+    add_common_options(parser)
+    parser.set_defaults(level="3")
+    args = parser.parse_args(argv)
+    return guarded("bench.mcu", lambda: _main(args), verbose=args.verbose, as_json=args.json)
+
+
+def _main(args: argparse.Namespace) -> int:
+    target = parse_target(args.target)
+    rows = []
+    for path in args.models:
+        rows.append(measure(path, target, args.level))
+        if not args.quiet:
+            print(
+                f"{rows[-1].model}: {rows[-1].instructions:,} instructions, peer {rows[-1].peer_instructions} {rows[-1].error}",
+                file=sys.stderr,
+            )
+    results: dict[str, Any] = {"target": args.target, "level": f"O{args.level}", "rows": [asdict(r) for r in rows]}
+    if not args.no_write:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "mcu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        (RESULTS / "mcu.md").write_text(markdown(rows, args.target), encoding="utf-8")
+    print_json(results) if args.json else print(markdown(rows, args.target))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""A firmware library becomes a program at a fixed address: what a project's linker would do, without the project."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from lepton_compiler.target import Target
+from lepton_compiler.toolchain import find_toolchain
+
+BASE = 0x0010_0000
+
+MEMORY_FUNCTIONS = """\
+#include <stddef.h>
+#include <stdint.h>
+
+void *memcpy(void *restrict target, const void *restrict source, size_t size) {
+  uint8_t *to = target;
+  const uint8_t *from = source;
+  if ((((uintptr_t)to | (uintptr_t)from) & 3) == 0)
+    for (; size >= 4; size -= 4, to += 4, from += 4) *(uint32_t *)to = *(const uint32_t *)from;
+  while (size--) *to++ = *from++;
+  return target;
+}
+
+void *memset(void *target, int value, size_t size) {
+  uint8_t *to = target;
+  while (size--) *to++ = (uint8_t)value;
+  return target;
+}
+"""
+"""What the firmware's C library gives."""
+
+
+def link_firmware(files: Mapping[str, bytes], name: str, target: Target) -> bytes:
+    """The program of a static library.
+
+    Args:
+        files: of the artefact.
+        name: of the artefact.
+        target: the machine.
+
+    Raises:
+        MissingDependency: there is no linker for it.
+        LeptonError: the linker failed, for instance because the library needs something that firmware does not have.
+    """
+    tools = find_toolchain(target)
+    with tempfile.TemporaryDirectory(prefix="lepton-") as temporary:
+        folder = Path(temporary)
+        (folder / f"lib{name}.a").write_bytes(files[f"lib{name}.a"])
+        (folder / "memory.c").write_text(MEMORY_FUNCTIONS)
+        memory = tools.compile(folder, "memory.c", "-O1", "-ffreestanding", "-fno-builtin")
+        tools.executable(folder, [memory, f"lib{name}.a"], "program", f"{name}_run", BASE)
+        return (folder / "program").read_bytes()
