@@ -66,7 +66,9 @@ def weights_bytes(graph: Graph) -> int:
 def compiler_files() -> list[str]:
     """The modules of this compiler, and one of TVM's: when any of them is newer than an artefact, that may not be what it would be now."""
     root = Path(lepton_compiler.__file__).resolve().parent
-    modules = sorted(str(Path(folder, name)) for folder, _, names in os.walk(root, followlinks=True) for name in names if name.endswith(".py"))
+    modules = sorted(
+        str(Path(folder, name)) for folder, _, names in os.walk(root, followlinks=True) for name in names if name.endswith(".py")
+    )
     tvm = importlib.util.find_spec("tvm")
     return [*modules, *([tvm.origin] if tvm and tvm.origin else [])]
 

@@ -52,7 +52,11 @@ def test_floats_on_other_machines(target: str) -> None:
     outputs, stats = model.emulate(feeds)
     for name, want in lc.evaluate(graph, feeds).items():
         np.testing.assert_allclose(outputs[name], want, rtol=1e-5, atol=1e-6, err_msg=name)
-    assert stats.instructions is not None and stats.instructions > 5 * 5 * 5 * 7 and sum(c.instructions for c in stats.calls) <= stats.instructions
+    assert (
+        stats.instructions is not None
+        and stats.instructions > 5 * 5 * 5 * 7
+        and sum(c.instructions for c in stats.calls) <= stats.instructions
+    )
     if target in MICRO:
         assert 0 < stats.peak_stack_bytes <= model.manifest["stack_bytes"]
     again, uncounted = model.emulate(feeds, count=False)

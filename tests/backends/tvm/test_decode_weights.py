@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lepton_compiler as lc
-from lepton_compiler.backends.tvm.lower.packing import nibbles
+from lepton_compiler.backends.tvm.packing import nibbles
 from lepton_compiler.ir.graph import Graph
 from lepton_compiler.ir.types import tensor_type
 from lepton_compiler.ops.builder import Builder
