@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepton_compiler.analysis.memory import ALIGNMENT, Interval, align, plan_memory
@@ -14,6 +14,7 @@ intervals = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(intervals)
 def test_live_buffers_never_overlap(buffers: list[Interval]) -> None:
     plan = plan_memory(buffers)
