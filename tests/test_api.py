@@ -126,7 +126,7 @@ def test_wrong_feeds_are_usage_errors(graph):
             model.run(feeds)
 
 
-@pytest.mark.parametrize("option", ["prune", "recover", "tune"])
+@pytest.mark.parametrize("option", ["prune", "recover"])
 def test_planned_options_are_refused(graph, option):
     given: dict[str, Any] = {option: "1"}
     with pytest.raises(lc.UnsupportedError, match="not there yet"):

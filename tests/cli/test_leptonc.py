@@ -63,7 +63,7 @@ def test_unbound_dimension_names_the_option(call, unbound, tmp_path):
 
 @pytest.mark.parametrize(
     "option",
-    [("--prune", "50%"), ("--recover", "layers"), ("--tune", "60")],
+    [("--prune", "50%"), ("--recover", "layers")],
 )
 def test_planned_options_are_refused_in_one_line(call, tiny, tmp_path, option):
     done = call("leptonc", tiny, "-o", tmp_path / "out", *option)

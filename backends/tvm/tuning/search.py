@@ -19,7 +19,7 @@ from lepton_compiler.target import Target
 
 MARGIN, LEVEL = 0.02, 0.01
 """By how much, and how surely, a candidate must be faster."""
-ROUNDS, FINAL_ROUNDS, KEPT = 7, 21, 3
+ROUNDS, FINAL_ROUNDS, KEPT = 11, 41, 3
 """Rounds with all candidates of a stage, rounds with the best ones, and how many those are."""
 
 
@@ -116,8 +116,8 @@ class Search:
         except MeasureError:
             return best
         results = {k: compare(samples[:, k], samples[:, 0]) for k in finalists}
-        winner = min(results, key=lambda k: results[k].ratio)
-        return order[winner] if results[winner].faster(MARGIN / 2, LEVEL / len(order)) else best
+        faster = [k for k, result in results.items() if result.faster(MARGIN / 2, LEVEL / KEPT)]
+        return order[min(faster, key=lambda k: results[k].ratio)] if faster else best
 
     def confirm(self, spec: KernelSpec, best: Choice) -> Comparison:
         """The best choice against the analytic one, measured afresh."""
