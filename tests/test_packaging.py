@@ -93,6 +93,12 @@ def test_help_does_not_load_the_compiler():
     assert done.stdout.splitlines()[-1] == "False"
 
 
+def test_files_for_builds_are_packaged():
+    home = ROOT / "lepton_compiler"
+    packaged = {path for pattern in PROJECT["tool"]["setuptools"]["package-data"]["lepton_compiler"] for path in home.glob(pattern)}
+    assert {path for path in (home / "cmake").rglob("*") if path.is_file()} <= packaged
+
+
 @pytest.mark.slow
 @pytest.mark.network
 def test_wheel_has_all_code(tmp_path):
@@ -100,6 +106,11 @@ def test_wheel_has_all_code(tmp_path):
     import zipfile
 
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    for expected in ("lepton_compiler/py.typed", "lepton_compiler/passes/levels.py", "lepton_compiler/backends/tvm/codegen.py"):
+    for expected in (
+        "lepton_compiler/py.typed",
+        "lepton_compiler/cmake/LeptonConfig.cmake",
+        "lepton_compiler/passes/levels.py",
+        "lepton_compiler/backends/tvm/codegen.py",
+    ):
         assert expected in names
     assert not any(name.startswith(("passes/", "backends/", "tests/", "bench/")) for name in names)

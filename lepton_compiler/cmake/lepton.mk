@@ -10,13 +10,14 @@
 
 LEPTONC ?= leptonc
 LEPTON_OUT ?= lepton
+LEPTON_COMMA := ,
 
 # 1: name; 2: model; 3: options. Rules that were made for a model are not what `make` alone makes. The file of options is rewritten, while make reads this, only if they are others.
 define lepton-model
 LEPTON_GOAL := $$(.DEFAULT_GOAL)
 $(1)_MODEL := $(LEPTON_OUT)/$(1)/$(1).json
 $(1)_CFLAGS := -I$(LEPTON_OUT)/$(1)
-$(1)_LDLIBS := -L$(LEPTON_OUT)/$(1) -l$(1) $(if $(findstring static,$(3)),-lm $(if $(findstring --threads,$(3)),-pthread),-Wl,-rpath,$(abspath $(LEPTON_OUT)/$(1)))
+$(1)_LDLIBS := $(LEPTON_OUT)/$(1)/lib$(1)$(if $(findstring static,$(3)),.a -lm $(if $(findstring --threads,$(3)),-pthread),.so -Wl$(LEPTON_COMMA)-rpath$(LEPTON_COMMA)$(abspath $(LEPTON_OUT)/$(1)))
 $(shell mkdir -p $(LEPTON_OUT); text='$(subst ','\'',$(LEPTONC) $(2) $(3))'; file='$(LEPTON_OUT)/$(1).options'; \
   [ "$$(cat "$$file" 2>/dev/null)" = "$$text" ] || printf '%s\n' "$$text" > "$$file")
 $(LEPTON_OUT)/$(1)/$(1).json: $(2) $(LEPTON_OUT)/$(1).options
