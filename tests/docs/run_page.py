@@ -1,8 +1,9 @@
 """Runs the examples of one page, top to bottom, in the current folder: `python run_page.py PAGE`.
 
-Blocks marked `python` run in one namespace per page; one that opens with `# file: NAME` is written to that file instead. Blocks marked `sh`
-hold commands; blocks marked `console` hold `$ command` lines, each followed by what the command prints. Only lepton's own commands run:
-what changes the machine or needs a network is listed in `NOT_RUN`, and any other command is an error, so that no example goes untested.
+Blocks marked `python` run in one namespace per page; one that opens with `# file: NAME` is written to that file instead, and so are blocks
+marked `c` and `cmake` that open so. Blocks marked `sh` hold commands; blocks marked `console` hold `$ command` lines, each followed by what
+the command prints. Lepton's own commands run, and those of a build where CMake is installed; what changes the machine or needs a network is
+listed in `NOT_RUN`, and any other command is an error, so that no example goes untested.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
 
-BLOCK = re.compile(r"^```(python|sh|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"# file: (\S+)\n")
+BLOCK = re.compile(r"^```(python|sh|console|c|cmake)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"(?:#|//) file: (\S+)\n")
 NOT_RUN = (
     "make ",
     "pip ",
@@ -29,6 +31,7 @@ NOT_RUN = (
     ".venv/bin/python -m pytest",
 )
 COMMANDS = ("lepton ", "leptonc ")
+BUILDS = ("cmake ", "build/")
 
 
 def blocks(text: str) -> Iterator[tuple[str, str, int]]:
@@ -55,6 +58,10 @@ def run_shell(language: str, body: str, where: str) -> None:
     for command, expected in commands(language, body):
         if f"{command} ".startswith(NOT_RUN):
             continue
+        if command.startswith(BUILDS):
+            if shutil.which("cmake"):
+                run_build(command, where)
+            continue
         if not command.startswith(COMMANDS):
             raise SystemExit(f"{where}: '{command}' is neither one of lepton's commands nor listed as not to be run")
         words = shlex.split(command, comments=True)
@@ -66,6 +73,14 @@ def run_shell(language: str, body: str, where: str) -> None:
             raise SystemExit(f"{where}: '{command}' printed\n{done.stdout}instead of\n{expected}")
 
 
+def run_build(command: str, where: str) -> None:
+    """Run a command of a build, by the shell; it must succeed."""
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    done = subprocess.run(command, shell=True, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        raise SystemExit(f"{where}: '{command}' left with status {done.returncode}\n{done.stdout}{done.stderr}")
+
+
 def run_page(page: Path) -> int:
     """Run all examples of a page; returns how many there are."""
     module = types.ModuleType("page")
@@ -74,10 +89,12 @@ def run_page(page: Path) -> int:
     count = 0
     for language, body, line in blocks(page.read_text(encoding="utf-8")):
         where = f"{page.name}:{line + 1}"
-        if language != "python":
-            run_shell(language, body, where)
-        elif file := FILE.match(body):
+        if file := FILE.match(body):
             Path(file[1]).write_text(body[file.end() :], encoding="utf-8")
+        elif language in ("c", "cmake"):
+            continue
+        elif language != "python":
+            run_shell(language, body, where)
         else:
             exec(compile("\n" * line + body, str(page), "exec"), vars(module))
         count += 1
