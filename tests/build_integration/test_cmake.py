@@ -88,7 +88,11 @@ def built(done) -> list[str]:
     """What a build says it did: models that it compiled, `C` for each file of C, `link` for each program."""
     steps = []
     for line in done.stdout.splitlines():
-        steps += [word for sign, word in (("Compiling one", "one"), ("Compiling two", "two"), ("Building C", "C"), ("Linking C", "link")) if sign in line]
+        steps += [
+            word
+            for sign, word in (("Compiling one", "one"), ("Compiling two", "two"), ("Building C", "C"), ("Linking C", "link"))
+            if sign in line
+        ]
     return sorted(steps)
 
 
@@ -123,7 +127,7 @@ def test_models_are_compiled_when_they_change_and_not_else(sh, project, tmp_path
 
 
 def test_two_builds_give_the_same_bytes(sh, project, tmp_path):
-    found = []
+    found: list[dict[str, str]] = []
     for name in ("first", "second"):
         build = tmp_path / name
         env = {"LEPTON_CACHE": str(tmp_path / f"cache-{name}"), "SOURCE_DATE_EPOCH": str(len(found))}

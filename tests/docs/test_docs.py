@@ -13,7 +13,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-EXAMPLES = {"README.md", "benchmarks.md", "writing_passes.md", "adding_an_op.md", "adding_a_target.md", "adding_a_backend.md", "build_integration.md", "design.md"}
+EXAMPLES = {
+    "README.md",
+    "benchmarks.md",
+    "writing_passes.md",
+    "adding_an_op.md",
+    "adding_a_target.md",
+    "adding_a_backend.md",
+    "build_integration.md",
+    "design.md",
+}
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)")
 
 
