@@ -186,7 +186,7 @@ def test_package_is_not_found_without_its_compiler(sh, tmp_path, says, message):
 
 
 def test_versions_follow_the_package(sh, tmp_path):
-    major, minor, patch = map(int, lc.__version__.split("."))
+    major, minor, patch = (int(part) for part in lc.__version__.split("."))
     wanted = {
         "": "TRUE",
         lc.__version__: "TRUE",
