@@ -43,7 +43,13 @@ class Dot:
     @property
     def subtracts(self) -> bool:
         """Whether data and weights are less their zero points; 8-bit operands have no room for the difference."""
-        return self.data != "uint8"
+        return self.data not in ("int8", "uint8")
+
+    def offset(self, kind: str) -> int:
+        """What makes 8-bit data of type `kind` data of the dot product's type: nothing, or half of the range."""
+        if self.subtracts or kind == self.data:
+            return 0
+        return 128 if self.data == "uint8" else -128
 
     def broadcast(self, data: Expr) -> Expr:
         """The same `group` elements for every lane."""
@@ -57,7 +63,9 @@ class Dot:
         kind = f"int32x{self.lanes}"
         if self.accumulates:
             return tirx.call_llvm_pure_intrin(kind, self.instruction, sums, data, weights)
-        return sums + (tirx.call_llvm_pure_intrin(kind, self.instruction, data, weights) if self.instruction else data * weights)
+        if self.instruction:
+            return sums + tirx.call_llvm_pure_intrin(kind, self.instruction, data, weights)
+        return sums + (data * weights if self.data == "int32" else data.astype(kind) * weights.astype(kind))
 
 
 @cache
@@ -68,6 +76,10 @@ def dot_of(target: Target) -> Dot:
         return Dot(4, "uint8", "int8", lanes, f"llvm.x86.avx512.vpdpbusd.{target.vector_bits}", accumulates=True)
     if target.arch == "x86_64":
         return Dot(2, "int16", "int16", lanes, MULTIPLY_ADD[target.vector_bits])
+    if target.arch == "aarch64" and "dotprod" in target.extensions:
+        return Dot(4, "int8", "int8", lanes, "llvm.aarch64.neon.sdot.v4i32.v16i8", accumulates=True)
+    if target.arch in ("aarch64", "arm"):
+        return Dot(1, "int16", "int16", lanes)  # SMLAL
     return Dot(1, "int32", "int32", lanes)
 
 

@@ -34,18 +34,19 @@ class IntegerProducts(Pass):
     """Conv(DequantizeLinear(x, 1, zero), w) of whole numbers w  -->  Cast(ConvInteger(x, w, zero))
 
     Likewise Gemm and MatMul. Biases of whole numbers are added to the integers. Results are the same wherever float32 holds the sums.
-    Data that a product reads is then made unsigned, which the dot products of processors want: QuantizeLinear(x, s, zero) to int8
+    Data that a product reads is then made unsigned, which the dot products of most processors want: QuantizeLinear(x, s, zero) to int8
     -->  QuantizeLinear(x, s, zero + 128) to uint8, if all its readers subtract a zero point.
     """
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
+        unsigned = ctx.target.lanes(8) > 1 and "dotprod" not in ctx.target.extensions
         for part in list(bodies(graph)):
             for node in part.nodes:
                 found = _found(node)
                 if found is not None:
                     _rewrite(node, found)
             for node in part.nodes:
-                if ctx.target.lanes(8) > 1 and node.op.name == "QuantizeLinear" and node.output.type.dtype == INT8:
+                if unsigned and node.op.name == "QuantizeLinear" and node.output.type.dtype == INT8:
                     _make_unsigned(node)
 
 

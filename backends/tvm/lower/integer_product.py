@@ -139,7 +139,7 @@ class _Kernel:
         conv, taps = op.name == "ConvInteger", (shape.taps,) if op.name == "ConvInteger" else ()
         name, filling = "conv" if conv else "matmul", self.w_zero if self.dot.subtracts else 0
         self.packed = Arg(TensorType(INT8, (1,)), ctx.pack(w, f"integer_{name}", self.width, self.dot.group, filling, *taps))
-        corrected = not self.dot.subtracts and (x_zero is not None or x.dtype == "int8")
+        corrected = not self.dot.subtracts and (x_zero is not None or x.dtype != self.dot.data)
         self.totals = Arg(TensorType(INT32, (1,)), ctx.pack(w, f"integer_{name}_sums", self.width)) if corrected else None
         self.ones = Arg(TensorType(INT8, (1,)), ctx.table(_ones(shape.run))) if self.sums_data else None
         self.units = shape.images * -(-shape.lines // self.plan.rows) * self.plan.ranges
@@ -158,7 +158,8 @@ class _Kernel:
         self.copied = remaining.pop(0) if self.plan.copies else None
         self.data_sums = remaining.pop(0) if self.sums_data else None
         number = tirx.const(0, "int32") if zero is None else zero[[0] * len(zero.shape)].astype("int32")
-        self.x_zero = number + 128 if self.x_type.dtype == INT8 and not self.dot.subtracts else number
+        offset = self.dot.offset(self.x_type.dtype.name)
+        self.x_zero = number + offset if offset else number
 
     def write(self, emit: Emit) -> None:
         """All units of work."""
@@ -217,10 +218,10 @@ class _Kernel:
         if self.dot.subtracts:
             zero = self.x_zero.astype(self.dot.data)
             return value.astype(many(self.dot.data)) - (tirx.Broadcast(zero, width) if width > 1 else zero)
-        if element == "uint8":
+        if element == self.dot.data:
             return value
-        flip = tirx.const(-128, "int8")
-        return tirx.reinterpret(many("uint8"), tirx.bitwise_xor(value, tirx.Broadcast(flip, width) if width > 1 else flip))
+        flip = tirx.const(-128 if element == "int8" else 128, element)
+        return tirx.reinterpret(many(self.dot.data), tirx.bitwise_xor(value, tirx.Broadcast(flip, width) if width > 1 else flip))
 
     def read_input(self, offset: Expr, width: int) -> Expr:
         """Elements of the input from a linear offset on."""
