@@ -7,9 +7,10 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bench.machine import machine
 from bench.random_weights import with_random_weights
@@ -32,7 +33,7 @@ EXAMPLE = """\
 examples:
   python -m bench.tuning
   python -m bench.tuning opennsfw --tune 600 --db tuning.jsonl
-A database that is kept lets a second run go on where the first one stopped.
+A database that is kept lets a second run go on where the first one stopped. Rows of models that a run does not measure stay.
 """
 
 
@@ -93,14 +94,26 @@ def _run(args: argparse.Namespace) -> int:
             rows.append(measure(name, args, database, progress.detail))
             if not args.quiet and not args.json:
                 print(_line(rows[-1]), file=sys.stderr)
-    results = {"machine": machine(()), "level": f"O{args.level}", "threads": args.threads, "rows": [asdict(r) for r in rows]}
+    setting = {"machine": machine(()), "level": f"O{args.level}", "threads": args.threads}
+    results = {**setting, "rows": [asdict(r) for r in rows]}
     if not args.no_write:
         RESULTS.mkdir(exist_ok=True)
+        rows = [*kept(RESULTS / "tuning.json", setting, {r.model for r in rows}), *rows]
+        results["rows"] = [asdict(r) for r in rows]
         (RESULTS / "tuning.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         (RESULTS / "tuning.md").write_text(markdown(rows), encoding="utf-8")
     if args.json:
         print_json(results)
     return 0
+
+
+def kept(path: Path, setting: Mapping[str, Any], measured: Collection[str]) -> list[Row]:
+    """The rows of models that were measured before, on the same machine and with the same versions and options; not those measured now."""
+    if not path.is_file():
+        return []
+    before = json.loads(path.read_text(encoding="utf-8"))
+    same = all(before.get(key) == value for key, value in setting.items())
+    return [Row(**row) for row in before["rows"] if same and row["model"] not in measured]
 
 
 def measure(name: str, args: argparse.Namespace, database: Path, detail: Callable[[str], None]) -> Row:
