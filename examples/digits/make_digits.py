@@ -1,7 +1,8 @@
-"""Makes `digits.onnx`, a classifier of 12x12 pictures of digits, and `samples.h`, one picture of each: `python make_digits.py [FOLDER]`.
+"""Makes `digits.onnx`, a classifier of 12x12 pictures of digits, `samples.h`, one picture of each, and `calibration.npz`, some more for
+`--calibrate`: `python make_digits.py [FOLDER]`.
 
 The pictures are a font of 5x7 dots, moved, thickened, dimmed and covered with noise. The network, 2,698 weights, is trained here in a few
-seconds; nothing is downloaded. Both files are in the repository, so that the examples need nothing but lepton.
+seconds; nothing is downloaded. The files are in the repository, so that the examples need nothing but lepton.
 """
 
 from __future__ import annotations
@@ -130,6 +131,7 @@ def main(folder: Path) -> None:
     weights = train(np.random.default_rng(1))
     onnx.save(model(weights), folder / "digits.onnx")
     (folder / "samples.h").write_text(samples(np.random.default_rng(2)))
+    np.savez_compressed(folder / "calibration.npz", image=pictures(np.random.default_rng(3), np.arange(40) % 10))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 # library NAME, also called Lepton::NAME, with its include folder and what it must be linked with; the header is NAME.h, its functions
 # begin with NAME_. See docs/build_integration.md.
 #
-# MODEL and CALIBRATE are relative to the current source folder. TARGET is LEPTON_TARGET if that variable is set (a toolchain file may),
+# MODEL and CALIBRATE (a file, a folder, or module:function) are relative to the current source folder. TARGET is LEPTON_TARGET if that variable is set (a toolchain file may),
 # else this machine. KIND is `lib` if BUILD_SHARED_LIBS is on, else `static`.
 
 include_guard(GLOBAL)
@@ -44,7 +44,7 @@ function(lepton_add_model name model)
     COMMAND "${CMAKE_COMMAND}" -E copy "${out}/${name}.json" "${folder}"
     COMMAND "${CMAKE_COMMAND}" -E rm -rf "${out}"
     WORKING_DIRECTORY "${work}"
-    DEPENDS "${model}" "${work}/options" ${arg_CALIBRATE} ${arg_DEPENDS}
+    DEPENDS "${model}" "${work}/options" ${arg_DEPENDS}
     DEPFILE "${work}/depfile"
     COMMENT "Compiling ${shown} for ${arg_TARGET}"
     VERBATIM)
@@ -99,8 +99,17 @@ macro(_lepton_command_line)
     list(APPEND options "-O${arg_LEVEL}")
   endif()
   if(DEFINED arg_CALIBRATE)
-    get_filename_component(arg_CALIBRATE "${arg_CALIBRATE}" ABSOLUTE)
-    list(APPEND options --calibrate "${arg_CALIBRATE}")
+    if(arg_CALIBRATE MATCHES "^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$") # module:function, which the compiler imports
+      list(APPEND options --calibrate "${arg_CALIBRATE}")
+    else()
+      get_filename_component(_lepton_samples "${arg_CALIBRATE}" ABSOLUTE)
+      list(APPEND options --calibrate "${_lepton_samples}")
+      list(APPEND arg_DEPENDS "${_lepton_samples}")
+      if(IS_DIRECTORY "${_lepton_samples}")
+        file(GLOB _lepton_samples CONFIGURE_DEPENDS "${_lepton_samples}/*")
+        list(APPEND arg_DEPENDS ${_lepton_samples})
+      endif()
+    endif()
   endif()
   foreach(_lepton_value IN LISTS arg_DIMS)
     list(APPEND options --dim "${_lepton_value}")
