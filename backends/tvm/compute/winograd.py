@@ -61,11 +61,14 @@ class Plan:
 
 
 def plan(images: int, size: tuple[int, int], channels: int, out_channels: int, target: Target, choice: Choice = ANALYTIC) -> Plan | None:
-    """The best way to compute a 3 x 3 convolution with these output sizes, or None where the direct kernel is as good."""
+    """The best way to compute a 3 x 3 convolution with these output sizes, or None where the direct kernel is as good.
+
+    Firmware has neither the memory for the tiles nor the flash for several times the weights.
+    """
     if choice.winograd is not None:
         return _chosen(choice.winograd, images, size, out_channels, target, choice) if choice.winograd else None
     lanes = target.lanes(32)
-    if min(channels, out_channels) < SMALLEST:
+    if min(channels, out_channels) < SMALLEST or target.is_firmware:
         return None
     block = vectors_per_block(out_channels, target) * lanes
     computed = -(-out_channels // block) * block

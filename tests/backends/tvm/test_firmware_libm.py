@@ -39,7 +39,7 @@ def test_rounding(library: ctypes.CDLL, name: str, suffix: str, kind: type, numb
     function = library[f"own_{name}{suffix}"]
     function.restype, function.argtypes = kind, [kind]
     values = np.concatenate([np.array(SPECIAL, number), np.random.default_rng(0).uniform(-1e5, 1e5, 500).astype(number)])
-    got = np.array([function(v) for v in values.tolist()], number)
+    got: np.ndarray = np.array([function(v) for v in values.tolist()], number)
     want = EXPECTED[name](values)
     np.testing.assert_array_equal(got, want)
     finite = ~np.isnan(want)
