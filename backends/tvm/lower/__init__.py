@@ -180,7 +180,7 @@ def _body(op: Op, kind: TensorType, operands: Sequence[Arg | None]) -> Body:
 
 def _stored(op: Op, source: Arg | None) -> Arg | None:
     """The weight that an operator converts, if that is all it does."""
-    whole = op.name == "Cast" or (op.name == "DequantizeLinear" and getattr(op, "block_size", 0))
+    whole = op.name == "Cast" or (op.name == "DequantizeLinear" and bool(getattr(op, "block_size", 0)))
     return source if whole and source is not None and source.is_weight and source.stored is None else None
 
 
