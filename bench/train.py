@@ -98,7 +98,7 @@ def train(net: nn.Module, data: Split, epochs: int, batch: int) -> None:
         for rows in torch.randperm(len(samples), generator=generator)[: steps // epochs * batch].reshape(-1, batch):
             loss = nn.functional.cross_entropy(net(augmented(samples[rows], generator)), labels[rows])
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
             total += float(loss.detach())

@@ -107,6 +107,8 @@ class Request:
                 seconds = -1.0
             if not 0 < seconds < 1e7:
                 raise UsageError("--tune takes a positive number of seconds", hint="for example --tune 120")
+            if target.is_firmware:
+                raise UsageError(f"{target.name} cannot be tuned: nothing there could measure", hint="compile without --tune")
             if tracker is None and not target.host:
                 raise UsageError(
                     f"--tune measures on this machine, and the target is {target.name}", hint="--target native, or --tune-tracker HOST:PORT"

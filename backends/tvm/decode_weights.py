@@ -42,7 +42,8 @@ def scales_after_products(graph: Graph) -> int:
 def _product(node: Node) -> Node | None:
     """The product whose output channels the scales of `node` go with."""
     codes, scales, *zero = node.present_inputs
-    if zero or codes.type.dtype not in DECODED or getattr(node.op, "block_size", 0) or len(node.output.uses) != 1:
+    way: Any = node.op
+    if zero or codes.type.dtype not in DECODED or way.block_size or len(node.output.uses) != 1:
         return None
     ((product, index),) = node.output.uses
     op: Any = product.op
@@ -51,7 +52,7 @@ def _product(node: Node) -> Node | None:
     if op.name == "Gemm" and (op.trans_a or op.alpha != 1 or op.beta != 1):
         return None
     axis = 0 if op.name == "Conv" or getattr(op, "trans_b", False) else 1
-    fits = scales.type.size == 1 or getattr(node.op, "axis") % codes.type.rank == axis  # noqa: B009
+    fits = scales.type.size == 1 or way.axis % codes.type.rank == axis
     return product if fits and product.output.type.dtype == FLOAT32 else None
 
 

@@ -83,7 +83,7 @@ def read_image(file: Path, kind: TensorType, steps: Preprocessing) -> np.ndarray
     )
     pixels = np.asarray(_fitted(image, height, width, steps.fit), np.float32).reshape(height, width, -1)
     pixels = pixels[..., ::-1] if mode == "bgr" else pixels
-    values = ((pixels - np.float32(steps.mean)) / np.float32(steps.std)).astype(kind.dtype.numpy)
+    values = ((pixels - np.asarray(steps.mean, np.float32)) / np.asarray(steps.std, np.float32)).astype(kind.dtype.numpy)
     return np.ascontiguousarray(values.transpose(2, 0, 1) if first else values)[None]
 
 

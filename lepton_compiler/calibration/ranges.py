@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,10 +96,15 @@ def _mse(found: Histogram, whole: Range, bits: int) -> Range:
     low, high = whole.low, whole.high
     for _ in range(2):
         if whole.high > 0:
-            high = whole.high * _search(lambda part: error(low, whole.high * part))
+            high = whole.high * _search(partial(_of_end, error, whole.high, low, False))
         if whole.low < 0:
-            low = whole.low * _search(lambda part: error(whole.low * part, high))
+            low = whole.low * _search(partial(_of_end, error, whole.low, high, True))
     return Range(low, high)
+
+
+def _of_end(error: Callable[[float, float], float], end: float, other: float, lower: bool, part: float) -> float:
+    """The error of a range of which one end is shortened to a part."""
+    return error(end * part, other) if lower else error(other, end * part)
 
 
 def _search(cost: Callable[[float], float]) -> float:

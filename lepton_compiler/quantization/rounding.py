@@ -88,11 +88,13 @@ def _windows(op: Any, taps: Sequence[int], x: np.ndarray, share: int, rng: np.ra
     view = np.lib.stride_tricks.sliding_window_view(x, reach, tuple(range(2, x.ndim)))
     steps = tuple(slice(None, None, s) for s in op.strides)
     holes = tuple(slice(None, None, d) for d in op.dilations)
-    view = view[(slice(None), slice(None), *steps, *holes)]
+    index: tuple[Any, ...] = (slice(None), slice(None), *steps, *holes)
+    view = view[index]
     places = np.prod([view.shape[0], *view.shape[2 : 2 + spatial]], dtype=np.int64)
     chosen = np.sort(rng.permutation(int(places))[:share])
     batch, *at = np.unravel_index(chosen, (view.shape[0], *view.shape[2 : 2 + spatial]))
-    windows = view[(batch, slice(None), *at)]
+    index = (batch, slice(None), *at)
+    windows = view[index]
     return np.asarray(windows.reshape(len(chosen), op.groups, -1).transpose(1, 0, 2), np.float64)
 
 
@@ -116,10 +118,10 @@ def _round(rows: np.ndarray, weights: np.ndarray, scales: np.ndarray, bits: int)
         left[:, k + 1 :] -= np.outer(error, upper[k, k + 1 :])
     together = np.empty_like(codes)
     together[:, order] = codes
-    return np.where(_change(together, weights, scales, damped) < _change(nearest, weights, scales, damped), together, nearest)
+    return np.asarray(np.where(_change(together, weights, scales, damped) < _change(nearest, weights, scales, damped), together, nearest))
 
 
 def _change(codes: np.ndarray, weights: np.ndarray, scales: np.ndarray, square: np.ndarray) -> np.ndarray:
     """The mean squared change of each output, as a column."""
     error = codes * scales - weights
-    return np.einsum("ij,jk,ik->i", error, square, error, optimize=True)[:, None]
+    return np.asarray(((error @ square) * error).sum(1)[:, None])

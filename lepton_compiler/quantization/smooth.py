@@ -113,7 +113,7 @@ def _by_input(node: Node) -> np.ndarray:
     """Magnitudes of the weights, one row per input channel."""
     weight = weight_of(node)
     assert weight is not None
-    array = np.abs(weight.numpy())
+    array: np.ndarray = np.abs(weight.numpy())
     return array if output_channels(node) else array.T
 
 

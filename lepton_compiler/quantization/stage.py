@@ -270,7 +270,7 @@ class _Work:
 
     def _order(self, whole: Candidate) -> list[str]:
         """Layers by error per multiplication, the worst first."""
-        macs = {name: work for name, work in whole.work.items()}
+        macs = dict(whole.work)
         total = sum(macs.values()) or 1
         worth = {layer.name: self._share(layer.name, whole) / (macs.get(layer.name, 0) / total + 0.01) for layer in whole.layers}
         return sorted(worth, key=lambda name: -worth[name])

@@ -21,8 +21,7 @@ def activation_parameters(covered: Range, element: DType) -> tuple[np.ndarray, n
     info = ml_dtypes.iinfo(element.numpy)
     low, high = int(info.min), int(info.max)
     if element.bits > 8:
-        scale = np.float32(covered.largest / high)
-        return _positive(scale), np.zeros((), element.numpy)
+        return _positive(np.float32(covered.largest / high)), np.zeros((), element.numpy)
     scale = _positive(np.float32((covered.high - covered.low) / (high - low)))
     zero = np.clip(np.rint(low - covered.low / float(scale)), low, high)
     return scale, np.asarray(zero, element.numpy)
@@ -82,7 +81,7 @@ def weight_codes(weights: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarr
     """Codes, rounded to nearest, in int8 or int4; the scales broadcast to the weights."""
     most = 2 ** (bits - 1) - 1
     codes = np.clip(np.rint(weights / scales), -most, most)
-    return codes.astype(np.int8).astype(ml_dtypes.int4 if bits == 4 else np.int8)
+    return np.asarray(codes.astype(np.int8).astype(ml_dtypes.int4 if bits == 4 else np.int8))
 
 
 def scales_with_bias(scales: np.ndarray, data_scale: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
@@ -90,9 +89,9 @@ def scales_with_bias(scales: np.ndarray, data_scale: np.ndarray, bias: np.ndarra
     if bias is None or scales.ndim == 0:
         return scales
     least = np.abs(bias.astype(np.float64)) / (LARGEST_BIAS * float(data_scale))
-    return np.maximum(scales, least.astype(np.float32))
+    return np.asarray(np.maximum(scales, least.astype(np.float32)))
 
 
 def bias_codes(bias: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """A bias in units of `scale`, as int32."""
-    return np.clip(np.rint(bias.astype(np.float64) / scale), -(2.0**31), 2.0**31 - 1).astype(np.int32)
+    return np.asarray(np.clip(np.rint(bias.astype(np.float64) / scale), -(2.0**31), 2.0**31 - 1).astype(np.int32))

@@ -54,6 +54,7 @@ def test_bad_requests_are_one_line_each(call, tiny, tmp_path):
         (["--tune", "0"], 2, "--tune takes a positive number of seconds"),
         (["--tune", "soon"], 2, "--tune takes a positive number of seconds"),
         (["--tune", 5, "--target", "x86_64"], 2, "--tune measures on this machine, and the target is x86_64"),
+        (["--tune", 5, "--target", "cortex-m4"], 2, "cortex-m4 cannot be tuned"),
         (["--tune-tracker", "localhost:9190"], 2, "--tune-tracker needs --tune SECONDS"),
         (["--tune", 5, "--tune-tracker", "localhost"], 2, "'localhost' is not HOST:PORT[,KEY]"),
         (["--tune-db", tmp_path / "none.jsonl"], 1, f"{tmp_path / 'none.jsonl'}: no such tuning database"),

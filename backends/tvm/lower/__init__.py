@@ -180,13 +180,13 @@ def _body(op: Op, kind: TensorType, operands: Sequence[Arg | None]) -> Body:
 
 def _stored(op: Op, source: Arg | None) -> Arg | None:
     """The weight that an operator converts, if that is all it does."""
-    whole = op.name == "Cast" or (op.name == "DequantizeLinear" and getattr(op, "block_size", 0))
+    whole = op.name == "Cast" or (op.name == "DequantizeLinear" and bool(vars(op)["block_size"]))
     return source if whole and source is not None and source.is_weight and source.stored is None else None
 
 
 def _scales(op: Op, operands: Sequence[Arg | None]) -> tuple[Arg, int] | None:
     """The scales of groups of weights, and how many weights are a group."""
-    size = getattr(op, "block_size", 0)
+    size = int(getattr(op, "block_size", 0))
     scales = operands[1] if size else None
     return (scales, size) if scales is not None and scales.is_weight else None
 

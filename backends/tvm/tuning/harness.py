@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lepton_compiler.target import Target
 from lepton_compiler.toolchain import find_toolchain
 
 FUNCTIONS = ("put", "get", "run", "cpu", "free")
@@ -246,14 +247,14 @@ def source(contenders: Sequence[Contender], table: Table, profiled: tuple[str, i
     return text
 
 
-def library(text: str, objects: Sequence[bytes]) -> bytes:
-    """Compile the C text and link it with objects to a shared library.
+def library(text: str, objects: Sequence[bytes], target: Target) -> bytes:
+    """Compile the C text for a machine and link it with objects to a shared library.
 
     Raises:
         LeptonError: the C compiler failed.
         MissingDependency: there is no C compiler.
     """
-    tools = find_toolchain()
+    tools = find_toolchain(target)
     with tempfile.TemporaryDirectory(prefix="lepton-tune-") as temporary:
         folder = Path(temporary)
         (folder / "harness.c").write_text(text)

@@ -13,6 +13,7 @@ from lepton_compiler.backends.tvm.spec import KernelSpec
 from lepton_compiler.backends.tvm.tuning import harness
 from lepton_compiler.backends.tvm.tuning.device import Device, MeasureError
 from lepton_compiler.ir.types import TensorType
+from lepton_compiler.target import Target
 
 LIMIT_SECONDS = 20.0
 """Time for measuring beyond what it should take: a kernel that hangs is given up."""
@@ -31,12 +32,13 @@ class KernelBench:
     Args:
         device: what measures.
         spec: what they compute.
+        target: what they are compiled for.
         kernels: the first one is the reference for the results.
         evicted: bytes of other memory that are read before each call.
     """
 
-    def __init__(self, device: Device, spec: KernelSpec, kernels: Sequence[Kernel], evicted: int) -> None:
-        self.device, self.spec, self.kernels = device, spec, kernels
+    def __init__(self, device: Device, spec: KernelSpec, target: Target, kernels: Sequence[Kernel], evicted: int) -> None:
+        self.device, self.spec, self.target, self.kernels = device, spec, target, kernels
         self.sizes: dict[Key, int] = {}
         self.contents: dict[Key, np.ndarray] = {}
         self.seconds = 0.0
@@ -85,7 +87,7 @@ class KernelBench:
         Raises:
             MeasureError: the library crashed or hung.
         """
-        code = harness.library(harness.source(self.contenders, self.table), [k.object for k in self.kernels])
+        code = harness.library(harness.source(self.contenders, self.table), [k.object for k in self.kernels], self.target)
         self.device.load("kernels", code)
         for key, content in self.contents.items():
             self.device.put("kernels", self.numbers[key], content)

@@ -63,7 +63,7 @@ class ModelBench:
         contender = harness.Contender(f"extern int {NAME}_run(const void *, void *, void *);", call, tuple(arguments))
         table = harness.Table(tuple(sizes), (), 0)
         profiled = (f"{NAME}_profile", max(1, len(symbols)))
-        code = harness.library(harness.source([contender], table, profiled), [artifact.files[f"{NAME}.o"]])
+        code = harness.library(harness.source([contender], table, profiled), [artifact.files[f"{NAME}.o"]], self.options.target)
         feeds = random_feeds(self.graph.inputs)
         for name in names:
             self.device.load(name, code)

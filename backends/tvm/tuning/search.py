@@ -103,7 +103,7 @@ class Search:
         order = list(distinct.values())
         if len(order) < 2 or order[0] != best:
             return best
-        bench = KernelBench(self.device, spec, [k for c in order if (k := kernels[c]) is not None], self.evicted)
+        bench = KernelBench(self.device, spec, self.target, [k for c in order if (k := kernels[c]) is not None], self.evicted)
         try:
             right = bench.load_and_check()
             samples = bench.samples(right, ROUNDS)
@@ -125,7 +125,7 @@ class Search:
         never = Comparison(1.0, 1.0)
         if kernels is None or kernels[0] is None or kernels[1] is None:
             return never
-        bench = KernelBench(self.device, spec, [kernels[0], kernels[1]], self.evicted)
+        bench = KernelBench(self.device, spec, self.target, [kernels[0], kernels[1]], self.evicted)
         try:
             if len(bench.load_and_check()) < 2:
                 return never

@@ -154,7 +154,7 @@ def test_a_search_ends_with_a_choice_that_is_right(tmp_path: Path) -> None:
         assert late is None
         kernels = search.compile([spec, replace(spec, choice=Choice(unroll=2))])
         assert kernels is not None and isinstance(kernels[0], Kernel) and isinstance(kernels[1], Kernel)
-        bench = KernelBench(device, spec, [kernels[0], kernels[1]], 1 << 16)
+        bench = KernelBench(device, spec, target, [kernels[0], kernels[1]], 1 << 16)
         assert bench.load_and_check() == [0, 1]
         samples = bench.samples([0, 1], 9)
         assert samples.shape == (9, 2) and (samples > 0).all()
@@ -171,7 +171,9 @@ def measured(text: str, call: str, folder: Path) -> bytes:
     (folder / "code.c").write_text(text)
     find_toolchain().run(folder, [*find_toolchain().compiler, "-c", "-fPIC", "code.c", "-o", "code.o"])
     contender = harness.Contender(f"int {call}(void);", f"{call}()", ())
-    return harness.library(harness.source([contender], harness.Table((8,), (0,), 64)), [(folder / "code.o").read_bytes()])
+    return harness.library(
+        harness.source([contender], harness.Table((8,), (0,), 64)), [(folder / "code.o").read_bytes()], parse_target("native")
+    )
 
 
 def test_what_hangs_or_crashes_ends_the_measuring_process_only(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_range_of_nothing_has_a_scale_of_one():
 
 
 def test_a_large_bias_widens_its_scale():
-    scales = scales_with_bias(np.array([1e-6, 1.0], np.float32), np.float32(1e-6), np.array([1e5, 1.0], np.float32))
+    scales = scales_with_bias(np.array([1e-6, 1.0], np.float32), np.array(1e-6, np.float32), np.array([1e5, 1.0], np.float32))
     assert scales[0] * 1e-6 * 2.0**31 > 1e5 and scales[1] == 1
 
 
