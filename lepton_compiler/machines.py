@@ -64,10 +64,10 @@ MACHINES: dict[str, Machine] = {
     "cortex-m33": _micro("microcontroller, armv8-m: DSP, FPU of single precision", "thumbv8m.main-unknown-none-eabihf", "cortex-m33", "hard"),
     "cortex-m55": _micro(
         "microcontroller, armv8.1-m: DSP, FPU; without the Helium vectors", "thumbv8.1m.main-unknown-none-eabihf", "cortex-m55", "hard",
-        ("-mve", "-mve.fp", "-lob", "-fullfp16", "-fp64"),
+        ("-v8.1m.main", "-mve", "-mve.fp", "-lob", "-fullfp16", "-fp64"),
     ),
 }  # fmt: skip
-"""By target name. The Cortex-M55 is compiled for what the emulator can run, and so verify: scalar code without loop and vector extensions."""
+"""By target name. The Cortex-M55 is compiled for what the emulator can run, and so verify: scalar code of armv8-m."""
 
 CPUS: dict[str, Cpu] = {
     "generic": Cpu("aarch64", 128, 32, l2_bytes=256 << 10),

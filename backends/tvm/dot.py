@@ -20,6 +20,16 @@ MULTIPLY_ADD = {512: "llvm.x86.avx512.pmaddw.d.512", 256: "llvm.x86.avx2.pmadd.w
 """Products of 16-bit numbers, added in pairs: exact for 9-bit numbers, unlike `vpmaddubsw`, which saturates at 16 bits."""
 
 
+def vector_type(element: str, lanes: int) -> str:
+    """The type of `lanes` elements."""
+    return f"{element}x{lanes}" if lanes > 1 else element
+
+
+def splat(value: Expr, lanes: int) -> Expr:
+    """A vector of equal elements, or the element itself."""
+    return tirx.Broadcast(value, lanes) if lanes > 1 else value
+
+
 @dataclass(frozen=True)
 class Dot:
     """How a target multiplies vectors of small integers.
@@ -54,13 +64,13 @@ class Dot:
     def broadcast(self, data: Expr) -> Expr:
         """The same `group` elements for every lane."""
         if self.group == 1:
-            return tirx.Broadcast(data, self.lanes)
+            return splat(data, self.lanes)
         word = tirx.Broadcast(tirx.reinterpret("int32", data), self.lanes)
         return tirx.reinterpret(f"{self.data}x{self.group * self.lanes}", word)
 
     def add(self, sums: Expr, data: Expr, weights: Expr) -> Expr:
         """`sums` plus the dot product of `data` and `weights`, vectors of `group` elements per lane."""
-        kind = f"int32x{self.lanes}"
+        kind = vector_type("int32", self.lanes)
         if self.accumulates:
             return tirx.call_llvm_pure_intrin(kind, self.instruction, sums, data, weights)
         if self.instruction:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lepton_compiler.ir.graph import Graph, Node, Value
-from lepton_compiler.ir.types import FLOAT32, INT8, INT32
+from lepton_compiler.ir.types import FLOAT32, INT8, INT32, UINT8
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.conv import ConvInteger
 from lepton_compiler.ops.matmul import MatMulInteger
@@ -16,6 +16,7 @@ from lepton_compiler.pipeline import Pass, PassContext
 from lepton_compiler.rewrite import rewrite, simplifies
 from lepton_compiler.rewrite.rule import Replacement
 
+BYTES = (INT8, UINT8)
 MOVES = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze"})
 """Operators that may as well move codes."""
 
@@ -41,19 +42,20 @@ def integer_conv(b: Builder, node: Node) -> Replacement:
     """Conv(DQ(x, 1, zero), w, bias)  -->  Cast(Add(ConvInteger(x, w, zero), bias))"""
     op: Any = node.op
     x, w, *bias = node.present_inputs
-    weights, shift = _whole(w, 8), _whole(bias[0], 31) if bias else None
+    weights, shift = _bytes(w), _whole(bias[0]) if bias else None
     if op.layout != "NCHW" or x.type.rank not in (3, 4) or weights is None or (bias and not bias[0].is_constant):
         return "the weights are no whole numbers, the bias is no constant, or the data is no image"
     if op.groups > 1 and not (op.groups == x.type.shape[1] == w.type.shape[0]):
         return "it has groups of several channels"
     if (found := _codes(b, x)) is None:
         return "its data is not quantized with a scale of one"
-    codes, zero = found
+    (codes, zero), point = found, b.constant(weights.zero, name="zero")
     product = b(
         ConvInteger(strides=op.strides, pads=op.pads, dilations=op.dilations, groups=op.groups),
         codes,
-        b.constant(weights, name="weights"),
+        b.constant(weights.codes, name="weights"),
         zero,
+        point,
     )
     return _with_bias(b, product, shift, bias, (-1, *(1,) * (x.type.rank - 2)))
 
@@ -65,14 +67,14 @@ def integer_matmul(b: Builder, node: Node) -> Replacement:
     x, w, *bias = node.present_inputs
     if op.name == "Gemm" and (op.alpha != 1 or op.beta != 1 or op.trans_a):
         return "Gemm with scaling"
-    weights, shift = _whole(w, 8), _whole(bias[0], 31) if bias else None
-    if weights is None or weights.ndim != 2 or x.type.rank < 2 or (bias and (not bias[0].is_constant or bias[0].type.rank > 1)):
+    weights, shift = _bytes(w), _whole(bias[0]) if bias else None
+    if weights is None or weights.codes.ndim != 2 or x.type.rank < 2 or (bias and (not bias[0].is_constant or bias[0].type.rank > 1)):
         return "the weights are no whole numbers, or the bias is no constant vector"
     if (found := _codes(b, x)) is None:
         return "its data is not quantized with a scale of one"
     codes, zero = found
-    matrix = np.ascontiguousarray(weights.T) if getattr(op, "trans_b", False) else weights
-    product = b(MatMulInteger(), codes, b.constant(matrix, name="weights"), zero)
+    matrix = np.ascontiguousarray(weights.codes.T) if getattr(op, "trans_b", False) else weights.codes
+    product = b(MatMulInteger(), codes, b.constant(matrix, name="weights"), zero, b.constant(weights.zero, name="zero"))
     return _with_bias(b, product, shift, bias, (-1,))
 
 
@@ -130,32 +132,51 @@ def _is_sum(value: Value) -> bool:
 
 
 def _codes(b: Builder, value: Value) -> tuple[Value, Value] | None:
-    """The int8 codes and the zero point of which a value is the difference, moved as the value is."""
+    """The 8-bit codes and the zero point of which a value is the difference, moved as the value is."""
     node = value.producer
     if node is None:
         return None
     if node.op.name in MOVES:
         found = _codes(b, node.present_inputs[0])
         return None if found is None else (b(node.op, found[0], *node.inputs[1:]), found[1])
-    if node.op.name == "Cast" and node.present_inputs[0].type.dtype == INT8 and value.type.dtype == FLOAT32:
-        return node.present_inputs[0], b.constant(np.int8(0), name="zero")
-    if node.op.name != "DequantizeLinear" or value.type.dtype != FLOAT32 or node.present_inputs[0].type.dtype != INT8:
+    if node.op.name == "Cast" and node.present_inputs[0].type.dtype in BYTES and value.type.dtype == FLOAT32:
+        return node.present_inputs[0], b.constant(np.zeros((), node.present_inputs[0].type.dtype.numpy), name="zero")
+    if node.op.name != "DequantizeLinear" or value.type.dtype != FLOAT32 or node.present_inputs[0].type.dtype not in BYTES:
         return None
     codes, scale, *zero = node.present_inputs
     if not scale.is_constant or not np.all(scale.numpy() == 1) or (zero and not (zero[0].is_constant and zero[0].type.size == 1)):
         return None
-    return codes, b.constant(zero[0].numpy().reshape(()) if zero else np.int8(0), name="zero")
+    return codes, b.constant(zero[0].numpy().reshape(()) if zero else np.zeros((), codes.type.dtype.numpy), name="zero")
 
 
-def _whole(value: Value, bits: int) -> np.ndarray | None:
-    """A constant of whole numbers of so many bits, as int8 or int64."""
+@dataclass(frozen=True)
+class Weights:
+    """Whole numbers as 8-bit codes less a zero point."""
+
+    codes: np.ndarray
+    zero: np.ndarray
+
+
+def _bytes(value: Value) -> Weights | None:
+    """A constant of whole numbers that 8 bits can tell apart."""
+    array = _whole(value)
+    if array is None or array.size == 0 or array.min() < -255 or array.max() > 255 or array.max() - array.min() > 255:
+        return None
+    if array.min() >= -128 and array.max() < 128:
+        return Weights(array.astype(np.int8), np.zeros((), np.int8))
+    zero = max(0, -int(array.min()))
+    return Weights((array + zero).astype(np.uint8), np.array(zero, np.uint8))
+
+
+def _whole(value: Value) -> np.ndarray | None:
+    """A constant of whole numbers of at most 31 bits, as int64."""
     if not value.is_constant:
         return None
     array = value.numpy().astype(np.float64)
-    limit = 2.0 ** (bits - 1)
-    if not np.all(array == np.rint(array)) or not np.all((array >= -limit) & (array < limit)):
+    limit = 2.0**30
+    if not np.all(array == np.rint(array)) or not np.all(np.abs(array) < limit):
         return None
-    return array.astype(np.int8 if bits == 8 else np.int64)
+    return array.astype(np.int64)
 
 
 def _one_user_each(graph: Graph) -> None:

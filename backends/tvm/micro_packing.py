@@ -40,7 +40,7 @@ def pack_micro_depthwise(w: Array, words: int) -> Array:
 
 def _pack(runs: Array, block: int, words: int) -> Array:
     outputs, rows, run = runs.shape
-    filled = np.zeros((outputs + -outputs % block, rows, run + -run % GROUP), np.int8)
+    filled = np.zeros((outputs + -outputs % block, rows, run + -run % GROUP), runs.dtype)
     filled[:outputs, :, :run] = runs
     split = filled.reshape(len(filled) // block, block, rows * filled.shape[2] // GROUP, GROUP)
     return _as_words(np.ascontiguousarray(split.transpose(0, 2, 1, 3)), words)

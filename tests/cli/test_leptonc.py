@@ -228,3 +228,23 @@ def test_a_size_that_data_decides_is_bounded_from_the_command_line(call, tmp_pat
     assert manifest["bounds"] == {"r": 3} and manifest["outputs"][0]["shape"] == [3]
     assert "COUNTING_ERROR_BOUND = 5" in (tmp_path / "out" / "counting.h").read_text()
     np.testing.assert_array_equal(lc.load(tmp_path / "out").run({"n": np.array(2, np.int64)})["r"], [0, 1])
+
+
+def test_firmware_is_verified_and_keeps_budgets(call, tiny, tmp_path):
+    pytest.importorskip("unicorn")
+    pytest.importorskip("ziglang")
+    done = call("leptonc", tiny, "--target", "cortex-m4", "--verify", "--json", "-o", tmp_path / "out")
+    assert done.status == 0, done.err
+    facts = json.loads(done.out)
+    assert facts["verify"]["ok"] and facts["verify"]["reference"] == "evaluator"
+    assert facts["flash_bytes"] > facts["code_bytes"] > 0 and facts["stack_bytes"] > 0
+    counted = call("lepton", "bench", tiny, "--target", "cortex-m4", "--json")
+    assert counted.status == 0, counted.err
+    found = json.loads(counted.out)
+    assert found["instructions"] >= sum(row["instructions"] for row in found["kernels"]) > 0
+    ran = call("lepton", "run", tmp_path / "out")
+    assert ran.status == 0 and "emulated:" in ran.out
+    refused = call("leptonc", tiny, "--target", "cortex-m4", "--ram", "16", "-o", tmp_path / "small")
+    assert refused.status == 1 and "bytes of RAM" in refused.err and not (tmp_path / "small").exists()
+    wrong = call("leptonc", tiny, "--ram", "64Q")
+    assert wrong.status == 2 and "'64Q' is not a size" in wrong.err

@@ -10,7 +10,7 @@ import pytest
 import lepton_compiler as lc
 from lepton_compiler.ir.graph import Graph, Value
 from lepton_compiler.ir.text import parse_graph
-from lepton_compiler.ir.types import FLOAT32, INT8, TensorType
+from lepton_compiler.ir.types import FLOAT32, INT8, UINT8, TensorType
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.conv import ConvInteger
 from lepton_compiler.target import parse_target
@@ -70,11 +70,13 @@ def quantized_graph() -> Graph:
     graph, random = Graph("net"), np.random.default_rng(3)
     b, outputs = Builder(graph), list[Value]()
 
-    def add(shape: tuple[int, ...], zero: int, filters: tuple[int, ...], op: ConvInteger | None = None) -> None:
-        x = graph.add_input(f"x{len(outputs)}", TensorType(INT8, shape))
-        w = b.constant(random.integers(-128, 128, filters).astype(np.int8))
-        point = b.constant(np.int8(zero))
-        sums = b.MatMulInteger(x, w, point) if op is None else b(op, x, w, point)
+    def add(shape: tuple[int, ...], zero: int, filters: tuple[int, ...], op: ConvInteger | None = None, w_zero: int | None = None) -> None:
+        data, kind = (UINT8 if zero > 127 else INT8), (INT8 if w_zero is None else UINT8)
+        x = graph.add_input(f"x{len(outputs)}", TensorType(data, shape))
+        low = 0 if kind == UINT8 else -128
+        w = b.constant(random.integers(low, low + 256, filters).astype(kind.numpy))
+        points = [b.constant(np.array(zero, data.numpy)), None if w_zero is None else b.constant(np.array(w_zero, kind.numpy))]
+        sums = b.MatMulInteger(x, w, *points) if op is None else b(op, x, w, *points)
         spatial = (1,) * (len(shape) - 2)
         channels = filters[1] if op is None else filters[0]
         shift = random.integers(-9999, 9999, (channels, *spatial)) if op is not None else random.integers(-9999, 9999, (channels,))
@@ -91,6 +93,9 @@ def quantized_graph() -> Graph:
     add((2, 4, 7), -1, (4, 1, 3), ConvInteger(strides=(1,), pads=(1, 1), dilations=(2,), groups=4))
     add((1, 13), -7, (13, 7))
     add((5, 9), 3, (9, 4))
+    add((1, 5, 4, 6), 200, (3, 5, 3, 3), ConvInteger(pads=(1, 0, 1, 2)), 77)
+    add((1, 6, 5, 5), 255, (6, 1, 3, 3), ConvInteger(pads=(1, 1, 1, 1), groups=6), 130)
+    add((3, 10), 128, (10, 5), None, 255)
     graph.set_outputs(outputs)
     return graph
 
@@ -99,7 +104,7 @@ def quantized_graph() -> Graph:
 def test_integers_are_equal_bit_for_bit(target: str, cpu: str | None) -> None:
     needs_linker(target)
     graph, random = quantized_graph(), np.random.default_rng(1)
-    feeds = {v.name: random.integers(-128, 128, v.type.static_shape).astype(np.int8) for v in graph.inputs}
+    feeds = {v.name: random.integers(0, 256, v.type.static_shape).astype(np.uint8).view(v.type.dtype.numpy) for v in graph.inputs}
     model = lc.compile(graph, target, 2, cpu=cpu)
     outputs, stats = model.emulate(feeds)
     for name, want in lc.evaluate(graph, feeds).items():

@@ -24,7 +24,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from lepton_compiler.backends.tvm.compute.integer_product import Geometry, plan, spans
-from lepton_compiler.backends.tvm.dot import Dot, dot_of
+from lepton_compiler.backends.tvm.dot import Dot, dot_of, splat, vector_type
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, expression, lowers
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
 from lepton_compiler.backends.tvm.lower.whole import Result, read_through
@@ -190,7 +190,7 @@ class _Kernel:
                         store(self.copied, [r, _ramp(at + offset, width)], value(offset, width))
 
             def fill(offset: Expr, width: int) -> Expr:
-                return tirx.Broadcast(filling, width) if width > 1 else filling
+                return splat(filling, width)
 
             def read(offset: Expr, width: int) -> Expr:
                 return self.converted(self.read_input(start + offset, width), width)
@@ -217,11 +217,11 @@ class _Kernel:
             return (value - self.x_zero if self.dot.subtracts else value).astype(self.dot.data)
         if self.dot.subtracts:
             zero = self.x_zero.astype(self.dot.data)
-            return value.astype(many(self.dot.data)) - (tirx.Broadcast(zero, width) if width > 1 else zero)
+            return value.astype(many(self.dot.data)) - (splat(zero, width))
         if element == self.dot.data:
             return value
         flip = tirx.const(-128 if element == "int8" else 128, element)
-        return tirx.reinterpret(many(self.dot.data), tirx.bitwise_xor(value, tirx.Broadcast(flip, width) if width > 1 else flip))
+        return tirx.reinterpret(many(self.dot.data), tirx.bitwise_xor(value, splat(flip, width)))
 
     def read_input(self, offset: Expr, width: int) -> Expr:
         """Elements of the input from a linear offset on."""
@@ -246,7 +246,7 @@ class _Kernel:
         whole = dot.lanes * dot.group
         with T.serial(0, self.plan.rows) as line, self.inside(unit.first + line), T.serial(0, shape.pixels) as pixel:
             sums = T.alloc_buffer((dot.lanes,), "int32", scope="global")
-            store(sums, [_ramp(0, dot.lanes)], tirx.Broadcast(tirx.const(0, "int32"), dot.lanes))
+            store(sums, [_ramp(0, dot.lanes)], splat(tirx.const(0, "int32"), dot.lanes))
             with T.serial(0, shape.kernel[0]) as r, T.serial(0, shape.taps) as tap, T.serial(0, -(-shape.run // LINE)) as k:
                 row, offset = self.place(line, pixel, r, tap)
                 for part in range(LINE // whole):
@@ -286,7 +286,7 @@ class _Kernel:
         sums, done = (T.alloc_buffer((tile.count * self.width,), "int32", scope="global") for _ in range(2))
         places = [(p, v, [_ramp(p * self.width + v * dot.lanes, dot.lanes)]) for p in range(tile.count) for v in range(vectors)]
         for _, _, at in places:
-            store(sums, at, tirx.Broadcast(tirx.const(0, "int32"), dot.lanes))
+            store(sums, at, splat(tirx.const(0, "int32"), dot.lanes))
         with T.serial(0, shape.kernel[0]) as r, T.serial(0, shape.taps) as tap, T.serial(0, -(-shape.run // dot.group)) as g:
             for p, v, at in places:
                 row, offset = self.place(tile.line, tile.begin + p, r, tap)
@@ -304,8 +304,8 @@ class _Kernel:
         stored = self.w.tensor(block, r, tap, g, _ramp(v * width, width))
         if self.dot.weights == "int8":
             return stored
-        wide = stored.astype(f"{self.dot.weights}x{width}")
-        return wide - tirx.Broadcast(tirx.const(self.w_zero, self.dot.weights), width) if self.w_zero else wide
+        wide = stored.astype(vector_type(self.dot.weights, width))
+        return wide - splat(tirx.const(self.w_zero, self.dot.weights), width) if self.w_zero else wide
 
     def finish(self, unit: _Unit, tile: _Tile, done: Buffer, p: Expr, v: int, emit: Emit) -> None:
         """The epilogue of one vector of channels of a pixel; the last block may have fewer channels than others."""

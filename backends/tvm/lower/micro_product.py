@@ -36,20 +36,19 @@ Emit = Callable[[Sequence[Expr], Expr], None]
 
 
 def suits(target: Target, op: Any, operands: Sequence[Arg | None]) -> bool:
-    """Whether a product is one for the kernels of this file: on a core without vectors, of signed data and weights without zero points."""
-    x, w, x_zero, w_zero = (*operands, None, None)[:4]
-    if target.lanes(8) > 1 or x is None or w is None or getattr(op, "layout", "NHWC") != "NHWC" or {x.dtype, w.dtype} != {"int8"}:
+    """Whether a product is one for the kernels of this file: on a core without vectors, with zero points that are known."""
+    x, w, *zeros = operands
+    if target.lanes(8) > 1 or x is None or w is None or getattr(op, "layout", "NHWC") != "NHWC":
         return False
-    known = x_zero is None or x_zero.number is not None
-    return w.is_weight and known and (w_zero is None or w_zero.number == 0)
+    return w.is_weight and w.stored is None and all(zero is None or zero.number is not None for zero in zeros)
 
 
 def lower_micro(ctx: Context, op: Any, operands: Sequence[Arg | None], others: Sequence[Arg], result: Result, last: Arg) -> list[Any]:
     """The kernel of a `ConvInteger` or `MatMulInteger`: `last` is an output element in terms of `result` and of the operands `others`."""
-    x, w, x_zero = (*operands, None)[:3]
+    x, w, *points = operands
     assert x is not None and w is not None
-    zero = 0 if x_zero is None else int(x_zero.number or 0)
-    kernel = (_Depthwise if getattr(op, "groups", 1) > 1 else _Product)(ctx, op, x, w, zero)
+    zeros = [0 if point is None else int(point.number or 0) for point in (*points, None, None)[:2]]
+    kernel = (_Depthwise if getattr(op, "groups", 1) > 1 else _Product)(ctx, op, x, w, zeros)
     ctx.outputs = (last.type,)
     stored = list({id(a): a for a in others if a.number is None and a is not x}.values())
 
@@ -70,9 +69,10 @@ def _emit(y: Buffer, at: Sequence[Expr], value: Expr, result: Result, last: Arg)
 class _Kernel:
     """What both kinds have in common."""
 
-    def __init__(self, ctx: Context, op: Any, x: Arg, zero: int) -> None:
+    def __init__(self, ctx: Context, op: Any, x: Arg, w: Arg, zeros: Sequence[int]) -> None:
         self.dsp = "dsp" in ctx.target.extensions
-        self.x_type, self.zero, self.op = x.type, zero, op
+        self.x_type, self.w_type, self.op = x.type, w.type, op
+        self.zero, self.w_zero = zeros
         self.data: Arg = x
         self.w: Arg = x
 
@@ -87,17 +87,23 @@ class _Kernel:
 
     def pairs(self, word: Expr) -> tuple[Expr, Expr]:
         """The bytes 0 and 2, and 1 and 3, of a word of data less the zero point."""
-        if not self.zero:
-            return _even(word), _odd(word)
-        less = tirx.const(_signed((-self.zero & 0xFFFF) * 0x10001), "int32")
-        return _arm("sxtab16", less, word), _arm("sxtab16", less, _turned(word))
+        return _pairs(word, self.x_type, self.zero)
+
+    def weight_pairs(self, word: Expr) -> tuple[Expr, Expr]:
+        """The same of a word of weights."""
+        return _pairs(word, self.w_type, self.w_zero)
+
+    def weight(self, value: Expr) -> Expr:
+        """A weight less the zero point, as int32."""
+        number = value.astype("int32")
+        return number - self.w_zero if self.w_zero else number
 
 
 class _Product(_Kernel):
     """A convolution that sums over all channels, or a matrix product."""
 
-    def __init__(self, ctx: Context, op: Any, x: Arg, w: Arg, zero: int) -> None:
-        super().__init__(ctx, op, x, zero)
+    def __init__(self, ctx: Context, op: Any, x: Arg, w: Arg, zeros: Sequence[int]) -> None:
+        super().__init__(ctx, op, x, w, zeros)
         self.shape: Geometry = geometry_of(op, x.type, w.type)
         self.matrix = is_matrix(op, w.type)
         self.total = self.shape.images * self.shape.lines * self.shape.pixels
@@ -224,7 +230,7 @@ class _Product(_Kernel):
                 for p in range(len(sums))
             ]
             for c, word in enumerate(words):
-                weights = Cell("int32", _odd(word) if half else _even(word)).get()
+                weights = Cell("int32", self.weight_pairs(word)[half]).get()
                 for p, pixel in enumerate(sums):
                     pixel[c].set(_arm("smlad", data[p], weights, pixel[c].get()))
 
@@ -233,7 +239,7 @@ class _Product(_Kernel):
         for k in range(GROUP):
             data = [Cell("int32", load(run, [p * length + g * GROUP + k]).astype("int32")).get() for p in range(len(sums))]
             for c in range(self.channels):
-                weight = Cell("int32", self.w[[block, g, c, k]].astype("int32")).get()
+                weight = Cell("int32", self.weight(self.w[[block, g, c, k]])).get()
                 for p, pixel in enumerate(sums):
                     pixel[c].set(pixel[c].get() + data[p] * weight)
 
@@ -252,8 +258,8 @@ class _Product(_Kernel):
 class _Depthwise(_Kernel):
     """A convolution that filters each channel by itself."""
 
-    def __init__(self, ctx: Context, op: Any, x: Arg, w: Arg, zero: int) -> None:
-        super().__init__(ctx, op, x, zero)
+    def __init__(self, ctx: Context, op: Any, x: Arg, w: Arg, zeros: Sequence[int]) -> None:
+        super().__init__(ctx, op, x, w, zeros)
         shape, filters = x.type.static_shape, w.type.static_shape
         flat = len(shape) == 3
         size, kernel = ((1, shape[1]), (1, filters[2])) if flat else ((shape[1], shape[2]), (filters[2], filters[3]))
@@ -327,8 +333,8 @@ class _Depthwise(_Kernel):
         self.kept = T.alloc_buffer((2 * taps,), "int32", scope="global")
         with _loop(taps) as tap:
             word = Cell("int32", self.w[[block, tap]]).get()
-            store(self.kept, [2 * tap], _even(word))
-            store(self.kept, [2 * tap + 1], _odd(word))
+            for half, pair in enumerate(self.weight_pairs(word)):
+                store(self.kept, [2 * tap + half], pair)
 
     def tap(self, block: Expr, start: Expr, r: Any, s: Any, sums: Sequence[Cell]) -> None:
         """One number of the filter of each channel."""
@@ -337,18 +343,17 @@ class _Depthwise(_Kernel):
         tap = r * shape.kernel[1] + s
         if not self.dsp or len(sums) < GROUP:
             for c, total in enumerate(sums):
-                weight = self.byte_of_word(self.w[[block, tap]], c) if self.dsp else self.w[[block, tap, c]].astype("int32")
-                total.set(total.get() + self.byte(offset + c) * weight)
+                weight = self.byte_of_word(self.w[[block, tap]], c) if self.dsp else self.w[[block, tap, c]]
+                total.set(total.get() + self.byte(offset + c) * self.weight(weight))
             return
         data = [Cell("int32", pair).get() for pair in self.pairs(Cell("int32", self.word(offset)).get())]
         for c, total in enumerate(sums):
             weights = load(self.kept, [2 * tap + c % 2])
             total.set(_arm("smlatt" if c // 2 else "smlabb", data[c % 2], weights, total.get()))
 
-    @staticmethod
-    def byte_of_word(word: Expr, k: int) -> Expr:
-        """A signed byte of a word."""
-        return tirx.shift_right(tirx.shift_left(word, tirx.const(8 * (3 - k), "int32")), tirx.const(24, "int32"))
+    def byte_of_word(self, word: Expr, k: int) -> Expr:
+        """A byte of a word of weights."""
+        return tirx.shift_right(word, tirx.const(8 * k, "int32")).astype(self.w_type.dtype.name)
 
 
 @contextmanager
@@ -372,12 +377,13 @@ def _arm(name: str, *operands: Expr) -> Expr:
     return tirx.call_llvm_pure_intrin("int32", f"llvm.arm.{name}", *operands)
 
 
-def _even(word: Expr) -> Expr:
-    return _arm("sxtb16", word)
-
-
-def _odd(word: Expr) -> Expr:
-    return _arm("sxtb16", _turned(word))
+def _pairs(word: Expr, kind: TensorType, zero: int) -> tuple[Expr, Expr]:
+    """The bytes 0 and 2, and 1 and 3, of a word, each less `zero`: two pairs of 16-bit numbers."""
+    name = "sxt" if kind.dtype == INT8 else "uxt"
+    if not zero:
+        return _arm(f"{name}b16", word), _arm(f"{name}b16", _turned(word))
+    less = tirx.const(_signed((-zero & 0xFFFF) * 0x10001), "int32")
+    return _arm(f"{name}ab16", less, word), _arm(f"{name}ab16", less, _turned(word))
 
 
 def _turned(word: Expr) -> Expr:
