@@ -31,13 +31,14 @@ class Reader:
         return iter(self.samples)
 
 
-def quantize_static(model: Path, samples: Sequence[Mapping[str, np.ndarray]], method: str) -> bytes:
-    """The model as QDQ, weights in int8 per channel, data in uint8.
+def quantize_static(model: Path, samples: Sequence[Mapping[str, np.ndarray]], method: str, per_channel: bool = True) -> bytes:
+    """The model as QDQ, weights in int8, data in uint8.
 
     Args:
         model: a float ONNX file.
         samples: feeds.
         method: `minmax`, `percentile` or `entropy`.
+        per_channel: whether weights have a scale per channel.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quant_pre_process
     from onnxruntime.quantization import quantize_static as run
@@ -50,7 +51,7 @@ def quantize_static(model: Path, samples: Sequence[Mapping[str, np.ndarray]], me
         try:
             quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
             run(
-                str(prepared), str(out), Reader(samples), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8,
+                str(prepared), str(out), Reader(samples), quant_format=QuantFormat.QDQ, per_channel=per_channel, activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8, calibrate_method=chosen,
             )  # fmt: skip
         finally:
