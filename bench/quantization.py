@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Row:
     ratio: float | None
 
 
-def rows(case: Case) -> Iterator[Row]:
+def rows(case: Case, ours: Sequence[str] = OURS) -> Iterator[Row]:
     """The float net, ours, theirs."""
     test, samples = case.test(), case.samples()
     graph = lc.optimize(lc.import_model(case.model), 2)
@@ -48,7 +48,7 @@ def rows(case: Case) -> Iterator[Row]:
     wanted = through_evaluator(graph)
     exact = score(wanted, wanted, test.labels)
     yield Row(case.name, "float", "float32", exact.accuracy, 1.0, None, 1.0)
-    for scheme in OURS:
+    for scheme in ours:
         done = quantize(graph, Request(parse_recipe(scheme), samples))
         before, after = done.report.weight_bytes
         yield _row(case, "lepton", scheme, score(through_evaluator(done.graph), wanted, test.labels), after / before)
@@ -84,12 +84,13 @@ def main() -> None:
     """Measure, print, and write if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--net", choices=[case.name for case in CASES], action="append")
+    parser.add_argument("--scheme", choices=OURS, action="append", help="of ours, only these")
     parser.add_argument("--write", action="store_true", help="also write bench/results/quantization.json and .md")
     args = parser.parse_args()
     found: list[Row] = []
     for case in CASES:
         if not args.net or case.name in args.net:
-            for row in rows(case):
+            for row in rows(case, args.scheme or OURS):
                 print(row, flush=True)
                 found.append(row)
     print(table(found))
