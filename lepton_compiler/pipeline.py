@@ -24,9 +24,15 @@ from lepton_compiler.target import Target, parse_target
 
 @dataclass(frozen=True)
 class Pass:
-    """Base of all passes. Contract: `run` takes a valid graph and leaves a valid graph that computes the same."""
+    """Base of all passes. Contract: `run` takes a valid graph and leaves a valid graph that computes the same.
+
+    Attributes:
+        name: how pipelines call the pass.
+        approximate: whether results may change by more than rounding, as they do when numbers are stored in fewer bits.
+    """
 
     name: ClassVar[str] = "pass"
+    approximate: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         cls.name = kebab(cls.__name__)

@@ -24,6 +24,8 @@ QUICK, ALL, BLOCK = 300, 10_000, 100
 
 MADE_BY_PASSES = ("DeformPatches", "Dynamic", "Fail", "Fused", "Sized")
 CLASSICAL = ("TfIdfVectorizer", "TreeEnsemble")
+ROUNDS_ITS_STATE = ("DynamicQuantizeLSTM",)
+"""An error of one rounding may become one of a code in every later step; `tests/ops/test_recurrent.py` compares such layers."""
 
 
 def check(seeds: range) -> None:
@@ -47,7 +49,7 @@ def test_ten_thousand_graphs(first: int) -> None:
 def test_cases_reach_every_operator() -> None:
     seen = {node.op.name for seed in range(6000) for node in random_case(seed).graph.walk()}
     every = {name for names in ops.FAMILIES.values() for name in names.split()}
-    assert every - seen == {*MADE_BY_PASSES, *CLASSICAL}
+    assert every - seen == {*MADE_BY_PASSES, *CLASSICAL, *ROUNDS_ITS_STATE}
 
 
 def test_cases_are_valid_and_reproducible() -> None:

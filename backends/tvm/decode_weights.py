@@ -85,7 +85,7 @@ def _aligned(b: Builder, bias: Value, product: Node, shape: tuple[int, ...]) -> 
 def _work_out(node: Node) -> None:
     graph, name = node.graph, node.output.name
     (array,) = evaluate_node(node, [None if v is None else v.numpy() for v in node.inputs])
-    constant = graph.constant(np.ascontiguousarray(array), name)
+    constant = graph.constant(np.asarray(array, order="C"), name)
     graph.replace_all_uses(node.output, constant)
     graph.remove(node)
     graph.rename(constant, name)

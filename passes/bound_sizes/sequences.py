@@ -18,7 +18,7 @@ from lepton_compiler.passes.bound_sizes.extents import Extents, number
 from lepton_compiler.passes.bound_sizes.limits import at_most
 from lepton_compiler.passes.bound_sizes.producers import PRODUCERS
 
-LONGEST = 1 << 31
+LONGEST = 1 << 24
 """Elements beyond which a length that follows from the range of a value bounds nothing."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lepton_compiler.calibration import Range, read_ranges
 from lepton_compiler.errors import UsageError
@@ -37,6 +37,8 @@ class Quantize(Pass):
         keep: layers that stay in floating point, by the name of the value that they give.
         ranges: a file of ranges that `--calibrate` wrote, for static schemes.
     """
+
+    approximate: ClassVar[bool] = True
 
     scheme: Scheme = "int8"
     profile: str = "auto"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lepton_compiler.ir.graph import Graph
+from lepton_compiler.ir.tensor import Tensor
 from lepton_compiler.ir.text import parse_graph, print_graph, read_lir
 from lepton_compiler.ir.verify import verify
 from lepton_compiler.ops.evaluator import evaluate
@@ -42,8 +43,9 @@ def test_text(case: str, update_golden: bool) -> None:
     verify(graph)
     result = pipeline.run(graph, context(case))
     verify(result)
-    text, path = print_graph(result), FOLDER / f"{case}.out.lir"
-    assert print_graph(parse_graph(text)) == text
+    weights = dict[str, Tensor]()
+    text, path = print_graph(result, weights), FOLDER / f"{case}.out.lir"
+    assert print_graph(parse_graph(text, weights)) == text
     if update_golden:
         path.write_text(text)
     assert text == path.read_text()
