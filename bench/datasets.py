@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import importlib
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,32 +37,24 @@ def fashion_mnist(part: str) -> Split:
     return Split(samples, np.frombuffer(labels, np.uint8, offset=8).astype(np.int64))
 
 
-def italy_power_demand(part: str) -> Split:
-    """Days of electricity demand [N, 24, 1] of `train` (67) or `test` (1,029); the label tells summer from winter.
-
-    Raises:
-        MissingDependency: aeon is not installed.
-    """
-    try:
-        aeon = importlib.import_module("aeon.datasets")
-    except ImportError as error:
-        raise MissingDependency("aeon is not installed", hint="pip install aeon") from error
-    samples, labels = aeon.load_italy_power_demand(split=part)
-    return Split(np.ascontiguousarray(samples.transpose(0, 2, 1), np.float32), np.asarray(labels).astype(np.int64) - 1)
-
-
 def japanese_vowels(part: str) -> Split:
     """Utterances [N, 29, 12] of `train` (270) or `test` (370), padded with zeros; the label says which of 9 people speaks.
 
+    The files of aeon are read without aeon itself, which needs a numba that may not know the numpy that is installed.
+
     Raises:
         MissingDependency: aeon is not installed.
     """
-    try:
-        aeon = importlib.import_module("aeon.datasets")
-    except ImportError as error:
-        raise MissingDependency("aeon is not installed", hint="pip install aeon") from error
-    found, labels = aeon.load_japanese_vowels(split=part)
-    samples = np.zeros((len(found), 29, 12), np.float32)
-    for row, series in zip(samples, found, strict=True):
-        row[: series.shape[1]] = series.T
-    return Split(samples, np.asarray(labels).astype(np.int64) - 1)
+    found = importlib.util.find_spec("aeon")
+    if found is None or found.origin is None:
+        raise MissingDependency("aeon is not installed", hint="pip install aeon")
+    file = Path(found.origin).parent / "datasets" / "data" / "JapaneseVowels" / f"JapaneseVowels_{part.upper()}.ts"
+    lines = file.read_text().partition("@data")[2].split()
+    samples, labels = np.zeros((len(lines), 29, 12), np.float32), np.zeros(len(lines), np.int64)
+    for k, line in enumerate(lines):
+        *series, label = line.split(":")
+        for channel, values in enumerate(series):
+            numbers = np.array(values.split(","), np.float32)
+            samples[k, : len(numbers), channel] = numbers
+        labels[k] = int(label) - 1
+    return Split(samples, labels)

@@ -45,7 +45,6 @@ class Case:
 
 CASES = (
     Case("resnet", lambda: fashion_mnist("train"), lambda: fashion_mnist("t10k")),
-    Case("ds_cnn", lambda: fashion_mnist("train"), lambda: fashion_mnist("t10k")),
     Case("gru", lambda: japanese_vowels("train"), lambda: japanese_vowels("test")),
 )
 

@@ -13,9 +13,9 @@ import numpy as np
 from lepton_compiler.calibration.histogram import Histogram
 from lepton_compiler.errors import UsageError
 
-COARSE = tuple(256.0 ** (-k / 63) for k in range(64))
+COARSE: tuple[float, ...] = tuple(256.0 ** (-k / 63) for k in range(64))
 """Parts of an end of a range that searches compare first: from all of it to 1/256."""
-FINE = tuple(256.0 ** (k / 63 / 12) for k in range(-11, 12))
+FINE: tuple[float, ...] = tuple(256.0 ** (k / 63 / 12) for k in range(-11, 12))
 """What the best of these is multiplied by afterwards."""
 
 
