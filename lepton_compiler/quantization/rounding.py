@@ -105,7 +105,7 @@ def _round(rows: np.ndarray, weights: np.ndarray, scales: np.ndarray, bits: int)
     square = rows.T @ rows / max(1, len(rows))
     damping = DAMPING * float(np.mean(np.diag(square)))
     if damping <= 0:
-        return nearest
+        return np.asarray(nearest)
     damped = square + damping * np.eye(len(square))
     order = np.argsort(-np.diag(square), kind="stable")
     inverse = np.linalg.inv(damped[np.ix_(order, order)])
