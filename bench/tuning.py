@@ -20,6 +20,7 @@ from lepton_compiler.cli.options import Parser, add_common_options, add_level_op
 from lepton_compiler.cli.outcome import guarded, print_json
 from lepton_compiler.cli.progress import Progress
 from lepton_compiler.feeds import random_feeds
+from lepton_compiler.job import Job, parse_level
 from lepton_compiler.measure import geometric_mean, interleaved, native_call, speedup
 from lepton_compiler.runtime.model import CompiledModel
 from lepton_compiler.target import parse_target
@@ -126,7 +127,7 @@ def measure(name: str, args: argparse.Namespace, database: Path, detail: Callabl
     path = with_random_weights(zoo.fetch(entry))
     graph = driver.import_model(path, entry.shapes)
     reports: list[TuningReport] = []
-    job = driver.Job(target, driver.parse_level(args.level), threads=args.threads, detail=detail, tuned=reports.append)
+    job = Job(target, parse_level(args.level), threads=args.threads, detail=detail, tuned=reports.append)
     tuning = Request.of(target, args.tune, database, None)
     models: dict[tuple[str, int], CompiledModel] = {}
     for key, asked in {"tuned": tuning, "untuned": Request()}.items():

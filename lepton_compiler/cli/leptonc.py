@@ -15,7 +15,7 @@ from lepton_compiler.cli.outcome import guarded, print_json, tell
 from lepton_compiler.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from lepton_compiler.driver import Job, Outcome
+    from lepton_compiler.job import Job, Outcome
     from lepton_compiler.tuning import TuningReport
 
 EMITS = ("lib", "static", "obj", "c", "onnx", "tflite", "ir", "tir", "asm")
@@ -104,9 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _compile(args: argparse.Namespace) -> int:
     from lepton_compiler import driver
+    from lepton_compiler.job import refuse_planned
     from lepton_compiler.quantization.page import write_report
 
-    driver.refuse_planned({name: getattr(args, name) for name in ("prune", "recover")})
+    refuse_planned({name: getattr(args, name) for name in ("prune", "recover")})
     options.load_passes(args.load_pass)
     reports: list[TuningReport] = []
     with Progress("leptonc", args.verbose, args.quiet) as progress:
@@ -128,17 +129,17 @@ def _compile(args: argparse.Namespace) -> int:
 
 
 def _job(args: argparse.Namespace, progress: Progress, tuned: Callable[[TuningReport], None]) -> Job:
-    from lepton_compiler import driver
     from lepton_compiler.compress import compression, keeping_report
     from lepton_compiler.feeds import read_feeds
     from lepton_compiler.identity import check_name
+    from lepton_compiler.job import Job, parse_level
     from lepton_compiler.target import parse_target
     from lepton_compiler.tuning import Request
 
     target = parse_target(args.target, args.cpu)
-    return driver.Job(
+    return Job(
         target=target,
-        level=driver.parse_level(args.level),
+        level=parse_level(args.level),
         emit=args.emit,
         name=check_name(args.name) if args.name else None,
         threads=args.threads,

@@ -35,9 +35,11 @@ from lepton_compiler.testing.generate import Case, random_case
 from lepton_compiler.testing.rounding import Ensemble, ensemble, explained
 from lepton_compiler.testing.shrink import shrink
 
+ALONE = {name: parse_pipeline(name) for name in TABLE}
+"""Each pass as a pipeline."""
 PIPELINES = {
     **{level: Pipeline(passes_for_level(level)) for level in LEVELS},
-    **{name: pipeline for name in TABLE if not any(step.approximate for step in (pipeline := parse_pipeline(name)))},
+    **{name: pipeline for name, pipeline in ALONE.items() if not any(step.approximate for step in pipeline)},
     "kernels": Pipeline((*passes_for_level("O2"), *parse_pipeline("legalize-native,layout,simplify-transposes,fuse"))),
 }
 """What is compared with the graph as it is: the levels, each pass alone that changes nothing but roundings, and what the native backend makes of level 2."""

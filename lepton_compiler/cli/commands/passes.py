@@ -27,7 +27,8 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List passes with the first line of their documentation, or the pipeline of a level."""
-    from lepton_compiler.driver import level_pipeline, parse_level
+    from lepton_compiler.driver import level_pipeline
+    from lepton_compiler.job import parse_level
     from lepton_compiler.passes import registry
 
     options.load_passes(args.load_pass)
