@@ -49,7 +49,7 @@ def quantize_static(model: Path, samples: Sequence[Mapping[str, np.ndarray]], me
         level, root = logging.getLogger().level, logging.getLogger()
         root.setLevel(logging.ERROR)
         try:
-            quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
+            quant_pre_process(_per_channel_opset(model), str(prepared), skip_symbolic_shape=True)
             run(
                 str(prepared), str(out), Reader(samples), quant_format=QuantFormat.QDQ, per_channel=per_channel, activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8, calibrate_method=chosen,
@@ -57,6 +57,16 @@ def quantize_static(model: Path, samples: Sequence[Mapping[str, np.ndarray]], me
         finally:
             root.setLevel(level)
         return out.read_bytes()
+
+
+def _per_channel_opset(model: Path) -> Any:
+    """The model in an opset that has scales per channel: at least 13."""
+    import onnx
+    import onnx.version_converter
+
+    loaded = onnx.load(str(model))
+    old = any(row.domain in ("", "ai.onnx") and row.version < 13 for row in loaded.opset_import)
+    return onnx.version_converter.convert_version(loaded, 17) if old else loaded
 
 
 def quantize_dynamic(model: Path) -> bytes:
