@@ -134,7 +134,6 @@ def compile(
         profile: let the model measure each of its kernel calls, for `lepton_compiler.profile`.
         ram: bytes that arena and stack of firmware may take together; more is refused.
         flash: bytes that its code and constants may take.
-        quantize: with `calibration`, `prune`, `recover`, `max_drop`, `tune`: accepted by name, refused by this version.
         tune: seconds to measure other choices for the kernels that take longest; what was measured goes into a database.
         tune_db: that database; without `tune` the choices in it are taken, and nothing is measured.
         tune_tracker: `HOST:PORT[,KEY]` of TVM's RPC tracker, to measure on its boards.
@@ -150,8 +149,6 @@ def compile(
     Raises:
         LeptonError: see the subclasses.
     """
-    from lepton_compiler.runtime.model import CompiledModel
-
     refuse_planned({"prune": prune, "recover": recover})
     machine = target if isinstance(target, Target) else parse_target(target, cpu)
     job = Job(
@@ -160,6 +157,17 @@ def compile(
         tuning=Request.of(machine, tune, tune_db, tune_tracker),
         compression=compression(quantize, calibration, max_drop, metric),
     )  # fmt: skip
+    return compile_job(source, job)
+
+
+def compile_job(source: Any, job: Job) -> CompiledModel:
+    """`compile` for a `Job`.
+
+    Raises:
+        LeptonError: see the subclasses.
+    """
+    from lepton_compiler.runtime.model import CompiledModel
+
     name = check_name(job.name) if job.name else default_name(source)
     choices = Choices.of(job.dims)
     graphs: dict[tuple[int, ...], Graph] = {}
@@ -177,7 +185,7 @@ def compile(
         return CompiledModel(None, specialise)
     identity = identify(name, job_options(job), graphs[choices.sizes[-1]], source)
     model = CompiledModel(complete(_build_choices(graphs, choices, name, job), identity))
-    if verify:
+    if job.verify:
         _check_models(source, graphs, model, job).check()
     return model
 
