@@ -57,6 +57,8 @@ SUMS = frozenset(
 WEIGHTED = frozenset("Conv ConvTranspose Einsum Gemm MatMul".split())
 SCALES = frozenset("BatchNormalization Div Mul".split())
 """Where one of these is in the graph, it may move into the weights of those, whose sums are not exact then."""
+MEANS = frozenset("AveragePool Mean ReduceMean".split())
+"""Sums divided by a count, which may be a product with its rounded reciprocal."""
 SIMPLE = frozenset({"unary", "binary", "cast"})
 """Families of functions of single elements that are not put together from others: exact operands are exact."""
 FEW_DIGITS = 12
@@ -181,6 +183,7 @@ class _Noise:
                 fits = fits & k
             return fits & (np.abs(np.frexp(arrays[1])[0]) == 0.5) if node.op.name == "Div" else fits
         sums = node.op.name in SUMS and not (node.op.name in WEIGHTED and self._scales(node.graph))
+        sums = sums and not (node.op.name in MEANS and _count(node, arrays, y) is None)
         return fits & (sums and all(a is None or _is_short(a) for a in arrays))
 
     def _scales(self, graph: Graph) -> bool:
@@ -196,6 +199,19 @@ class _Noise:
         relative, absolute = (self.scale * self.rng.uniform(-ulps, ulps, x.shape) for _ in range(2))
         shaken = x * (1 + relative * PRECISION[kind.name]) + absolute * SMALLEST[kind.name]
         return np.where(np.isfinite(x) & ~np.asarray(exact), shaken, x)
+
+
+def _count(node: Node, arrays: Sequence[Any], y: np.ndarray) -> int | None:
+    """How many numbers each mean is of, if that is a power of two everywhere, so that dividing by it rounds nothing."""
+    op: Any = node.op
+    match op.name:
+        case "Mean":
+            count = len(arrays)
+        case "AveragePool":
+            count = 0 if any(op.pads) or op.ceil_mode else int(np.prod(op.kernel_shape))
+        case _:
+            count = arrays[0].size // y.size if y.size else 0
+    return count if count and count & (count - 1) == 0 else None
 
 
 def _overflown(x: Any, in_products: bool) -> Any:
