@@ -187,6 +187,9 @@ static void forget(void) {
   atomic_store(&started, -1);
 }
 
+/* Before anybody can hold a lock here: a fork that the handler did not see would leave the child with one that nobody releases. */
+__attribute__((constructor)) static void watch_forks(void) { watching_forks = pthread_atfork(NULL, NULL, forget) == 0; }
+
 static int usable_cpus(void) {
 #if defined(__linux__)
   cpu_set_t set;
@@ -203,7 +206,6 @@ static void start(void) {
     pthread_mutex_unlock(&life);
     return;
   }
-  if (!watching_forks) watching_forks = pthread_atfork(NULL, NULL, forget) == 0;
   const int cpus = usable_cpus();
   if (watching_forks && !atomic_load(&stopping)) {
     pthread_attr_t attributes;
