@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import chart
-from bench.rows import label
+from bench.rows import label, shown_error
 from lepton_compiler.cli.options import Parser
 from lepton_compiler.cli.outcome import guarded
 from lepton_compiler.errors import LeptonError
@@ -147,8 +147,7 @@ def table(results: Results) -> str:
     for row in results["rows"]:
         if row["error"]:
             continue
-        error = "differs" if row["max_rel"] is None else f"{row['max_rel']:.1e}"
-        cells = [row["model"], row["kind"], str(row["threads"]), error if row["ok"] else f"{error} (!)", f"{row['ms']['lepton']:.3f}"]
+        cells = [row["model"], row["kind"], str(row["threads"]), shown_error(row), f"{row['ms']['lepton']:.3f}"]
         for other in others:
             fits = other in row["speedup"]
             cells += [f"{row['ms'][other]:.3f}", f"{row['speedup'][other]:.2f}"] if fits else ["fails", ""]
