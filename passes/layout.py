@@ -26,8 +26,9 @@ class Layout(Pass):
     """Conv, Relu, Conv  -->  Transpose, Conv(NHWC), Relu, Conv(NHWC), Transpose
 
     Convolutions and poolings prefer channels-last; most other operators work in either layout once their axes are renumbered; the rest, and
-    the inputs and outputs of the graph, are channels-first. A transpose costs the bytes that it moves, once per value. The cheapest choice is
-    a minimum cut (Stoer's classic reduction), which networkx finds. Constants are transposed at compile time.
+    the inputs and outputs of the graph, are channels-first. A transpose costs the bytes that it moves, once per value; where the graph has
+    one between the two layouts already, it costs nothing to be without it. The cheapest choice is a minimum cut (Stoer's classic reduction),
+    which networkx finds. Constants are transposed at compile time.
     """
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
@@ -65,10 +66,14 @@ def _add_value(network: nx.DiGraph, value: Value, options: dict[Node, Permuted])
     """Edges that charge one transpose when the producer and any consumer of a value disagree."""
     producer = value.producer
     maker: Any = producer if producer in options and _moves(options[producer].outputs[producer.outputs.index(value)]) else "first"
+    if producer is not None and _transposes(producer, inverse(channels_last(value.type.rank))):
+        maker = "last"
     takers: list[Any] = []
     for user, index in value.uses:
         if user in options and _moves(options[user].operands[index]):
             takers.append(user)
+        elif _transposes(user, channels_last(value.type.rank)):
+            takers.append("last")
         else:
             takers.append("first")
     if value.is_output:
@@ -86,6 +91,11 @@ def _add_value(network: nx.DiGraph, value: Value, options: dict[Node, Permuted])
         network.add_edge(maker, ("out", value), capacity=cost)
         for taker in takers:
             network.add_edge(("out", value), taker)
+
+
+def _transposes(node: Node, perm: Perm) -> bool:
+    """Whether a node changes between the two layouts in the way that `perm` says."""
+    return node.op.name == "Transpose" and len(perm) in RANKS and getattr(node.op, "perm") == perm  # noqa: B009
 
 
 def _moves(perm: Perm | None) -> bool:
