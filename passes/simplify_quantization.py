@@ -58,6 +58,28 @@ def integer_accumulation(b: Builder, node: Node) -> Replacement:
     return b(node.op, b.Mul(result, multiplier), b.constant(np.ones(scale.type.static_shape, np.float32), name="one"), *node.inputs[2:])
 
 
+@simplifies(*LINEAR)
+def real_result(b: Builder, node: Node) -> Replacement:
+    """Conv(DQ(x, s), DQ(w, t), bias)  -->  Mul(Conv(x - zero, w - zero, bias / (s t)), s t), for constant weights"""
+    op: Any = node.op
+    if op.name == "Gemm" and (op.alpha != 1 or op.beta != 1 or op.trans_a):
+        return "Gemm with scaling"
+    x, w = (_dequantized(v) for v in node.present_inputs[:2])
+    channels = _output_scale(node)
+    if x is None or w is None or channels is None or _scalar(x.present_inputs[1]) is None or not w.present_inputs[0].is_constant:
+        return "its operands are not quantized by constants, the data as a whole and the weights per output channel"
+    factor = _scalar(x.present_inputs[1]) * channels
+    if np.all(factor == 1):
+        return None
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    whole = None if bias is None else _whole_bias(bias, factor)
+    if bias is not None and whole is None:
+        return "its bias is not a constant per output channel"
+    arrays = [] if whole is None else [b.constant(whole, name="bias")]
+    sums = b(op, _whole(b, x), _whole(b, w), *arrays)
+    return b.Mul(sums, b.constant(_multiplier(x, node, None, sums.type.rank), name="multiplier"))
+
+
 @simplifies("QuantizeLinear")
 def average_of_integers(b: Builder, node: Node) -> Replacement:
     """Q(AveragePool(DQ(x, s)), u)  -->  Q(AveragePool(x - zero), u / s)"""
@@ -95,12 +117,14 @@ def _dequantized(value: Value) -> Node | None:
     return node if all(v.is_constant for v in node.present_inputs[1:]) and node.present_inputs[0].type.dtype.bits <= 16 else None
 
 
-def _multiplier(x: Node, layer: Node, node: Node, rank: int) -> np.ndarray:
-    """Scales s t / u in single precision, as runtimes compute it, in a shape that multiplies the result of `layer`."""
+def _multiplier(x: Node, layer: Node, node: Node | None, rank: int) -> np.ndarray:
+    """Scales s t, or s t / u, in single precision, as runtimes compute it, in a shape that multiplies the result of `layer`."""
     weights = layer.present_inputs[1].producer
     assert weights is not None
-    s, t, u = (n.present_inputs[1].numpy().astype(np.float32) for n in (x, weights, node))
-    product = np.asarray(s.reshape(()) * t / u.reshape(()), np.float32)
+    s, t = (n.present_inputs[1].numpy().astype(np.float32) for n in (x, weights))
+    product = np.asarray(s.reshape(()) * t, np.float32)
+    if node is not None:
+        product = np.asarray(product / node.present_inputs[1].numpy().astype(np.float32).reshape(()), np.float32)
     axis = LINEAR[layer.op.name] % rank
     return product.reshape(()) if product.size == 1 else product.reshape(-1, *(1,) * (rank - 1 - axis))
 
@@ -151,9 +175,11 @@ def _whole_bias(bias: Value, factor: np.ndarray) -> np.ndarray | None:
 class SimplifyQuantization(Pass):
     """Q(Conv(DQ(x), DQ(w)))  -->  Q(Mul(Conv(x - zero, w - zero), scale)): sums of whole numbers, one scale at the end
 
+    Results that stay real numbers, or that something else than Relu is done with first, are multiplied by their scale right away.
     Sums of products of 8-bit numbers are exact in float32 up to 2^24, so every order of summation gives the same result, and ties are
     rounded as integer hardware and LiteRT round them.
     """
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         rewrite(graph, [integer_accumulation, average_of_integers], ctx.tracer)
+        rewrite(graph, [real_result], ctx.tracer)

@@ -33,7 +33,7 @@ def scale_into_weights(b: Builder, node: Node) -> Replacement:
     if isinstance(found, str):
         return found
     linear, c = found
-    if _is_requantized(node):
+    if _sums_whole(linear):
         return "sums of quantized numbers stay whole"
     w, bias = linear.inputs[1], linear.inputs[2] if len(linear.inputs) > 2 else None
     assert w is not None
@@ -104,10 +104,16 @@ def _linear_and_channels(node: Node) -> tuple[Node, np.ndarray] | str:
     return (linear, c) if c is not None else "the constant differs along other axes than the channels"
 
 
-def _is_requantized(node: Node) -> bool:
-    """Whether the result is quantized without a scale of its own: then the factor is what takes the sums to the new scale."""
-    scales = [u.present_inputs[1] for u in node.output.users if u.op.name == "QuantizeLinear" and u.present_inputs[0] is node.output]
-    return any(s.tensor is not None and s.type.size == 1 and float(s.numpy().reshape(())) == 1 for s in scales)
+def _sums_whole(linear: Node) -> bool:
+    """Whether a convolution or product adds up whole numbers: the data is quantized with a scale of one, and the weights are whole."""
+    x, w = linear.present_inputs[:2]
+    while x.producer is not None and x.producer.op.name in ("Reshape", "Squeeze", "Transpose", "Unsqueeze"):
+        x = x.producer.present_inputs[0]
+    source = x.producer
+    if source is None or source.op.name != "DequantizeLinear" or not source.present_inputs[1].is_constant:
+        return False
+    weights = w.numpy()
+    return bool(np.all(source.present_inputs[1].numpy() == 1) and np.all(weights == np.rint(weights)))
 
 
 CHANNEL_AXIS = {"Conv": 1, "ConvTranspose": 1, "MatMul": -1, "Gemm": -1}
