@@ -57,6 +57,12 @@ INTRINSICS = {"tirx.fabs": "fabs", "tirx.sqrt": "sqrt", "tirx.nearbyint": "rint"
 RARELY = "prim.if_then_else"
 NEAREST = "tirx.lepton_nearest"
 register_op_attr(NEAREST, "TCallEffectKind", PURE)
+SATURATED = "tirx.lepton_saturated"
+register_op_attr(SATURATED, "TCallEffectKind", PURE)
+WHOLE, WHOLE_BITS = 1.5 * 2**23, 0x4B400000
+"""A float32 in whose neighbourhood, 2^22 either way, there are whole numbers only, and its bits."""
+SELDOM = "!7001"
+"""Metadata: a branch that is hardly ever taken, so that LLVM does not compute what lies behind it in advance."""
 NEAREST_LIMIT = 2**24
 """Where `nearest` saturates."""
 
@@ -97,6 +103,14 @@ def nearest(x: Expr) -> Expr:
     return Call(Op.get(NEAREST), [x], ret_ty=PrimType("int32"))
 
 
+def saturated(x: Expr, zero: int, low: int, high: int) -> Expr:
+    """float32 rounded to the nearest integer, ties to even, plus `zero`, at least `low` and at most `high`, as int32; NaN counts as 0.
+
+    To be used inside the body of an outlined function. `zero` lies between `low` and `high`, and all of them have 16 bits.
+    """
+    return Call(Op.get(SATURATED), [x, *(tirx.const(n, "int32") for n in (zero, low, high))], ret_ty=PrimType("int32"))
+
+
 def is_outlined(call: Any) -> bool:
     """Whether a call is one of ours."""
     return isinstance(call.op, Op) and str(call.op.name).startswith(PREFIX)
@@ -116,7 +130,8 @@ def take_definitions(vcvtr: bool = False) -> str:
     _used.clear()
     writers = [(_Writer(_bodies[key][0], lanes, vcvtr), key, lanes) for key, lanes in chosen]
     functions = [w.function(_symbol(key, lanes), _bodies[key][1]) for w, key, lanes in writers]
-    return "\n".join([*functions, *sorted({d for w, _, _ in writers for d in w.declarations})])
+    weights = [f'{SELDOM} = !{{!"branch_weights", i32 1, i32 4000}}'] if any(w.branches for w, _, _ in writers) else []
+    return "\n".join([*functions, *sorted({d for w, _, _ in writers for d in w.declarations}), *weights])
 
 
 def _lowered(call: Any, key: str) -> Expr:
@@ -154,7 +169,7 @@ class _Writer:
         self.lanes, self.lines, self.vcvtr = lanes, list[str](), vcvtr and lanes == 1
         self.parameters = tuple(parameters)
         self.names: dict[int, str] = {hash(p): f"%x{k}" for k, p in enumerate(self.parameters)}
-        self.block = "entry"
+        self.block, self.branches = "entry", False
         self.declarations: set[str] = set()
 
     def function(self, symbol: str, body: Expr) -> str:
@@ -219,6 +234,8 @@ class _Writer:
             return self.intrinsic("arithmetic.fence", x, self.value(x.args[1]))
         if operator == RARELY:
             return self.rarely(x)
+        if operator == SATURATED:
+            return self.saturated(x.args[0], self.value(x.args[0]), *(int(n.value) for n in x.args[1:]))
         values = [self.value(a) for a in x.args]
         if operator.startswith(PREFIX):
             parameters, body = _bodies[operator[len(PREFIX) :]]
@@ -251,11 +268,31 @@ class _Writer:
             rounded = self.emit(f"select {truth} {held}, {kind} {other}, {kind} {rounded}")
         return self.emit(f"fptosi {kind} {rounded} to {whole}")
 
+    def saturated(self, x: Any, value: str, zero: int, low: int, high: int) -> str:
+        """See `saturated`: bounded as a float, then rounded by the addition of a number beside which there are whole ones only."""
+        whole, kind, truth = self.vector("i32"), self.vector("float"), self.vector("i1")
+        if self.vcvtr:
+            number = self.emit(f"add i32 {self.nearest(x, value)}, {zero}")
+            for condition, bound in (("slt", low), ("sgt", high)):
+                number = self.emit(f"select i1 {self.emit(f'icmp {condition} i32 {number}, {bound}')}, i32 {bound}, i32 {number}")
+            return number
+        bounded = value
+        for condition, bound in (("olt", low - zero), ("ogt", high - zero)):
+            other = self.constant(tirx.FloatImm("float32", float(bound)))
+            held = self.emit(f"fcmp {condition} {kind} {bounded}, {other}")
+            bounded = self.emit(f"select {truth} {held}, {kind} {other}, {kind} {bounded}")
+        number = self.emit(f"fcmp ord {kind} {value}, {value}")
+        bounded = self.emit(f"select {truth} {number}, {kind} {bounded}, {kind} zeroinitializer")
+        moved = self.emit(f"fadd {kind} {bounded}, {self.constant(tirx.FloatImm('float32', WHOLE))}")
+        bits = self.emit(f"bitcast {kind} {moved} to {whole}")
+        return self.emit(f"add {whole} {bits}, {self.constant(tirx.IntImm('int32', zero - WHOLE_BITS))}")
+
     def rarely(self, x: Any) -> str:
         """The third argument, and, if the first holds for any lane, the second one in those lanes."""
         usual, condition = self.value(x.args[2]), self.value(x.args[0])
         label, before = len(self.lines), self.block
-        self.lines.append(f"  br i1 {self.any_lane(condition)}, label %rare{label}, label %join{label}")
+        self.lines.append(f"  br i1 {self.any_lane(condition)}, label %rare{label}, label %join{label}, !prof {SELDOM}")
+        self.branches = True
         self.open(f"rare{label}")
         rare = self.value(x.args[1])
         chosen = self.emit(f"select {self.type(x.args[0])} {condition}, {self.type(x)} {rare}, {self.type(x)} {usual}")
