@@ -35,6 +35,7 @@ TABLE = {
     "simplify-slices": "lepton_compiler.passes.simplify_slices:SimplifySlices",
     "simplify-transposes": "lepton_compiler.passes.simplify_transposes:SimplifyTransposes",
     "split-transposed": "lepton_compiler.backends.tvm.split_transposed:SplitTransposed",
+    "quantize-early": "lepton_compiler.backends.tvm.quantize_early:QuantizeEarly",
     "split-resize": "lepton_compiler.backends.tvm.split_resize:SplitResize",
 }
 

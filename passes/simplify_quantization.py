@@ -14,7 +14,7 @@ from lepton_compiler.pipeline import Pass, PassContext
 from lepton_compiler.rewrite import rewrite, simplifies
 from lepton_compiler.rewrite.rule import Replacement
 
-LINEAR = {"Conv": 1, "MatMul": -1, "Gemm": -1}
+LINEAR = {"Conv": 1, "ConvTranspose": 1, "MatMul": -1, "Gemm": -1}
 """Operators that multiply by weights, and the axis of their output channels."""
 AVERAGES = frozenset({"AveragePool", "ReduceMean", "ReduceSum", "Resize"})
 """Operators that add up elements and pass a common factor on to their results."""
@@ -143,6 +143,8 @@ def _output_scale(layer: Node) -> np.ndarray | None:
     if scale.size == 1:
         return np.asarray(scale.reshape(()))
     rank = weights.output.type.rank
+    if layer.op.name == "ConvTranspose":
+        return scale if getattr(weights.op, "axis") % rank == 1 and getattr(layer.op, "groups") == 1 else None  # noqa: B009
     last = layer.op.name == "MatMul" or not getattr(layer.op, "trans_b", True)
     axis = getattr(weights.op, "axis") % rank  # noqa: B009
     return scale if axis == (rank - 1 if last else 0) and (layer.op.name != "MatMul" or rank == 2) else None

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 REQUIRED_PASSES: tuple[str, ...] = (
     "bound-sizes",
+    "split-transposed",
     "integer-layers",
     "integer-products",
     "legalize-native",
-    "split-transposed",
     "layout",
     "simplify-transposes{sink=False}",
+    "dce",
+    "quantize-early",
     "split-resize",
     "canonicalize",
     "dce",

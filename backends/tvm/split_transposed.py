@@ -33,7 +33,11 @@ class SplitTransposed(Pass):
         for part in list(bodies(graph)):
             for node in part.nodes:
                 if splits_into_phases(node):
-                    expand(node, phase_by_phase)
+                    factor = _factor_after(node)
+                    if factor is None:
+                        expand(node, phase_by_phase)
+                    else:  # fewer elements are moved if what is done with each is done before: the result may become codes
+                        expand(factor, lambda build, mul, conv=node: phase_by_phase(build, conv, mul.present_inputs[1]))  # type: ignore[misc]
 
 
 def splits_into_phases(node: Node) -> bool:
@@ -64,8 +68,18 @@ def _pads(axis: tuple[int, int, int, int, int], phase: int) -> tuple[int, int]:
     return before, last - first + taps - n - before
 
 
-def phase_by_phase(build: Builder, node: Node) -> Sequence[Value]:
-    """The convolutions of all phases side by side, interleaved channels-last, as convolutions have them natively."""
+def _factor_after(node: Node) -> Node | None:
+    """The multiplication by a constant per channel that alone reads the result, if that is so."""
+    users = list(node.output.users)
+    if len(users) != 1 or users[0].op.name != "Mul" or node.output.is_output or users[0].present_inputs[0] is not node.output:
+        return None
+    shape, channels = users[0].present_inputs[1].type.shape, node.output.type.shape[1]
+    alone = shape == () or (len(shape) == node.output.type.rank - 1 and shape[0] == channels and set(shape[1:]) == {1})
+    return users[0] if users[0].present_inputs[1].tensor is not None and alone else None
+
+
+def phase_by_phase(build: Builder, node: Node, factor: Value | None = None) -> Sequence[Value]:
+    """The convolutions of all phases side by side, interleaved channels-last, as convolutions have them natively, times `factor`."""
     op = node.op
     assert isinstance(op, ConvTranspose)
     x, w, b = (*node.inputs, None)[:3]
@@ -76,6 +90,10 @@ def phase_by_phase(build: Builder, node: Node) -> Sequence[Value]:
     alike = [list(group) for _, group in itertools.groupby(phases, lambda r: [_pads(a, at) for a, at in zip(axes, r, strict=True)])]
     parts = [_convolved(build, group, axes, x, w, b) for group in alike]
     z = parts[0] if len(parts) == 1 else build.Concat(*parts, axis=1)
+    if factor is not None:
+        numbers = factor.numpy()
+        tiled = np.tile(numbers, (z.type.static_shape[1] // numbers.shape[0], *(1,) * rank)) if numbers.ndim else numbers
+        z = build.Mul(z, build.constant(tiled, name=factor.name))
     batch, _, *sizes = z.type.static_shape
     last = build.Transpose(z, perm=(0, *range(2, 2 + rank), 1))
     apart = build.Reshape(last, shape=(batch, *sizes, *strides, w.type.static_shape[1]))
