@@ -44,7 +44,7 @@ def form_groups(graph: Graph, depth: int) -> list[Group]:
         if target is not None and len(target.nodes) < depth and _joins(node, what, target, users):
             _add(target, node, what, users)
             member[node] = target
-        elif what != "control":
+        elif what not in ("control", "view"):  # a view at the end of a kernel costs nothing outside, and anchors can end before it
             group = Group([node])
             _set_role(group, node, what)
             groups.append(group)
