@@ -64,10 +64,14 @@ def refusal(node: Node, target: Target | None = None) -> str | None:
     return f"there is no native arithmetic for {', '.join(sorted(strange))}" if strange else None
 
 
+MOST_TAPS = 2**24 // (255 * 128)
+"""Products of 8-bit numbers that float32 adds up exactly."""
+
+
 def is_integer_product(node: Node, target: Target | None = None) -> bool:
     """Whether a product of integers has the form that its kernel takes: constant 8-bit weights, a zero point for each operand.
 
-    Cores without vectors filter channel by channel, too.
+    Filters of single channels have signed weights without a zero point, except on cores without vectors.
     """
     x, w, *zeros = node.inputs
     assert x is not None and w is not None
@@ -75,7 +79,10 @@ def is_integer_product(node: Node, target: Target | None = None) -> bool:
     if not ranks or not _is_known(node, w) or any(t.dtype.name not in ("int8", "uint8") for t in (x.type, w.type)):
         return False
     groups = getattr(node.op, "groups", 1)
-    depthwise = target is not None and target.lanes(8) == 1 and groups == w.type.shape[0] and w.type.shape[1] == 1
+    depthwise = groups > 1 and groups == w.type.shape[0] and w.type.shape[1] == 1
+    if depthwise and (target is None or target.lanes(8) > 1):
+        weights_as_floats = w.type.dtype.name == "int8" and (len(zeros) < 2 or zeros[1] is None)
+        depthwise = weights_as_floats and w.type.size // groups <= MOST_TAPS
     if (groups != 1 and not depthwise) or w.type.size == 0 or (x.type.is_static and x.type.size == 0):
         return False
     single = all(zero is None or zero.type.size == 1 for zero in zeros)

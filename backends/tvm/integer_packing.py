@@ -55,3 +55,11 @@ def _pack(runs: Array, block: int, group: int, filling: int) -> Array:
 def _sums(runs: Array, block: int) -> Array:
     total = runs.sum(axis=(1, 2, 3), dtype=np.int32)
     return np.pad(total, (0, -len(total) % block))
+
+
+def pack_integer_depthwise(w: Array, block: int) -> Array:
+    """`[C, 1, KH, KW]`, or `[C, 1, KW]`, to `[ceil(C / block), KH, KW, block]` in float32, filled up with zeros."""
+    image = w[:, :, None, :] if w.ndim == 3 else w
+    channels, _, kh, kw = image.shape
+    filled = np.pad(image[:, 0].astype(np.float32), ((0, -channels % block), (0, 0), (0, 0)))
+    return np.ascontiguousarray(filled.reshape(-1, block, kh, kw).transpose(0, 2, 3, 1))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lepton_compiler.backends.tvm.capabilities import MOST_TAPS
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.traverse import bodies
 from lepton_compiler.ir.types import FLOAT32, INT8, UINT8, TensorType
@@ -67,7 +68,7 @@ def _found(node: Node) -> Product | None:
     if isinstance(op, Gemm):
         fits = op.alpha == 1 and op.beta == 1 and not op.trans_a
     else:
-        fits = isinstance(op, MatMul) or (isinstance(op, Conv) and op.groups == 1 and op.layout == "NCHW" and len(op.strides) <= 2)
+        fits = isinstance(op, MatMul) or (isinstance(op, Conv) and op.layout == "NCHW" and len(op.strides) <= 2)
     if not fits or node.output.type.dtype != FLOAT32:
         return None
     x, w, bias = (*node.inputs, None)[:3]
@@ -85,6 +86,8 @@ def _found(node: Node) -> Product | None:
     if not plain or (zero is not None and (zero.tensor is None or zero.type.size != 1)):
         return None
     weights = w.numpy()
+    if isinstance(op, Conv) and op.groups > 1 and not _is_depthwise(op, weights):
+        return None
     if isinstance(op, MatMul | Gemm) and (weights.ndim != 2 or node.present_inputs[0].type.rank < 2):
         return None
     weights = weights.T if isinstance(op, Gemm) and op.trans_b else weights
@@ -99,6 +102,12 @@ def _found(node: Node) -> Product | None:
     if added is not None and added.size not in (1, node.output.type.shape[-1] if not isinstance(op, Conv) else weights.shape[0]):
         return None
     return Product(data, moves, zero, weights.astype(np.int64), added) if _holds(weights, isinstance(op, Conv), added) else None
+
+
+def _is_depthwise(op: Conv, weights: np.ndarray) -> bool:
+    """Whether there is a kernel for a filter per channel: its weights are signed 8-bit numbers, and not too many."""
+    single = op.groups == weights.shape[0] and weights.shape[1] == 1 and weights.size <= op.groups * MOST_TAPS
+    return single and bool(weights.size) and bool(weights.min() >= -OFFSET and weights.max() < OFFSET)
 
 
 def _are_whole(numbers: np.ndarray) -> bool:
@@ -120,7 +129,7 @@ def _rewrite(node: Node, found: Product) -> None:
     for move in found.moves:
         data = b(move.op, data)
     if isinstance(op, Conv):
-        whole = ConvInteger(strides=op.strides, pads=op.pads, dilations=op.dilations)
+        whole = ConvInteger(strides=op.strides, pads=op.pads, dilations=op.dilations, groups=op.groups)
         sums = b(whole, data, weights, _scalar(b, found.zero), zero)
     else:
         sums = b(MatMulInteger(), data, weights, _scalar(b, found.zero), zero)

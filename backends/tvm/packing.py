@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lepton_compiler.backends.tvm.integer_packing import pack_integer_conv, pack_integer_matmul, sum_integer_conv, sum_integer_matmul
+from lepton_compiler.backends.tvm.integer_packing import (
+    pack_integer_conv,
+    pack_integer_depthwise,
+    pack_integer_matmul,
+    sum_integer_conv,
+    sum_integer_matmul,
+)
 from lepton_compiler.backends.tvm.micro_packing import pack_micro_conv, pack_micro_depthwise, pack_micro_matmul
 
 WINOGRAD_FILTER: dict[int, Sequence[Sequence[float]]] = {
@@ -110,6 +116,7 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "depthwisetall": _depthwisetall,
     "integer_conv": pack_integer_conv,
     "integer_conv_sums": sum_integer_conv,
+    "integer_depthwise": pack_integer_depthwise,
     "integer_matmul": pack_integer_matmul,
     "integer_matmul_sums": sum_integer_matmul,
     "matmul": _matmul,

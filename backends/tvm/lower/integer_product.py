@@ -23,12 +23,13 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from lepton_compiler.backends.tvm.compute.integer_product import Geometry, plan, spans
+from lepton_compiler.backends.tvm.compute.integer_product import Geometry, Plan, plan, spans
 from lepton_compiler.backends.tvm.dot import Dot, dot_of, splat, vector_type
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, expression, lowers
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
 from lepton_compiler.backends.tvm.lower.whole import Result, read_through
 from lepton_compiler.ir.types import INT8, INT32, TensorType, dtype
+from lepton_compiler.target import Target
 
 Emit = Callable[[Sequence[Expr], Expr], None]
 """Stores what follows from a sum, given the index of the result's element."""
@@ -41,7 +42,7 @@ def lower_product(ctx: Context, op: Any, operands: Sequence[Arg | None], others:
     """The kernel of a `ConvInteger` or `MatMulInteger`: `last` is an output element in terms of `result` and of the operands `others`."""
     x, w, x_zero, w_zero = (*operands, None, None)[:4]
     assert x is not None and w is not None
-    kernel = _Kernel(ctx, op, x, w, x_zero, w_zero)
+    kernel = _kernel_class(op)(ctx, op, x, w, x_zero, w_zero)
     ctx.outputs = (last.type,)
     distinct = {id(a): a for a in [x_zero, *others] if a is not None and a.number is None and a is not x}
     stored = [a for a in distinct.values() if a is not x_zero]
@@ -56,6 +57,12 @@ def lower_product(ctx: Context, op: Any, operands: Sequence[Arg | None], others:
 
     source = x
     return procedure(ctx, "product", [x, x_zero, kernel.packed, kernel.totals, kernel.ones, *stored], write, kernel.scratch, private=True)
+
+
+def _kernel_class(op: Any) -> type[ProductKernel]:
+    from lepton_compiler.backends.tvm.lower.integer_depthwise import DepthwiseKernel
+
+    return DepthwiseKernel if getattr(op, "groups", 1) > 1 else ProductKernel
 
 
 def _emit(y: Buffer, at: Sequence[Expr], value: Expr, result: Result, last: Arg) -> None:
@@ -84,7 +91,7 @@ def lower_alone(ctx: Context, op: Any, *operands: Arg | None) -> list[Any]:
 
 def is_matrix(op: Any, w: TensorType) -> bool:
     """Whether a product is one of matrices: pixels are the rows of the left one."""
-    pointwise = set(w.static_shape[2:]) == {1}
+    pointwise = set(w.static_shape[2:]) == {1} and getattr(op, "groups", 1) == 1
     return op.name == "MatMulInteger" or (pointwise and set(op.strides) == {1} and not any(op.pads))
 
 
@@ -103,7 +110,7 @@ def geometry_of(op: Any, x: TensorType, w: TensorType) -> Geometry:
 
 
 @dataclass(frozen=True)
-class _Unit:
+class Unit:
     """A unit of work: the image, its first line."""
 
     image: Expr
@@ -111,7 +118,7 @@ class _Unit:
 
 
 @dataclass(frozen=True)
-class _Tile:
+class Tile:
     """A register tile: a line of the unit, counted from its first, a block of channels, `count` pixels from `begin` on."""
 
     line: Expr
@@ -120,11 +127,11 @@ class _Tile:
     count: int
 
 
-class _Kernel:
+class ProductKernel:
     """The statements of one product."""
 
     def __init__(self, ctx: Context, op: Any, x: Arg, w: Arg, x_zero: Arg | None, w_zero: Arg | None) -> None:
-        self.dot: Dot = dot_of(ctx.target)
+        self.dot = self.dot_for(ctx.target, x.dtype)
         self.shape = shape = geometry_of(op, x.type, w.type)
         self.matrix, self.x_type = is_matrix(op, w.type), x.type
         given = 0 if w_zero is None else int(w_zero.number or 0)
@@ -133,12 +140,12 @@ class _Kernel:
         self.sums_data = bool(self.w_zero) and not self.dot.subtracts
         direct = x.dtype == self.dot.data and not any(shape.pads) and shape.run % self.dot.group == 0
         direct = direct and not (self.sums_data and shape.run % LINE)
-        self.plan = plan(shape, self.dot, ctx.target, copies=not direct)
+        self.plan = self.plan_for(ctx.target, direct)
         self.width = self.plan.vectors * self.dot.lanes
         self.blocks = -(-shape.outputs // self.width)
         conv, taps = op.name == "ConvInteger", (shape.taps,) if op.name == "ConvInteger" else ()
         name, filling = "conv" if conv else "matmul", self.w_zero if self.dot.subtracts else 0
-        self.packed = Arg(TensorType(INT8, (1,)), ctx.pack(w, f"integer_{name}", self.width, self.dot.group, filling, *taps))
+        self.packed = self.pack(ctx, w, f"integer_{name}", filling, *taps)
         corrected = not self.dot.subtracts and (x_zero is not None or x.dtype != self.dot.data)
         self.totals = Arg(TensorType(INT32, (1,)), ctx.pack(w, f"integer_{name}_sums", self.width)) if corrected else None
         self.ones = Arg(TensorType(INT8, (1,)), ctx.table(_ones(shape.run))) if self.sums_data else None
@@ -150,6 +157,18 @@ class _Kernel:
             self.scratch.append(TensorType(dtype(self.dot.data), (self.reach, self.row)))
         if self.sums_data:
             self.scratch.append(TensorType(INT32, (self.plan.rows, shape.pixels)))
+
+    def dot_for(self, target: Target, data: str) -> Dot:
+        """How products are added up."""
+        return dot_of(target)
+
+    def plan_for(self, target: Target, direct: bool) -> Plan:
+        """Tiles; `direct` says that the input can be read as it is."""
+        return plan(self.shape, self.dot, target, copies=not direct)
+
+    def pack(self, ctx: Context, w: Arg, function: str, filling: int, *taps: int) -> Arg:
+        """The weights as `tile` reads them."""
+        return Arg(TensorType(INT8, (1,)), ctx.pack(w, function, self.width, self.dot.group, filling, *taps))
 
     def open(self, x: Arg, zero: Arg | None, w: Arg, totals: Arg | None, ones: Arg | None, spaces: Sequence[Buffer]) -> None:
         """Take the buffers."""
@@ -167,14 +186,14 @@ class _Kernel:
         with T.parallel(0, self.units) as unit:
             part, block = unit % self.plan.ranges, unit // self.plan.ranges
             image, first = (block // blocks, block % blocks * self.plan.rows) if self.shape.images > 1 else (0, block * self.plan.rows)
-            at = _Unit(image, first)
+            at = Unit(image, first)
             if self.plan.copies:
                 self.copy(at)
             if self.sums_data:
                 self.sum_data(at)
             self.multiply(at, part, emit)
 
-    def copy(self, unit: _Unit) -> None:
+    def copy(self, unit: Unit) -> None:
         """The rows that this unit reads, with the zero point in the padding."""
         shape, channels = self.shape, self.shape.channels
         left, middle, right = shape.pads[1] * channels, shape.size[1] * channels, shape.pads[3] * channels
@@ -187,7 +206,7 @@ class _Kernel:
                 for begin, width, count in spans(extent, LINE):
                     with T.serial(0, count) as k:
                         offset = begin + k * width
-                        store(self.copied, [r, _ramp(at + offset, width)], value(offset, width))
+                        store(self.copied, [r, ramp(at + offset, width)], value(offset, width))
 
             def fill(offset: Expr, width: int) -> Expr:
                 return splat(filling, width)
@@ -225,12 +244,12 @@ class _Kernel:
 
     def read_input(self, offset: Expr, width: int) -> Expr:
         """Elements of the input from a linear offset on."""
-        return self.x[[*[0] * (len(self.x_type.shape) - 1), _ramp(offset, width)]]
+        return self.x[[*[0] * (len(self.x_type.shape) - 1), ramp(offset, width)]]
 
-    def read(self, unit: _Unit, row: Expr, offset: Expr, width: int) -> Expr:
+    def read(self, unit: Unit, row: Expr, offset: Expr, width: int) -> Expr:
         """Data of a row, counted from the first that this unit reads, from an offset in the padded row on."""
         if self.copied is not None:
-            return load(self.copied, [row, _ramp(offset, width)])
+            return load(self.copied, [row, ramp(offset, width)])
         shape = self.shape
         start = (unit.image * shape.size[0] + unit.first * shape.strides[0] + row) * shape.size[1] * shape.channels
         return self.read_input(start + offset, width)
@@ -240,21 +259,21 @@ class _Kernel:
         shape = self.shape
         return line * shape.strides[0] + r * shape.dilations[0], (pixel * shape.strides[1] + tap * shape.dilations[1]) * shape.channels
 
-    def sum_data(self, unit: _Unit) -> None:
+    def sum_data(self, unit: Unit) -> None:
         """Sums of the data that each pixel sees: dot products with ones."""
         shape, dot = self.shape, self.dot
         whole = dot.lanes * dot.group
         with T.serial(0, self.plan.rows) as line, self.inside(unit.first + line), T.serial(0, shape.pixels) as pixel:
             sums = T.alloc_buffer((dot.lanes,), "int32", scope="global")
-            store(sums, [_ramp(0, dot.lanes)], splat(tirx.const(0, "int32"), dot.lanes))
+            store(sums, [ramp(0, dot.lanes)], splat(tirx.const(0, "int32"), dot.lanes))
             with T.serial(0, shape.kernel[0]) as r, T.serial(0, shape.taps) as tap, T.serial(0, -(-shape.run // LINE)) as k:
                 row, offset = self.place(line, pixel, r, tap)
                 for part in range(LINE // whole):
                     at = k * LINE + part * whole
                     data = self.read(unit, row, offset + at, whole)
                     assert self.ones_in is not None
-                    total = dot.add(load(sums, [_ramp(0, dot.lanes)]), data, self.ones_in[[_ramp(at, whole)]])
-                    store(sums, [_ramp(0, dot.lanes)], total)
+                    total = dot.add(load(sums, [ramp(0, dot.lanes)]), data, self.ones_in[[ramp(at, whole)]])
+                    store(sums, [ramp(0, dot.lanes)], total)
             total = load(sums, [0])
             for lane in range(1, dot.lanes):
                 total = total + load(sums, [lane])
@@ -264,7 +283,7 @@ class _Kernel:
         """Statements for lines that there are: the last block may have fewer than others."""
         return when(*([line < self.shape.lines] if self.shape.lines % self.plan.rows else []))
 
-    def multiply(self, unit: _Unit, part: Expr, emit: Emit) -> None:
+    def multiply(self, unit: Unit, part: Expr, emit: Emit) -> None:
         """All register tiles of a unit."""
         per = -(-self.blocks // self.plan.ranges)
         full, tail = divmod(self.shape.pixels, self.plan.pixels)
@@ -276,15 +295,15 @@ class _Kernel:
             loops.enter_context(self.inside(unit.first + line))
             if full:
                 with T.serial(0, full) as k:
-                    self.tile(unit, _Tile(line, block, k * self.plan.pixels, self.plan.pixels), emit)
+                    self.tile(unit, Tile(line, block, k * self.plan.pixels, self.plan.pixels), emit)
             if tail:
-                self.tile(unit, _Tile(line, block, tirx.const(full * self.plan.pixels, "int32"), tail), emit)
+                self.tile(unit, Tile(line, block, tirx.const(full * self.plan.pixels, "int32"), tail), emit)
 
-    def tile(self, unit: _Unit, tile: _Tile, emit: Emit) -> None:
+    def tile(self, unit: Unit, tile: Tile, emit: Emit) -> None:
         """The sums of a register tile, and what follows them."""
         shape, dot, vectors = self.shape, self.dot, self.plan.vectors
         sums, done = (T.alloc_buffer((tile.count * self.width,), "int32", scope="global") for _ in range(2))
-        places = [(p, v, [_ramp(p * self.width + v * dot.lanes, dot.lanes)]) for p in range(tile.count) for v in range(vectors)]
+        places = [(p, v, [ramp(p * self.width + v * dot.lanes, dot.lanes)]) for p in range(tile.count) for v in range(vectors)]
         for _, _, at in places:
             store(sums, at, splat(tirx.const(0, "int32"), dot.lanes))
         with T.serial(0, shape.kernel[0]) as r, T.serial(0, shape.taps) as tap, T.serial(0, -(-shape.run // dot.group)) as g:
@@ -301,13 +320,13 @@ class _Kernel:
     def weights(self, block: Expr, r: Expr, tap: Expr, g: Expr, v: int) -> Expr:
         """A vector of weights for the dot product."""
         width = self.dot.lanes * self.dot.group
-        stored = self.w.tensor(block, r, tap, g, _ramp(v * width, width))
+        stored = self.w.tensor(block, r, tap, g, ramp(v * width, width))
         if self.dot.weights == "int8":
             return stored
         wide = stored.astype(vector_type(self.dot.weights, width))
         return wide - splat(tirx.const(self.w_zero, self.dot.weights), width) if self.w_zero else wide
 
-    def finish(self, unit: _Unit, tile: _Tile, done: Buffer, p: Expr, v: int, emit: Emit) -> None:
+    def finish(self, unit: Unit, tile: Tile, done: Buffer, p: Expr, v: int, emit: Emit) -> None:
         """The epilogue of one vector of channels of a pixel; the last block may have fewer channels than others."""
         lanes, last = self.dot.lanes, self.blocks - 1
         begin, pixel = tile.block * self.width + v * lanes, tile.begin + p
@@ -356,5 +375,5 @@ def _ones(run: int) -> np.ndarray:
     return np.pad(np.ones(run, np.int8), (0, -run % LINE))
 
 
-def _ramp(start: Expr, width: int) -> Expr:
+def ramp(start: Expr, width: int) -> Expr:
     return tirx.Ramp(start, 1, width) if width > 1 else start

@@ -1,0 +1,74 @@
+"""Convolutions of each channel by a filter of its own, of 8-bit integers.
+
+    for each row of the filter:
+        for each pixel that the tile sees in it: x = its channels as float32, in registers
+            sums[pixel, channels] += x * weights, for all taps by which it counts
+
+Products of 8-bit numbers are exact in float32, and so are their sums up to 2^24. A fused multiply-add takes as many channels as one of 16-bit
+integers in pairs would, and the data of several taps need not be interleaved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from lepton_compiler.backends.tvm.compute.integer_product import Plan, plan
+from lepton_compiler.backends.tvm.dot import LANE_BITS, Dot, splat, vector_type
+from lepton_compiler.backends.tvm.lower.context import Arg, Context
+from lepton_compiler.backends.tvm.lower.integer_product import Emit, ProductKernel, Tile, Unit, ramp
+from lepton_compiler.backends.tvm.lower.procedure import load, store
+from lepton_compiler.ir.types import FLOAT32, TensorType
+from lepton_compiler.target import Target
+
+MOST_PIXELS = 8
+"""Pixels of a register tile: chains of additions that hide their latency."""
+
+
+class DepthwiseKernel(ProductKernel):
+    """The statements of a depthwise convolution: tiles are a vector of channels wide, and data is copied only to be padded."""
+
+    def dot_for(self, target: Target, data: str) -> Dot:  # noqa: D102
+        return Dot(1, data, "float32", target.lanes(LANE_BITS))
+
+    def plan_for(self, target: Target, direct: bool) -> Plan:  # noqa: D102
+        shape = self.shape
+        whole = shape.channels % self.dot.lanes == 0  # else the last vector reaches beyond the last pixel
+        found = plan(shape, self.dot, target, copies=not (direct and whole))
+        most = min(MOST_PIXELS, shape.pixels, max(1, target.vector_registers // 2 - 2))
+        tiles = -(-shape.pixels // most)
+        return replace(found, vectors=1, pixels=-(-shape.pixels // tiles))
+
+    def pack(self, ctx: Context, w: Arg, function: str, filling: int, *taps: int) -> Arg:  # noqa: D102
+        return Arg(TensorType(FLOAT32, (1,)), ctx.pack(w, "integer_depthwise", self.width))
+
+    def tile(self, unit: Unit, tile: Tile, emit: Emit) -> None:  # noqa: D102
+        shape, lanes = self.shape, self.dot.lanes
+        sums, done = (T.alloc_buffer((tile.count * lanes,), kind, scope="global") for kind in ("float32", "int32"))
+        x = T.alloc_buffer((lanes,), "float32", scope="global")
+        for p in range(tile.count):
+            store(sums, [ramp(p * lanes, lanes)], splat(tirx.const(0.0, "float32"), lanes))
+        with T.serial(0, shape.kernel[0]) as r:
+            for column, uses in self.columns(tile.count):
+                row = tile.line * shape.strides[0] + r * shape.dilations[0]
+                offset = (tile.begin * shape.strides[1] + column) * shape.channels + tile.block * lanes
+                number = self.read(unit, row, offset, lanes).astype(vector_type("int32", lanes)).astype(vector_type("float32", lanes))
+                store(x, [ramp(0, lanes)], number)
+                for p, tap in uses:
+                    at = [ramp(p * lanes, lanes)]
+                    weights = self.w.tensor(tile.block, r, tap, ramp(0, lanes))
+                    store(sums, at, load(sums, at) + load(x, [ramp(0, lanes)]) * weights)
+        for p in range(tile.count):
+            at = [ramp(p * lanes, lanes)]
+            store(done, at, load(sums, at).astype(vector_type("int32", lanes)))
+        with T.serial(0, tile.count) as pixel:
+            self.finish(unit, tile, done, pixel, 0, emit)
+
+    def columns(self, count: int) -> list[tuple[int, list[tuple[int, int]]]]:
+        """The columns that so many pixels see, counted from the first, each with (pixel, tap) by which it counts."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for p in range(count):
+            for tap in range(self.shape.kernel[1]):
+                found.setdefault(p * self.shape.strides[1] + tap * self.shape.dilations[1], []).append((p, tap))
+        return sorted(found.items())
