@@ -81,6 +81,28 @@ def real_result(b: Builder, node: Node) -> Replacement:
 
 
 @simplifies("QuantizeLinear")
+def scale_into_constants(b: Builder, node: Node) -> Replacement:
+    """Q(Add(Mul(x, a), c), u)  -->  Q(Add(Mul(x, a / u), c / u), 1), likewise without the addition"""
+    y, scale, *zero = node.present_inputs
+    u = _scalar(scale)
+    if u is None or u == 1 or not u > 0 or y.type.dtype != FLOAT32 or not node.op.dtype.is_integer:  # type: ignore[attr-defined]
+        return None if u == 1 else "it has no single scale"
+    add = _producer(y, "Add")
+    mul = _producer(y if add is None else add.present_inputs[0], "Mul")
+    nodes = [n for n in (mul, add) if n is not None]
+    if mul is None or any(len(n.output.uses) != 1 or n.output.is_output or n.present_inputs[1].tensor is None for n in nodes):
+        return "no product with a constant before it"
+    b.loc = b.loc.merge(*(n.loc for n in nodes))
+    result = mul.present_inputs[0]
+    for n in nodes:
+        constant = (n.present_inputs[1].numpy().astype(np.float64) / u).astype(np.float32)
+        if not np.isfinite(constant).all():
+            return "the quotient is too large"
+        result = b(n.op, result, b.constant(constant, name=n.present_inputs[1].name))
+    return b(node.op, result, b.constant(np.ones(scale.type.static_shape, np.float32), name="one"), *zero)
+
+
+@simplifies("QuantizeLinear")
 def average_of_integers(b: Builder, node: Node) -> Replacement:
     """Q(AveragePool(DQ(x, s)), u)  -->  Q(AveragePool(x - zero), u / s)"""
     chain: list[Node] = []
@@ -178,6 +200,7 @@ class SimplifyQuantization(Pass):
     """Q(Conv(DQ(x), DQ(w)))  -->  Q(Mul(Conv(x - zero, w - zero), scale)): sums of whole numbers, one scale at the end
 
     Results that stay real numbers, or that something else than Relu is done with first, are multiplied by their scale right away.
+    Where constants are multiplied with and added before quantization, its scale goes into them.
     Sums of products of 8-bit numbers are exact in float32 up to 2^24, so every order of summation gives the same result, and ties are
     rounded as integer hardware and LiteRT round them.
     """
@@ -185,3 +208,4 @@ class SimplifyQuantization(Pass):
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         rewrite(graph, [integer_accumulation, average_of_integers], ctx.tracer)
         rewrite(graph, [real_result], ctx.tracer)
+        rewrite(graph, [scale_into_constants], ctx.tracer)
