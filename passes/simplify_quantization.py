@@ -81,25 +81,52 @@ def real_result(b: Builder, node: Node) -> Replacement:
 
 
 @simplifies("QuantizeLinear")
-def scale_into_constants(b: Builder, node: Node) -> Replacement:
-    """Q(Add(Mul(x, a), c), u)  -->  Q(Add(Mul(x, a / u), c / u), 1), likewise without the addition"""
+def scale_into_operands(b: Builder, node: Node) -> Replacement:
+    """Q(Add(Mul(x, a), DQ(y, s)), u)  -->  Q(Add(Mul(x, a / u), DQ(y, s / u)), 1)"""
     y, scale, *zero = node.present_inputs
     u = _scalar(scale)
     if u is None or u == 1 or not u > 0 or y.type.dtype != FLOAT32 or not node.op.dtype.is_integer:  # type: ignore[attr-defined]
         return None if u == 1 else "it has no single scale"
-    add = _producer(y, "Add")
-    mul = _producer(y if add is None else add.present_inputs[0], "Mul")
-    nodes = [n for n in (mul, add) if n is not None]
-    if mul is None or any(len(n.output.uses) != 1 or n.output.is_output or n.present_inputs[1].tensor is None for n in nodes):
-        return "no product with a constant before it"
-    b.loc = b.loc.merge(*(n.loc for n in nodes))
-    result = mul.present_inputs[0]
-    for n in nodes:
-        constant = (n.present_inputs[1].numpy().astype(np.float64) / u).astype(np.float32)
-        if not np.isfinite(constant).all():
-            return "the quotient is too large"
-        result = b(n.op, result, b.constant(constant, name=n.present_inputs[1].name))
-    return b(node.op, result, b.constant(np.ones(scale.type.static_shape, np.float32), name="one"), *zero)
+    divided = _divided(b, y, float(u))
+    if divided is None or divided.is_constant:
+        return "what is computed before has no constants that take the scale"
+    return b(node.op, divided, b.constant(np.ones(scale.type.static_shape, np.float32), name="one"), *zero)
+
+
+def _divided(b: Builder, value: Value, u: float) -> Value | None:
+    """`value / u` with changed constants, without any operation more; None where that cannot be."""
+    if value.tensor is not None:
+        with np.errstate(over="ignore"):
+            quotient = (value.numpy().astype(np.float64) / u).astype(np.float32)
+        return b.constant(quotient, name=value.name) if value.type.dtype == FLOAT32 and np.isfinite(quotient).all() else None
+    node = value.producer
+    if node is None or value.type.dtype != FLOAT32:
+        return None
+    if node.op.name == "DequantizeLinear":
+        data, scale, *zero = node.present_inputs
+        factor = _divided(b, scale, u) if scale.tensor is not None and _dequantized(value) is not None else None
+        return None if factor is None or not np.all(factor.numpy() > 0) else b(node.op, data, factor, *zero)
+    if node.op.name not in ("Add", "Mul", "Relu", "Sub") or len(value.uses) != 1 or value.is_output:
+        return None
+    operands: list[Value | None] = list(node.inputs)
+    order = sorted(range(len(operands)), key=lambda k: _elements(node.present_inputs[k])) if node.op.name == "Mul" else range(len(operands))
+    for k in order:
+        part = _divided(b, node.present_inputs[k], u)
+        if part is None and node.op.name != "Mul":
+            return None
+        if part is not None:
+            operands[k] = part
+            if node.op.name == "Mul":
+                break
+    if all(new is old for new, old in zip(operands, node.inputs, strict=True)):
+        return None
+    b.loc = b.loc.merge(node.loc)
+    return b(node.op, *operands)
+
+
+def _elements(value: Value) -> int:
+    """How many there are, as far as is known: constants first."""
+    return 0 if value.is_constant else value.type.size if value.type.is_static else 1 << 62
 
 
 @simplifies("QuantizeLinear")
@@ -200,7 +227,7 @@ class SimplifyQuantization(Pass):
     """Q(Conv(DQ(x), DQ(w)))  -->  Q(Mul(Conv(x - zero, w - zero), scale)): sums of whole numbers, one scale at the end
 
     Results that stay real numbers, or that something else than Relu is done with first, are multiplied by their scale right away.
-    Where constants are multiplied with and added before quantization, its scale goes into them.
+    Where sums and products with constants or dequantized numbers are quantized, the scale goes into these.
     Sums of products of 8-bit numbers are exact in float32 up to 2^24, so every order of summation gives the same result, and ties are
     rounded as integer hardware and LiteRT round them.
     """
@@ -208,4 +235,4 @@ class SimplifyQuantization(Pass):
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         rewrite(graph, [integer_accumulation, average_of_integers], ctx.tracer)
         rewrite(graph, [real_result], ctx.tracer)
-        rewrite(graph, [scale_into_constants], ctx.tracer)
+        rewrite(graph, [scale_into_operands], ctx.tracer)
