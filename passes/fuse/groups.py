@@ -74,8 +74,8 @@ def _joins(node: Node, what: Kind, group: Group, users: list[Node]) -> bool:
             return not group.moved and all(kind(u) == "elementwise" and _whole(node.output, u) for u in users) and _chain_goes_on(node)
         if what == "transpose":
             return not group.moved and all(_whole(node.output, u) for u in users)
-        if what in ("anchor", "reduction") and group.moved:
-            return False
+        if group.moved and (what in ("anchor", "reduction") or node.op.name == "QuantizeLinear"):
+            return False  # codes are small: they are moved, and an anchor may end in them
         return what not in ("opaque", "control") and all(_whole(node.output, u) for u in users)
     if product_of_converted(node) is group.anchor:
         return True
