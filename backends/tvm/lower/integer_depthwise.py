@@ -11,6 +11,7 @@ integers in pairs would, and the data of several taps need not be interleaved.
 from __future__ import annotations
 
 from dataclasses import replace
+
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 

@@ -376,4 +376,5 @@ def _ones(run: int) -> np.ndarray:
 
 
 def ramp(start: Expr, width: int) -> Expr:
+    """`width` consecutive indices from `start` on."""
     return tirx.Ramp(start, 1, width) if width > 1 else start
