@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton_compiler.backend import Artifact, BuildOptions
-from lepton_compiler.backends.tvm.capabilities import CONTROL, VIEWS, computes_nothing, refusal
+from lepton_compiler.backends.tvm.capabilities import CONTROL, computes_nothing, is_view, joins, refusal
 from lepton_compiler.errors import Diagnostic, UnsupportedError
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.target import Target
@@ -196,13 +196,13 @@ def default_cache() -> Path:
 
 
 def kernel_nodes(graph: Graph) -> list[Node]:
-    """The nodes that become kernel calls: all but views, control flow and those with empty results; nested graphs included."""
+    """The nodes that become kernel calls: all but views, joins, control flow and those with empty results; nested graphs included."""
     found: list[Node] = []
     for node in graph:
         if node.op.name in CONTROL:
             for region in node.regions:
                 found += kernel_nodes(region)
-        elif node.op.name not in VIEWS and not computes_nothing(node):
+        elif not is_view(node) and not joins(node) and not computes_nothing(node):
             found.append(node)
     return found
 

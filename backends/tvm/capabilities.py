@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from lepton_compiler.backends.tvm.carriers import CARRIERS
 from lepton_compiler.ir.graph import Node, Value
+from lepton_compiler.ops.indexing import Slice
+from lepton_compiler.ops.rearrange import Concat
 from lepton_compiler.target import Target
 
 CONTROL = frozenset({"Fail", "If", "Loop", "Scan"})
@@ -43,6 +45,41 @@ MOVES = frozenset(
     ).split()
 )
 """Operators that only move elements, of whatever type, or decompose to such; Scatter operators where they combine nothing."""
+
+
+def is_view(node: Node) -> bool:
+    """Whether a node's result lies in its operand's bytes: `offset_of` says where."""
+    return node.op.name in VIEWS or offset_of(node) is not None
+
+
+def offset_of(node: Node) -> int | None:
+    """Bytes before a slice of neighbours along the outermost axis of which there are several; None for another node, or slice."""
+    if not isinstance(node.op, Slice) or not node.present_inputs[0].type.is_static or not node.output.type.is_static:
+        return None
+    old, new = node.present_inputs[0].type.static_shape, node.output.type.static_shape
+    axes = [axis for axis, (m, n) in enumerate(zip(old, new, strict=True)) if m != n]
+    if len(axes) != 1 or any(n != 1 for n in old[: axes[0]]) or 0 in new:
+        return None
+    starts = dict(zip(node.op.axes or range(len(old)), zip(node.op.starts, node.op.steps or (1,) * len(old), strict=False), strict=False))
+    start, step = starts.get(axes[0]) or starts.get(axes[0] - len(old)) or (0, 1)
+    if step != 1 or not isinstance(start, int):
+        return None
+    first = start + old[axes[0]] if start < 0 else start
+    return max(first, 0) * (node.present_inputs[0].type.nbytes // old[axes[0]])
+
+
+def joins(node: Node) -> bool:
+    """Whether a `Concat` along the outermost axis needs no kernel, because kernels that nobody else reads write their parts of it."""
+    if not isinstance(node.op, Concat) or not node.output.type.is_static or len(set(node.inputs)) < len(node.inputs):
+        return False
+    return all(n == 1 for n in node.output.type.static_shape[: node.op.axis]) and all(_fills(v, node) for v in node.present_inputs)
+
+
+def _fills(value: Value, concat: Node) -> bool:
+    node = value.producer
+    if node is None or node.graph is not concat.graph or len(value.uses) != 1 or value.is_output or node.op.name in (*CONTROL, "Concat"):
+        return False
+    return not is_view(node) and not computes_nothing(node)
 
 
 def computes_nothing(node: Node) -> bool:

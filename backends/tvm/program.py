@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from lepton_compiler.backends.tvm.capabilities import VIEWS, computes_nothing
+from lepton_compiler.backends.tvm.capabilities import computes_nothing, is_view, joins, offset_of
 from lepton_compiler.backends.tvm.kernels import Kernel, KernelParameter
 from lepton_compiler.backends.tvm.spec import KernelSpec, kernel_operands
 from lepton_compiler.backends.tvm.weights import WeightStore
@@ -149,6 +149,7 @@ class _Builder:
         self.program, self.time, self.loops = Program(), 0, 0
         self.places: dict[Value, Ref] = {}
         self.wanted: dict[Value, Ref] = {}
+        self.joined: dict[Value, tuple[Value, int]] = {}
 
     def build(self, graph: Graph) -> Program:
         for k, value in enumerate(graph.inputs):
@@ -174,8 +175,10 @@ class _Builder:
         """Statements of a graph whose inputs have places; its outputs end up at `targets`, where given."""
         for value, target in zip(graph.outputs, targets, strict=True):
             root = _root(value)
-            if target is not None and root not in self.wanted and root.producer is not None and root.producer.op.name not in VIEWS:
+            whole = root.type.nbytes == stored_type(value).nbytes
+            if target is not None and whole and root not in self.wanted and root.producer is not None:
                 self.wanted[root] = target
+        self.joined |= _parts(graph)
         last = _last_uses(graph)
         statements: list[Statement] = []
         for position, node in enumerate(graph):
@@ -187,9 +190,12 @@ class _Builder:
 
     def node(self, node: Node, position: int, last: dict[Value, int]) -> list[Statement]:
         match node.op.name:
-            case name if name in VIEWS:
+            case _ if is_view(node):
                 assert node.inputs[0] is not None
-                self.places[node.output] = self.read(node.inputs[0])
+                self.places[node.output] = self.read(node.inputs[0]).moved(offset_of(node) or 0)
+                return []
+            case _ if joins(node):
+                self.places[node.output] = self.wanted[node.output]
                 return []
             case "If":
                 return self.branch(node)
@@ -214,12 +220,21 @@ class _Builder:
             if value.tensor is None:
                 places[k] = self.read(value)
         shared = self.shared_place(node, spec, operands, position, last)
-        results = [self.wanted.get(v) or (shared if shared is not None else self.new(v.type.nbytes, v.name)) for v in node.outputs]
+        results = [self.part(v) or self.wanted.get(v) or shared or self.new(v.type.nbytes, v.name) for v in node.outputs]
         for value, place in zip(node.outputs, results, strict=True):
             self.places[value] = place
             self.touch(place)
         arguments = [self.argument(p, operands, places, results, node) for p in kernel.parameters]
         return Call(kernel, tuple(arguments), node)
+
+    def part(self, value: Value) -> Ref | None:
+        """The place of a value in the result of the `Concat` that joins it to others; the first of them makes room for all."""
+        if value not in self.joined:
+            return None
+        whole, offset = self.joined[value]
+        if whole not in self.wanted:
+            self.wanted[whole] = self.new(whole.type.nbytes, whole.name)
+        return self.wanted[whole].moved(offset)
 
     def argument(
         self, parameter: KernelParameter, operands: Sequence[Value], places: dict[int, Ref], results: Sequence[Ref], node: Node
@@ -442,11 +457,22 @@ def stored_type(value: Value) -> TensorType:
 
 def _root(value: Value) -> Value:
     """The value whose bytes a chain of views shows."""
-    while value.producer is not None and value.producer.op.name in VIEWS:
+    while value.producer is not None and is_view(value.producer):
         source = value.producer.inputs[0]
         assert source is not None
         value = source
     return value
+
+
+def _parts(graph: Graph) -> dict[Value, tuple[Value, int]]:
+    """The values that are joined to others: to what, and at which offset in bytes."""
+    found: dict[Value, tuple[Value, int]] = {}
+    for node in graph:
+        offset = 0
+        for value in node.present_inputs if joins(node) else ():
+            found[value] = node.output, offset
+            offset += value.type.nbytes
+    return found
 
 
 def _last_uses(graph: Graph) -> dict[Value, int]:
@@ -455,7 +481,7 @@ def _last_uses(graph: Graph) -> dict[Value, int]:
     count = 0
     for position, node in enumerate(graph):
         count += 1
-        if node.op.name not in VIEWS:
+        if not is_view(node):
             for value in node.present_inputs:
                 last[_root(value)] = position
     for value in graph.outputs:
