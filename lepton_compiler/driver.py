@@ -34,6 +34,7 @@ from lepton_compiler.job import Job, Outcome, job_options, parse_level, refuse_p
 from lepton_compiler.ops.evaluator import check_feeds
 from lepton_compiler.output import depfile_text, publish_files, publish_folder, replace_file, staging, write_files
 from lepton_compiler.pipeline import Instrument
+from lepton_compiler.ram import Fitting
 from lepton_compiler.several import Choices, Dims
 from lepton_compiler.sources import bind, files_of, kind_of, read_model
 from lepton_compiler.target import Target, parse_target, runs_here
@@ -318,11 +319,14 @@ def build_sizes(
     def progress(done: int, total: int, label: str) -> None:
         job.detail(f"kernel {done} of {total}, {label}")
 
-    if not dimensions:
-        return cast(Artifact, backend.build(legal[()], options, progress))
-    if not hasattr(backend, "build_sizes"):
+    if dimensions and not hasattr(backend, "build_sizes"):
         raise UnsupportedError("this backend makes artefacts of one size only", hint=f"give one size of {', '.join(dimensions)}")
-    return cast(Artifact, backend.build_sizes(dimensions, legal, options, progress))
+
+    def make(graphs: Mapping[tuple[int, ...], Graph]) -> Artifact:
+        built = backend.build_sizes(dimensions, graphs, options, progress) if dimensions else backend.build(graphs[()], options, progress)
+        return cast(Artifact, built)
+
+    return Fitting(backend, options, make, lambda graph, passes: optimize(graph, job.level, job.target, passes, job.instruments)).build(legal)
 
 
 def complete(artifact: Artifact, identity: Mapping[str, Any]) -> Artifact:

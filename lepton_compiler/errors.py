@@ -49,6 +49,19 @@ class UnsupportedError(LeptonError):
     """The model is valid but uses something that lepton, or the chosen backend, cannot do."""
 
 
+class OverBudgetError(UnsupportedError):
+    """The artefact needs more memory than the user's machine has.
+
+    Args:
+        problems: see `LeptonError`.
+        ram: bytes of RAM that it needs, where that is too much.
+    """
+
+    def __init__(self, problems: Sequence[Diagnostic], ram: int | None = None) -> None:
+        super().__init__(problems)
+        self.ram = ram
+
+
 class OpenDimensionsError(UnsupportedError):
     """The model cannot be represented before its symbolic dimensions are bound, but can be afterwards."""
 

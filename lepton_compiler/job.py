@@ -97,7 +97,7 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
         sizes = {key: self.manifest.get(key, 0) for key in ("arena_bytes", "arena_lower_bound", "weights_bytes", "code_bytes")}
-        sizes |= {key: self.manifest[key] for key in ("flash_bytes", "stack_bytes") if key in self.manifest}
+        sizes |= {key: self.manifest[key] for key in ("flash_bytes", "stack_bytes", "patches") if key in self.manifest}
         result = {
             "artifact": str(self.out),
             "name": self.manifest["name"],

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lepton_compiler.backend import Artifact, BuildOptions
 from lepton_compiler.backends.tvm.capabilities import CONTROL, computes_nothing, is_view, joins, refusal
@@ -17,6 +17,7 @@ from lepton_compiler.target import Target
 from lepton_compiler.tuning import Database, Request, TuningReport, this_cpu
 
 if TYPE_CHECKING:
+    from lepton_compiler.analysis.memory import Plan
     from lepton_compiler.backends.tvm.spec import KernelSpec
     from lepton_compiler.target import Target
 
@@ -101,6 +102,34 @@ def build_sizes(
         return artifact
     rows = [{"kernel": name, "symbol": symbol, "choice": choice} for name, (symbol, choice) in sorted(tuned.items())]
     return Artifact(artifact.files, {**artifact.manifest, "tuning": rows})
+
+
+def plan(graph: Graph, target: Target) -> Plan:
+    """The memory plan of a graph that the required passes have made legal; no kernel is compiled. Workspaces are not in it.
+
+    Raises:
+        UnsupportedError: as `build` does.
+    """
+    from lepton_compiler.backends.tvm.arena import plan_of
+
+    check_static(graph)
+    check_supported(kernel_nodes(graph), target)
+    return plan_of(graph)
+
+
+def smaller_arena(room: int) -> str:
+    """The passes that make the arena of a legal graph take no more than `room` bytes, if they can."""
+    return f"patches{{arena={room}}}"
+
+
+def overhead(before: Graph, after: Graph) -> dict[str, Any]:
+    """What `smaller_arena` did to a graph: the work of both, and the values that are computed in patches."""
+    from lepton_compiler.backends.tvm.package.work import work
+
+    whole, macs = (sum(work(node)["macs"] for node in kernel_nodes(graph)) for graph in (before, after))
+    results = [node for node in after if "patches" in node.loc.rules and node.op.name == "Concat"]
+    runs = [{"result": node.output.name, "patches": len(node.inputs)} for node in results]
+    return {"macs": macs, "macs_without": whole, "overhead": round(macs / whole - 1, 4) if whole else 0.0, "runs": runs}
 
 
 def choices_known(graphs: Iterable[Graph], target: Target, database: Database, threads: int) -> dict[str, Mapping[str, int]]:

@@ -193,6 +193,9 @@ def _print_summary(outcome: Outcome, reports: Sequence[TuningReport]) -> None:
     if "flash_bytes" in facts:
         peak = ", ".join(outcome.manifest["arena_peak"]) or "nothing"
         print(f"  flash {facts['flash_bytes']:,} bytes, stack at most {facts['stack_bytes']:,} bytes; the arena's peak: {peak}")
+    if "patches" in facts:
+        runs = ", ".join(f"'{run['result']}' ({run['patches']})" for run in facts["patches"]["runs"])
+        print(f"  in patches: {runs}; {100 * facts['patches']['overhead']:.1f} % more multiply-accumulates than without")
     for report in reports:
         gain = f"the model takes {report.ratio:.3f} times as long as without" if report.tuned else "nothing makes the model faster"
         print(f"  tuned {report.tuned} of {report.kernels} kernels, {report.finished} searched; {gain}")

@@ -11,7 +11,7 @@ from lepton_compiler.analysis.memory import Plan
 from lepton_compiler.backend import BuildOptions
 from lepton_compiler.backends.tvm.package import libm
 from lepton_compiler.binary import Object, read_object, stack_bound
-from lepton_compiler.errors import Diagnostic, UnsupportedError
+from lepton_compiler.errors import Diagnostic, OverBudgetError, UnsupportedError
 from lepton_compiler.toolchain import Toolchain
 
 PROVIDED = re.compile(r"mem(cpy|set|move)|__aeabi_\w+|__\w+[sdthi][fi]\d?|__gnu_[fh]2[hf]_ieee|__\w+hf\w*")
@@ -90,11 +90,12 @@ def check_budget(size: Footprint, plan: Plan, options: BuildOptions) -> None:
     """Refuse an artefact that is larger than the user's microcontroller.
 
     Raises:
-        UnsupportedError: it does not fit; the message says by how much, and what takes the most.
+        OverBudgetError: it does not fit; the message says by how much, and what takes the most.
     """
     problems = []
     ram = plan.arena_bytes + size.stack
-    if options.ram is not None and ram > options.ram:
+    too_much = options.ram is not None and ram > options.ram
+    if options.ram is not None and too_much:
         peak = ", ".join(f"'{p}'" for p in plan.peak)
         problems.append(
             Diagnostic(
@@ -114,7 +115,7 @@ def check_budget(size: Footprint, plan: Plan, options: BuildOptions) -> None:
             )
         )
     if problems:
-        raise UnsupportedError(problems)
+        raise OverBudgetError(problems, ram if too_much else None)
 
 
 def _read(folder: Path, objects: Sequence[str]) -> list[Object]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from lepton_compiler.analysis.memory import align
-from lepton_compiler.backends.tvm.capabilities import is_view
+from lepton_compiler.backends.tvm.capabilities import CONTROL, is_view
 from lepton_compiler.backends.tvm.patches.rows import Demand, Rows, demand, is_image, row_count
 from lepton_compiler.backends.tvm.spec import spec_of
 from lepton_compiler.ir.graph import Graph, Node, Value
+
+
+CALL = 64
+"""Multiply-accumulates for which a call of a kernel stands."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +26,37 @@ class Split:
     extra: int
 
 
+@dataclass(frozen=True)
+class Facts:
+    """Of a node: what it costs in multiply-accumulates, whether it may overwrite an operand, and whether it is a view."""
+
+    work: int
+    shares: bool
+    view: bool
+
+    @staticmethod
+    def of(node: Node) -> Facts:
+        """An element of an operator without multiply-accumulates counts as one."""
+        inner = list(node.regions[0]) if node.op.name == "Fused" else [node]
+        costs = [n.op.cost([v.type if v else None for v in n.inputs], [o.type for o in n.outputs]) for n in inner]
+        work = sum(c.macs or n.output.type.size for n, c in zip(inner, costs, strict=True))
+        view = is_view(node)
+        return Facts(work, not view and node.op.name not in CONTROL and spec_of(node).shares, view)
+
+
 @dataclass(eq=False)
 class Segment:
     """Nodes from one cut of a graph to another.
 
     Attributes:
         nodes: in order of execution.
+        facts: of all nodes.
         source: the value that is alive before them, if it lies in the arena.
         result: the value that is alive after them.
     """
 
     nodes: Sequence[Node]
+    facts: Mapping[Node, Facts]
     source: Value | None
     result: Value | None
     _demands: dict[Rows, Demand | None] = field(default_factory=dict)
@@ -40,12 +64,8 @@ class Segment:
     @cached_property
     def whole(self) -> Split:
         """The segment as it is."""
-        peak = _peak(
-            [(node.present_inputs, node.outputs, {out: align(out.type.nbytes) for out in node.outputs}) for node in self.nodes],
-            [v for v in (self.source,) if v is not None],
-            self.result,
-        )
-        return Split(0, peak, 0)
+        sizes = {out: align(out.type.nbytes) for node in self.nodes for out in node.outputs}
+        return Split(0, self._peak(sizes, [v for v in (self.source,) if v is not None]), 0)
 
     @property
     def is_divisible(self) -> bool:
@@ -76,8 +96,8 @@ class Segment:
             if found is None:
                 return None
             peak = max(peak, self._peak_of(found))
-            total += sum(work_of(node) * _share(node, found) for node in self.nodes)
-        extra = total - sum(work_of(node) for node in self.nodes) + CALL * len(self.nodes) * (len(patches) - 1)
+            total += sum(self.facts[node].work * _share(node, found) for node in self.nodes)
+        extra = total - sum(self.facts[node].work for node in self.nodes) + CALL * len(self.nodes) * (len(patches) - 1)
         return Split(rows, peak, round(extra))
 
     def _peak_of(self, found: Demand) -> int:
@@ -85,53 +105,34 @@ class Segment:
         assert self.result is not None
         kept = [v for v in (self.source, self.result) if v is not None and not v.is_output]
         sizes = {v: align(v.type.nbytes // row_count(v) * (rows[1] - rows[0])) for v, rows in found.rows.items() if v is not self.result}
-        return _peak([(node.present_inputs, node.outputs, sizes) for node in self.nodes], kept, self.result)
+        return self._peak(sizes, kept)
 
+    def _peak(self, sizes: Mapping[Value, int], always: Sequence[Value]) -> int:
+        """The largest total of bytes alive at a step; `always` are from the first to the last, others until their last reader."""
+        fixed = sum(align(v.type.nbytes) for v in always)
+        live: dict[Value, int] = {}
+        most = 0
+        for k, node in enumerate(self.nodes):
+            if not self.facts[node].view:
+                live |= {v: sizes[v] for v in node.outputs if v in sizes and v not in always and not v.is_output}
+            most = max(most, fixed + sum(live.values()) - self._overwritten(node, k, live))
+            live = {v: size for v, size in live.items() if self._last.get(v, -1) > k or v is self.result}
+        return most
 
-CALL = 64
-"""Multiply-accumulates for which a call of a kernel stands."""
+    def _overwritten(self, node: Node, step: int, live: Mapping[Value, int]) -> int:
+        """Bytes of an operand over which an element-wise kernel writes its result."""
+        size = live.get(node.outputs[0], 0) if self.facts[node].shares else 0
+        return size if any(live.get(v) == size and self._last[v] == step for v in node.present_inputs) else 0
 
-
-def work_of(node: Node) -> int:
-    """What a node costs, in multiply-accumulates; an element of another operator counts as one."""
-    inner = list(node.regions[0]) if node.op.name == "Fused" else [node]
-    costs = [n.op.cost([v.type if v else None for v in n.inputs], [o.type for o in n.outputs]) for n in inner]
-    return sum(c.macs or n.output.type.size for n, c in zip(inner, costs, strict=True))
+    @cached_property
+    def _last(self) -> dict[Value, int]:
+        """The last node that reads a value or what is a view of it."""
+        return {_root(v): k for k, node in enumerate(self.nodes) for v in node.present_inputs}
 
 
 def _share(node: Node, found: Demand) -> float:
     first, end = found.rows[node.output]
     return (end - first) / row_count(node.output)
-
-
-Step = tuple[Sequence[Value], Sequence[Value], dict[Value, int]]
-"""What a node reads, what it writes, and the sizes of values in the arena."""
-
-
-def _peak(steps: Sequence[Step], kept: Iterable[Value], result: Value | None) -> int:
-    """The largest total of bytes alive at a step; `kept` stay to the end, what is written otherwise until its last reader."""
-    always = list(dict.fromkeys(kept))
-    last = {_root(v): k for k, (reads, _, _) in enumerate(steps) for v in reads}
-    live: dict[Value, int] = {}
-    most = 0
-    for k, (reads, writes, sizes) in enumerate(steps):
-        for value in writes:
-            if value in sizes and value not in always and not value.is_output and (value.producer is None or not is_view(value.producer)):
-                live[value] = sizes[value]
-        shared = _shared(writes, reads, live, last, k)
-        fixed = sum(align(v.type.nbytes) for v in always)
-        most = max(most, fixed + sum(live.values()) - shared)
-        live = {v: size for v, size in live.items() if last.get(v, -1) > k or v is result}
-    return most
-
-
-def _shared(writes: Sequence[Value], reads: Sequence[Value], live: dict[Value, int], last: dict[Value, int], step: int) -> int:
-    """Bytes of an operand that an element-wise kernel overwrites."""
-    node = writes[0].producer
-    if node is None or writes[0] not in live or is_view(node) or not spec_of(node).shares:
-        return 0
-    size = live[writes[0]]
-    return size if any(v in live and live[v] == size and last[v] == step for v in reads) else 0
 
 
 def _root(value: Value) -> Value:

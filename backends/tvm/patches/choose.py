@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lepton_compiler.backends.tvm.patches.chain import Segment, Split, cuts
+from lepton_compiler.backends.tvm.patches.chain import Facts, Segment, Split, cuts
 from lepton_compiler.backends.tvm.patches.rows import row_count
 from lepton_compiler.ir.graph import Graph
 
@@ -33,6 +33,7 @@ class Chain:
 
     def __init__(self, graph: Graph) -> None:
         self.nodes, self.cuts = graph.nodes, cuts(graph)
+        self.facts = {node: Facts.of(node) for node in self.nodes}
         self._segments: dict[tuple[int, int], Segment] = {}
         self._splits: dict[tuple[int, int, int], Split | None] = {}
 
@@ -46,7 +47,7 @@ class Chain:
         if (first, end) not in self._segments:
             (begin, source), (stop, result) = self.cuts[first], self.cuts[end]
             inside = source if source is not None and not source.is_output else None
-            self._segments[first, end] = Segment(self.nodes[begin:stop], inside, result)
+            self._segments[first, end] = Segment(self.nodes[begin:stop], self.facts, inside, result)
         return self._segments[first, end]
 
     def choose(self, budget: int) -> Choice | None:
