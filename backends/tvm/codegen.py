@@ -32,6 +32,9 @@ PrimFunc = Any
 RAW_CALLING_CONVENTION = 3
 """A calling convention that TVM's code generator does not wrap, so that the parameters stay as they are."""
 
+UNROLLED = 50
+"""Size, as LLVM estimates instructions, up to which it unrolls loops in firmware; it takes 150 otherwise, and 300 where code may be large."""
+
 STACK_BYTES = 256 << 10
 """Most that a kernel may keep on the stack; larger intermediates must be workspaces, which are parameters."""
 
@@ -85,13 +88,14 @@ def lowered_text(func: PrimFunc, symbol: str, target: Target) -> str:
 
 @functools.cache
 def tvm_target(target: Target) -> Any:
-    """TVM's description of `target`: 512-bit registers are used where the target says so."""
+    """TVM's description of `target`: 512-bit registers are used where the target says so. For firmware, LLVM unrolls shorter loops only."""
     features = list(target.features)
     if target.arch == "x86_64" and target.vector_bits == 512:
         features.append("-prefer-256-bit")
     abi = {"mfloat-abi": target.float_abi} if target.float_abi else {"mabi": "lp64d"} if target.arch == "riscv64" else {}
     width = {"vector-width": target.vector_bits or 32}
-    return tvm.target.Target({"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu, "mattr": features, **abi, **width})
+    small = {"opt-level": 2, "cl-opt": [f"-unroll-threshold-default:uint={UNROLLED}"]} if target.is_firmware else {}
+    return tvm.target.Target({"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu, "mattr": features, **abi, **width, **small})
 
 
 def _passes(target: Target) -> list[Any]:

@@ -117,14 +117,12 @@ class _Product(_Kernel):
         self.packed = Arg(TensorType(INT8, (1,)), ctx.pack(w, name, self.channels, *taps, int(self.dsp)))
 
     def write(self, data: Arg, weights: Arg, emit: Emit) -> None:
-        """All tiles."""
+        """All tiles. Where they do not come out even, the last one begins earlier and computes pixels again, which takes no code of its own."""
         self.data, self.w = data, weights
-        full, tail = divmod(self.total, self.pixels)
-        if full:
-            with _loop(full) as tile:
-                self.tile(tile * self.pixels, self.pixels, emit)
-        if tail:
-            self.tile(tirx.const(full * self.pixels, "int32"), tail, emit)
+        last = self.total - self.pixels
+        with _loop(-(-self.total // self.pixels)) as tile:
+            first = tile * self.pixels
+            self.tile(tirx.min(first, tirx.const(last, "int32")) if self.total % self.pixels else first, self.pixels, emit)
 
     def tile(self, first: Expr, count: int, emit: Emit) -> None:
         """Some pixels and all output channels."""
