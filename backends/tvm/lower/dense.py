@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,7 @@ def lower_matmul(ctx: Context, op: Any, a: Arg, b: Arg) -> list[Any]:
     kind = ctx.outputs[0]
     acc = accumulator(kind.dtype.name)
     if len(b.shape) == 2 and b.is_weight and len(a.shape) >= 2:
-        packed = _packed(ctx, b, "matmul", n_block(b.shape[1], ctx.target, ctx.choice), 0)
+        packed = _packed(ctx, b, "matmul", n_block(b.shape[1], ctx.target, ctx.choice, math.prod(a.shape[:-1])), 0)
         result, spaces = matmul_compute.matmul_packed(ctx.tensor(a), packed, b.shape[1], acc_dtype=acc)
         ctx.workspace(*spaces)
         return [_cast(ctx, result, kind.dtype.name)]
@@ -129,7 +130,7 @@ def lower_gemm(ctx: Context, op: Any, a: Arg, b: Arg, c: Arg | None = None) -> l
     if 0 in a.shape:
         product, spaces = compute(kind.static_shape, lambda *i: tirx.const(0, acc), "nothing"), list[Any]()
     elif b.is_weight and not op.trans_a:
-        packed = _packed(ctx, b, "matmul", n_block(n, ctx.target, ctx.choice), int(op.trans_b))
+        packed = _packed(ctx, b, "matmul", n_block(n, ctx.target, ctx.choice, a.shape[0]), int(op.trans_b))
         product, spaces = matmul_compute.matmul_packed(left, packed, n, acc_dtype=acc)
     else:
         product, spaces = matmul_compute.matmul(

@@ -17,9 +17,20 @@ def oc_block(out_channels: int, target: Target, choice: Choice = ANALYTIC) -> in
     return (choice.vectors or vectors_per_block(out_channels, target)) * target.lanes(ACC_BITS)
 
 
-def n_block(n: int, target: Target, choice: Choice = ANALYTIC) -> int:
-    """Columns per block of a packed right-hand matrix with `n` columns."""
+def n_block(n: int, target: Target, choice: Choice = ANALYTIC, rows: int = 0) -> int:
+    """Columns per block of a packed right-hand matrix with `n` columns, for so many rows on the left if they are known."""
+    if rows == 1 and target.lanes(ACC_BITS) == 1 and not choice.vectors:
+        return columns_of_row(n, target)
     return oc_block(n, target, choice)
+
+
+def columns_of_row(n: int, target: Target) -> int:
+    """Columns per block for a single row on a core without vectors: each number of the row is loaded once for all of them.
+
+    Accumulators, products and the number itself fit the registers.
+    """
+    most = max(1, min(n, (target.vector_registers - 2) // 2, LATENCY_CHAINS))
+    return min(range(1, most + 1), key=lambda v: (-(-n // v) * (1 + v), v))
 
 
 def vectors_per_block(extent: int, target: Target) -> int:
