@@ -38,8 +38,9 @@ from lepton_compiler.ram import Fitting
 from lepton_compiler.several import Choices, Dims
 from lepton_compiler.sources import bind, files_of, kind_of, read_model
 from lepton_compiler.target import Target, parse_target, runs_here
+from lepton_compiler.toolchain import host_artifact
 from lepton_compiler.tuning import Request, decide
-from lepton_compiler.verification import Verification, compare, reference_outputs, tolerance_of
+from lepton_compiler.verification import Verification, check_models, compare, reference_outputs, tolerance_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -187,7 +188,7 @@ def compile_job(source: Any, job: Job) -> CompiledModel:
     identity = identify(name, job_options(job), graphs[choices.sizes[-1]], source)
     model = CompiledModel(complete(_build_choices(graphs, choices, name, job), identity))
     if job.verify:
-        _check_models(source, graphs, model, job).check()
+        check_models(source, graphs, model, job.feeds, job.inputs, runs_here(job.target)).check()
     return model
 
 
@@ -243,7 +244,7 @@ def run_job(source: Any, out: Path | None, job: Job, depfile: Path | None = None
     out = out or default_out(source, name, job.emit)
     job.stage("import")
     choices = Choices.of(job.dims)
-    if job.tuning != Request() and job.emit not in FOLDER_KINDS:
+    if job.tuning != Request() and (job.emit not in FOLDER_KINDS or job.emit == "c"):
         raise UsageError(f"--emit {job.emit} has no kernels to tune", hint="tuning is for native code")
     if choices.dimensions and job.emit not in FOLDER_KINDS:
         raise UsageError(f"--emit {job.emit} takes one size of dimension '{choices.dimensions[0]}'", hint="libraries hold several")
@@ -304,9 +305,9 @@ def build_sizes(
         require_bound(graph)
         job.stage("legalise")
         required = tuple(getattr(backend, "REQUIRED_PASSES", ()))
-        legal[sizes] = optimize(graph, job.level, job.target, ",".join(required), job.instruments, job.bounds) if required else graph
+        legal[sizes] = optimize(graph, job.level, job.machine, ",".join(required), job.instruments, job.bounds) if required else graph
     options = BuildOptions(
-        name, job.target, job.threads, job.emit, job.jobs, job.cache_dir, job.level, job.profile, job.ram, job.flash, dict(scales or {})
+        name, job.machine, job.threads, job.emit, job.jobs, job.cache_dir, job.level, job.profile, job.ram, job.flash, dict(scales or {})
     )
     if job.tuning.seconds is not None:
         job.stage("tune")
@@ -326,7 +327,7 @@ def build_sizes(
         built = backend.build_sizes(dimensions, graphs, options, progress) if dimensions else backend.build(graphs[()], options, progress)
         return cast(Artifact, built)
 
-    return Fitting(backend, options, make, lambda graph, passes: optimize(graph, job.level, job.target, passes, job.instruments)).build(legal)
+    return Fitting(backend, options, make, lambda graph, passes: optimize(graph, job.level, job.machine, passes, job.instruments)).build(legal)
 
 
 def complete(artifact: Artifact, identity: Mapping[str, Any]) -> Artifact:
@@ -409,7 +410,7 @@ def _optimised(graph: Graph, job: Job) -> Graph:
     if job.compression is not None and not job.compression.optimised_again(job.emit):
         return graph
     job.stage("optimise")
-    return optimize(graph, job.level, job.target, job.passes, job.instruments)
+    return optimize(graph, job.level, job.machine, job.passes, job.instruments)
 
 
 def _write_exchange(graph: Graph, file: Path, kind: str, opset: int) -> None:
@@ -437,29 +438,14 @@ def _verify_native(source: Any, graphs: Mapping[tuple[int, ...], Graph], choices
     from lepton_compiler.runtime.model import CompiledModel
 
     job.stage("verify")
-    if job.emit != "lib":
+    if job.emit == "c":
+        artifact = host_artifact(artifact)
+    elif job.emit != "lib":
         again = replace(
             job, emit="lib", tuning=Request(fixed={row["kernel"]: row["choice"] for row in artifact.manifest.get("tuning", ())})
         )
         artifact = complete(_build_choices(graphs, choices, artifact.manifest["name"], again), artifact.manifest)
-    return _check_models(source, graphs, CompiledModel(artifact), job)
-
-
-def _check_models(source: Any, graphs: Mapping[tuple[int, ...], Graph], model: CompiledModel, job: Job) -> Verification:
-    """The worst verification over all choices of sizes."""
-    checks = [_check_model(source, graph, model, job) for graph in graphs.values()]
-    return max(checks, key=lambda check: check.max_rel)
-
-
-def _check_model(source: Any, imported: Graph, model: CompiledModel, job: Job) -> Verification:
-    feeds = random_feeds(imported.inputs, fixed=job.feeds)
-    if runs_here(job.target):
-        reference, expected = reference_outputs(source, imported, feeds, job.inputs)
-        return compare(expected, model.run(feeds), reference, tolerance_of(imported))
-    from lepton_compiler.ops.evaluator import evaluate
-
-    actual, _ = model.emulate(feeds, count=False)
-    return compare(evaluate(imported, feeds), actual, "evaluator", tolerance_of(imported))
+    return check_models(source, graphs, CompiledModel(artifact), job.feeds, job.inputs, job.emit == "c" or runs_here(job.target))
 
 
 def _verify_file(source: Any, imported: Graph, file: Path, job: Job) -> Verification:

@@ -12,7 +12,7 @@ from lepton_compiler.compress import Compression
 from lepton_compiler.errors import Diagnostic, UnsupportedError, UsageError, VerificationError
 from lepton_compiler.pipeline import Instrument
 from lepton_compiler.several import Dims
-from lepton_compiler.target import Target
+from lepton_compiler.target import Target, portable
 from lepton_compiler.tuning import Request, TuningReport
 from lepton_compiler.verification import Verification
 
@@ -76,6 +76,11 @@ class Job:
     tuning: Request = field(default_factory=Request)
     tuned: Callable[[TuningReport], None] = lambda report: None
     compression: Compression | None = None
+
+    @property
+    def machine(self) -> Target:
+        """The target as passes and kernels see it."""
+        return portable(self.target) if self.emit == "c" else self.target
 
 
 @dataclass(frozen=True)

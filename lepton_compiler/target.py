@@ -70,6 +70,20 @@ class Target:
         """Whether the artefact is linked into a program without an operating system."""
         return self.system == "none"
 
+    @property
+    def is_portable(self) -> bool:
+        """Whether kernels are C text for any machine."""
+        return self.arch == PORTABLE
+
+
+PORTABLE = "c99"
+"""The instruction set of kernels that are C text."""
+
+
+def portable(target: Target) -> Target:
+    """What of a machine portable C makes use of: the number of its registers, the sizes of its caches, whether it has a system; no vectors."""
+    return replace(target, arch=PORTABLE, triple=PORTABLE, cpu=PORTABLE, features=(), vector_bits=0, extensions=(), host=False, float_abi="")
+
 
 CPUS: dict[str, Cpu] = {
     "x86-64": Cpu("x86_64", 128, 16),

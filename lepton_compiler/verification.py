@@ -8,14 +8,18 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lepton_compiler.errors import UsageError, VerificationError
+from lepton_compiler.feeds import random_feeds
 from lepton_compiler.ir.graph import Graph
 from lepton_compiler.ops.evaluator import as_array, evaluate
 from lepton_compiler.sources import is_onnx, onnx_bytes_or_path
+
+if TYPE_CHECKING:
+    from lepton_compiler.runtime.model import CompiledModel
 
 TOLERANCE = 1e-3
 """Largest error that passes, relative to the range of the output's values."""
@@ -137,6 +141,34 @@ def reference_outputs(
         if outputs is not None:
             return "onnxruntime", outputs
     return "evaluator", evaluate(graph, feeds)
+
+
+def check_models(
+    source: Any, graphs: Mapping[Any, Graph], model: CompiledModel, feeds: Mapping[str, Any], bound: Mapping[str, Any], here: bool
+) -> Verification:
+    """Run a compiled model beside a reference, once for each choice of sizes; the worst comparison.
+
+    Args:
+        source: what the user gave.
+        graphs: as imported, one for each choice of sizes.
+        model: what was made of them.
+        feeds: inputs; random ones for those that are missing.
+        bound: inputs that the import made constant.
+        here: whether it runs on this machine; else it is emulated.
+    """
+    checks = [_check_model(source, graph, model, feeds, bound, here) for graph in graphs.values()]
+    return max(checks, key=lambda check: check.max_rel)
+
+
+def _check_model(
+    source: Any, imported: Graph, model: CompiledModel, given: Mapping[str, Any], bound: Mapping[str, Any], here: bool
+) -> Verification:
+    feeds = random_feeds(imported.inputs, fixed=given)
+    if here:
+        reference, expected = reference_outputs(source, imported, feeds, bound)
+        return compare(expected, model.run(feeds), reference, tolerance_of(imported))
+    actual, _ = model.emulate(feeds, count=False)
+    return compare(evaluate(imported, feeds), actual, "evaluator", tolerance_of(imported))
 
 
 def _means_tflite(source: Any) -> bool:

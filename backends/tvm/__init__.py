@@ -195,9 +195,7 @@ def check_options(options: BuildOptions) -> None:
         UnsupportedError: an output kind that is not there, that the target has no use for, or more threads than a pool can have.
     """
     if options.emit == "c":
-        raise UnsupportedError(
-            "portable C output is not there yet", hint="--emit static gives a library; NAME.c beside it shows the program"
-        )
+        check_portable(options)
     if options.threads > MOST_THREADS:
         raise UnsupportedError(f"{options.threads} threads are too many", hint=f"--threads {MOST_THREADS} is the most")
     if options.target.is_firmware and options.threads > 1:
@@ -205,6 +203,22 @@ def check_options(options: BuildOptions) -> None:
     if options.target.is_firmware and options.profile:
         raise UnsupportedError(
             f"{options.target.name} has no clock that the artefact could read", hint="lepton bench --target counts instructions"
+        )
+
+
+def check_portable(options: BuildOptions) -> None:
+    """Refuse what C99 sources cannot do.
+
+    Raises:
+        UnsupportedError: threads, clocks, or budgets of what only a compiler knows.
+    """
+    if options.threads > 1:
+        raise UnsupportedError("portable C has no threads", hint="compile with --threads 1, or with --emit lib")
+    if options.profile:
+        raise UnsupportedError("portable C has no clock", hint="profile with --emit lib")
+    if options.ram is not None or options.flash is not None:
+        raise UnsupportedError(
+            "what C sources take of a machine's memory is up to its compiler", hint="compile with --emit static to keep a budget"
         )
 
 

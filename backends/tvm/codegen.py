@@ -21,6 +21,7 @@ from tvm.tirx.analysis import undefined_vars
 from tvm.tirx.build import codegen_build
 
 from lepton_compiler.backends.tvm import outline
+from lepton_compiler.backends.tvm.c99.statements import kernel_source
 from lepton_compiler.backends.tvm.phases import Phase, phase_symbols
 from lepton_compiler.backends.tvm.schedules.work import parallel_work
 from lepton_compiler.errors import UnsupportedError
@@ -41,11 +42,11 @@ STACK_BYTES = 256 << 10
 
 @dataclass(frozen=True)
 class CompiledKernel:
-    """One kernel as a relocatable object.
+    """One kernel as a relocatable object, or as C text for a portable target.
 
     Attributes:
         symbol: the name of the function in the object, or what the names of its phases begin with.
-        object: the bytes of the ELF `.o`.
+        object: the bytes of the ELF `.o`, or of the C text.
         phases: what threads may share. None: one function that takes its buffers only. Else there is a function for each
             (`phase_symbols`) with two extra `int32_t` arguments (begin, end), a part of [0, extent). Disjoint parts may run at the same time.
         stack_bytes: size of the buffers that the kernel keeps on the stack, unless registers hold them.
@@ -67,6 +68,9 @@ def compile_kernel(func: PrimFunc, symbol: str, target: Target) -> CompiledKerne
         UnsupportedError: an intermediate buffer is too large for the stack and is not a parameter.
     """
     module, phases, stack = _lower(func, symbol, target)
+    if target.is_portable:
+        text = kernel_source(module[symbol], symbol, f"kernel {symbol}")
+        return CompiledKernel(symbol, text.encode(), phases, stack)
     built = codegen_build(module, tvm_target(target))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.o"
@@ -89,6 +93,8 @@ def lowered_text(func: PrimFunc, symbol: str, target: Target) -> str:
 @functools.cache
 def tvm_target(target: Target) -> Any:
     """TVM's description of `target`: 512-bit registers are used where the target says so. For firmware, LLVM unrolls shorter loops only."""
+    if target.is_portable:
+        return tvm.target.Target({"kind": "c"})
     features = list(target.features)
     if target.arch == "x86_64" and target.vector_bits == 512:
         features.append("-prefer-256-bit")
@@ -141,12 +147,15 @@ def _lower(func: PrimFunc, symbol: str, target: Target) -> tuple[Any, tuple[Phas
                 f"kernel {symbol} needs {stack} bytes of intermediate buffers on the stack",
                 hint="make its large intermediate tensors workspaces",
             )
-        functions, phases = _raw_abi(module[symbol], symbol, parallel_work(func))
+        functions, phases = _raw_abi(module[symbol], symbol, None if target.is_portable else parallel_work(func))
         outline.take_definitions()
         vcvtr = target.arch == "thumb" and "fpu" in target.extensions
         built = {}
         for name, raw in functions.items():
             lowered = tirx.transform.LowerIntrin()(tvm.IRModule({name: raw}))
+            if target.is_portable:
+                built[name] = lowered[name]
+                continue
             built[name] = _with_functions(lowered[name], outline.take_definitions(vcvtr))
         return tvm.IRModule(built), phases, stack
 
@@ -182,13 +191,13 @@ def _buffer_bytes(buffer: Any) -> int:
     return math.prod(int(extent) for extent in buffer.shape) * max(8, bits) * int(lanes or 1) // 8
 
 
-def _raw_abi(func: PrimFunc, symbol: str, work: Sequence[int]) -> tuple[dict[str, PrimFunc], tuple[Phase, ...]]:
+def _raw_abi(func: PrimFunc, symbol: str, work: Sequence[int] | None) -> tuple[dict[str, PrimFunc], tuple[Phase, ...]]:
     """Functions with plain pointer parameters: one for each phase, with (begin, end), or a single one without where nothing is parallel.
 
     Args:
         func: after all passes.
         symbol: its name.
-        work: nanoseconds of each of its parallel loops.
+        work: nanoseconds of each of its parallel loops; None for a machine without threads.
     """
     pointers = {param: tirx.Var(param.name, PointerType(param.ty.dtype)) for param in func.params}
     declarations: list[Any] = []
@@ -205,7 +214,7 @@ def _raw_abi(func: PrimFunc, symbol: str, work: Sequence[int]) -> tuple[dict[str
         return raw.with_attr("calling_conv", RAW_CALLING_CONVENTION).with_attr("global_symbol", name)
 
     groups = _phases(statements)
-    if not any(_is_parallel(group[-1]) for group in groups):
+    if work is None or not any(_is_parallel(group[-1]) for group in groups):
         serial = [_serial(stmt, stmt.min, stmt.extent) if _is_parallel(stmt) else stmt for stmt in statements]
         return {symbol: function(symbol, serial, ())}, ()
     begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")

@@ -116,6 +116,11 @@ def is_outlined(call: Any) -> bool:
     return isinstance(call.op, Op) and str(call.op.name).startswith(PREFIX)
 
 
+def body_of(key: str) -> tuple[tuple[Any, ...], Expr]:
+    """Parameters and body of the function with this key."""
+    return _bodies[key]
+
+
 def weight(call: Any) -> int:
     """Number of instructions in the body of an outlined call."""
     parameters, body = _bodies[str(call.op.name)[len(PREFIX) :]]

@@ -37,6 +37,11 @@ class WeightStore:
         last, array = self._arrays[-1] if self._arrays else (0, np.zeros(0, np.uint8))
         return last + max(array.nbytes, 64)
 
+    @property
+    def arrays(self) -> tuple[tuple[int, np.ndarray], ...]:
+        """The tensors with their offsets."""
+        return tuple(self._arrays)
+
     def write(self, file: BinaryIO) -> None:
         """Write the block: all tensors at their offsets, zeros between them."""
         position = 0

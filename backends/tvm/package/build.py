@@ -12,11 +12,11 @@ from typing import Any
 from lepton_compiler.analysis.memory import Interval, Plan, plan_memory
 from lepton_compiler.backend import Artifact, BuildOptions
 from lepton_compiler.backends.tvm.kernels import Kernel
-from lepton_compiler.backends.tvm.package import firmware, sharing
+from lepton_compiler.backends.tvm.package import firmware, portable, sharing
 from lepton_compiler.backends.tvm.package import threads as pool
 from lepton_compiler.backends.tvm.package.header import header
 from lepton_compiler.backends.tvm.package.interface import Interface, Port, Variant
-from lepton_compiler.backends.tvm.package.source import calls, source
+from lepton_compiler.backends.tvm.package.source import calls, portable_source, source
 from lepton_compiler.backends.tvm.package.work import work
 from lepton_compiler.backends.tvm.program import Buffer, Call
 from lepton_compiler.backends.tvm.weights import WeightStore
@@ -55,6 +55,9 @@ def package(content: Package) -> Artifact:
     plans, kernels, name, threads = content.plans(), content.kernels(), content.options.name, content.options.threads
     weights_bytes = content.weights.nbytes
     arena_bytes = max(plan.arena_bytes for plan in plans)
+    if content.options.emit == "c":
+        files = {file: text.encode() for file, text in _sources(content, plans, kernels, arena_bytes).items()}
+        return Artifact(files, _manifest(content, plans, kernels, weights_bytes, files))
     how = sharing.Sharing(threads, max(sharing.gain(v.program.statements, threads) for v in content.variants))
     texts = {
         f"{name}.h": header(content.interface, arena_bytes, weights_bytes, threads, content.options.scales),
@@ -75,6 +78,20 @@ def package(content: Package) -> Artifact:
         firmware.check_budget(size, max(plans, key=lambda p: p.arena_bytes), content.options)
         manifest |= {"code_bytes": size.code, "flash_bytes": size.flash, "stack_bytes": size.stack}
     return Artifact(files, manifest)
+
+
+def _sources(content: Package, plans: Sequence[Plan], kernels: Sequence[Kernel], arena_bytes: int) -> dict[str, str]:
+    """The texts of an artefact in portable C."""
+    name, arrays, weights_bytes = content.options.name, content.weights.arrays, content.weights.nbytes
+    symbols = portable.constant_symbols(name, arrays)
+    offsets = [dict(enumerate(p.offsets)) for p in plans]
+    return {
+        f"{name}.h": header(content.interface, arena_bytes, weights_bytes, 1, content.options.scales),
+        f"{name}.c": portable_source(content.interface, content.variants, offsets, symbols),
+        f"{name}_kernels.h": portable.kernels_header(name, kernels, arrays),
+        f"{name}_kernels.c": portable.kernels_source(name, kernels),
+        f"{name}_weights.c": portable.weights_source(name, arrays),
+    }
 
 
 def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str]) -> tuple[dict[str, bytes], firmware.Footprint | None]:
@@ -141,7 +158,7 @@ def _manifest(
         "arena_lower_bound": plan.lower_bound,
         "arena_peak": list(plan.peak),
         "weights_bytes": weights_bytes,
-        "code_bytes": sum(_text_bytes(k.object) for k in kernels),
+        "code_bytes": 0 if content.options.emit == "c" else sum(_text_bytes(k.object) for k in kernels),
         "kernels": len(rows),
         "distinct_kernels": len(kernels),
         "library_bytes": max(len(v) for v in files.values()),

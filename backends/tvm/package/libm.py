@@ -102,11 +102,12 @@ def source(names: Collection[str]) -> str:
     if not wanted:
         return ""
     memory = ["void *memcpy(void *restrict, const void *restrict, size_t);", "void *memset(void *, int, size_t);", ""]
-    rounding = [_rounding(name) for name in ("f", "d") if any(f"whole_{name}(" in FUNCTIONS[w] for w in wanted)]
+    rounding = [rounding(name) for name in ("f", "d") if any(f"whole_{name}(" in FUNCTIONS[w] for w in wanted)]
     return "\n".join([HEAD, *memory, *rounding, *(FUNCTIONS[name] for name in wanted)])
 
 
-def _rounding(kind: str) -> str:
+def rounding(kind: str) -> str:
+    """The function `whole_f` or `whole_d`, which the rounding functions call: C text that needs the union of its type."""
     row = {
         "f": {"TYPE": "float", "UNION": "single", "UINT": "uint32_t", "FRACTION": "23", "EXPONENTS": "0xFF", "BIAS": "127", "WIDTH": "32"},
         "d": {

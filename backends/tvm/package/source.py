@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from lepton_compiler.backends.tvm.kernels import Kernel
 from lepton_compiler.backends.tvm.package.header import _comment as comment
 from lepton_compiler.backends.tvm.package.interface import Interface, Variant
+from lepton_compiler.backends.tvm.package.portable import public_symbol
 from lepton_compiler.backends.tvm.package.sharing import Sharing
 from lepton_compiler.backends.tvm.phases import phase_symbols
 from lepton_compiler.backends.tvm.program import Branch, Call, Clear, Copy, Ref, Repeat, SetCounter, SetSize, Statement, Stop
@@ -29,6 +31,13 @@ MEMORY = [
     "void *memset(void *target, int value, size_t size);",
 ]
 """All that firmware needs from outside; compilers call these too, and there need not be a `string.h`."""
+
+
+def portable_source(
+    interface: Interface, variants: Sequence[Variant], offsets: Sequence[dict[int, int]], weights: Mapping[int, str]
+) -> str:
+    """The same in C99 without a word that is one compiler's own; `weights` names the constants by their offsets."""
+    return _PortableWriter(interface, weights).text(variants, offsets)
 
 
 def source(
@@ -59,7 +68,7 @@ class _Writer:
         self.firmware = firmware
         self.interface, self.name, self.profile = interface, interface.name, profile
         self.hosted, self.threads = sharing.threads > 1, sharing.threads if sharing.pays else 1
-        self.calls = 0
+        self.calls, self.places, self.exported = 0, ["arena", "weights"], f"{EXPORTED} "
         self.inputs, self.outputs = [p.field for p in interface.inputs], [p.field for p in interface.outputs]
         self.offsets: dict[int, int] = {}
 
@@ -77,20 +86,18 @@ class _Writer:
             "",
             *([f'#include "{self.name}_threads.h"', ""] if self.threads > 1 else []),
             *([PROFILE.format(name=self.name, count=max(1, len(calls(every))))] if self.profile else []),
-            *(f"extern int32_t {line};" for line in self.prototypes(every)),
-            f"extern const uint8_t {self.name}_weights[];",
+            *self.externals(every),
             "",
             *(self.tasks(every) if self.threads > 1 else []),
             *(self.functions(variants, bodies) if self.interface.dimensions else []),
             *self.opening(),
             "  uint8_t *const arena = memory;",
-            f"  const uint8_t *const weights = {self.name}_weights;",
+            *self.weights_line(),
             f"  if (inputs == NULL || outputs == NULL || memory == NULL) return {upper}_ERROR_NULL;",
             *(f"  if (inputs->{label} == NULL) return {upper}_ERROR_NULL;" for label in self.inputs),
             *(f"  if (outputs->{label} == NULL) return {upper}_ERROR_NULL;" for label in self.outputs),
             f"  if ((uintptr_t)memory % {upper}_ARENA_ALIGN != 0) return {upper}_ERROR_ALIGN;",
-            "  (void)arena;",
-            "  (void)weights;",
+            *(f"  (void){given};" for given in self.places),
             "",
             *(
                 [*self.choice(variants), f"  return {upper}_ERROR_SIZE;"]
@@ -103,10 +110,18 @@ class _Writer:
         ]
         return "\n".join(lines)
 
+    def externals(self, statements: Sequence[Statement]) -> list[str]:
+        """Declarations of kernels and weights."""
+        return [*(f"extern int32_t {line};" for line in self.prototypes(statements)), f"extern const uint8_t {self.name}_weights[];"]
+
+    def weights_line(self) -> list[str]:
+        """Where the program finds its weights."""
+        return [f"  const uint8_t *const weights = {self.name}_weights;"]
+
     def opening(self) -> list[str]:
         """The head of the function that runs the model: the public one, or what both public ones call."""
         if not self.hosted:
-            return [f"{EXPORTED} int {self.name}_run(const {self.name}_inputs *inputs, {self.name}_outputs *outputs, void *memory) {{"]
+            return [f"{self.exported}int {self.name}_run(const {self.name}_inputs *inputs, {self.name}_outputs *outputs, void *memory) {{"]
         parameters = f"const {self.name}_inputs *inputs, {self.name}_outputs *outputs, void *memory, const lepton_pool *pool"
         return [f"static int run({parameters}) {{", "  (void)pool;"]
 
@@ -130,11 +145,12 @@ class _Writer:
     def functions(self, variants: Sequence[Variant], bodies: Sequence[list[str]]) -> list[str]:
         """A function for each choice of sizes."""
         lines = []
-        last = ", const lepton_pool *pool" if self.hosted else ""
+        formal = {"arena": "uint8_t *arena", "weights": "const uint8_t *weights"}
+        last = "".join(f", {formal[place]}" for place in self.places) + (", const lepton_pool *pool" if self.hosted else "")
         for variant, body in zip(variants, bodies, strict=True):
             lines += [
-                f"static int {self.function(variant)}(const {self.name}_inputs *inputs, {self.name}_outputs *outputs, uint8_t *arena, const uint8_t *weights{last}) {{",
-                *(f"  (void){given};" for given in ("inputs", "outputs", "arena", "weights", *(["pool"] if self.hosted else []))),
+                f"static int {self.function(variant)}(const {self.name}_inputs *inputs, {self.name}_outputs *outputs{last}) {{",
+                *(f"  (void){given};" for given in ("inputs", "outputs", *self.places, *(["pool"] if self.hosted else []))),
                 *body,
                 f"  return {self.name.upper()}_OK;",
                 "}",
@@ -145,7 +161,7 @@ class _Writer:
     def choice(self, variants: Sequence[Variant]) -> list[str]:
         """Call the function for the sizes that the caller gives."""
         fields = [d.field for d in self.interface.dimensions]
-        given = "inputs, outputs, arena, weights" + (", pool" if self.hosted else "")
+        given = ", ".join(["inputs", "outputs", *self.places, *(["pool"] if self.hosted else [])])
         return [
             f"  if ({' && '.join(f'inputs->{f} == {n}' for f, n in zip(fields, v.sizes, strict=True))}) return {self.function(v)}({given});"
             for v in variants
@@ -227,7 +243,7 @@ class _Writer:
         note = f"{indent}/* {comment(where)} -> {types} */"
         addresses = [self.address(a) for a in s.arguments]
         if not s.kernel.phases:
-            return [note, f"{indent}{s.kernel.symbol}({', '.join(addresses)});"]
+            return [note, f"{indent}{self.symbol(s.kernel)}({', '.join(addresses)});"]
         if all(phase.tasks(self.threads) == 1 for phase in s.kernel.phases):
             return [note, *(f"{indent}{line}" for line in self.phases(s, ", ".join(addresses)))]
         given = ", ".join(f"p[{k}]" for k in range(len(addresses)))
@@ -238,6 +254,10 @@ class _Writer:
             *(f"{indent}  {line}" for line in self.phases(s, given)),
             f"{indent}}}",
         ]
+
+    def symbol(self, kernel: Kernel) -> str:
+        """The name of a kernel's function."""
+        return kernel.symbol
 
     def phases(self, s: Call, arguments: str) -> list[str]:
         """A line per phase; those that threads share read the arguments from the array `p`."""
@@ -267,6 +287,10 @@ class _Writer:
             f"{indent}}}",
         ]
 
+    def weight(self, place: int, offset: int) -> tuple[str, int]:
+        """Base and offset of a byte of the weight that is at `place`."""
+        return "weights", place + offset
+
     def address(self, ref: Ref) -> str:
         buffer = ref.buffer
         match buffer.kind:
@@ -275,11 +299,31 @@ class _Writer:
             case "output":
                 base, offset = f"(uint8_t *)outputs->{self.outputs[buffer.index]}", ref.offset
             case "weight":
-                base, offset = "weights", buffer.start + ref.offset
+                base, offset = self.weight(buffer.start, ref.offset)
             case "arena":
                 base, offset = "arena", self.offsets[buffer.index] + ref.offset
         terms = [base, *([str(offset)] if offset else []), *(f"{v} * {stride}" for v, stride in ref.strides)]
         return " + ".join(terms)
+
+
+class _PortableWriter(_Writer):
+    """Weights are arrays with names of their own, and kernels are declared in a header."""
+
+    def __init__(self, interface: Interface, weights: Mapping[int, str]) -> None:
+        super().__init__(interface, Sharing(1, 0), False, True)
+        self.constants, self.places, self.exported = weights, ["arena"], ""
+
+    def externals(self, statements: Sequence[Statement]) -> list[str]:
+        return [f'#include "{self.name}_kernels.h"']
+
+    def weights_line(self) -> list[str]:
+        return []
+
+    def symbol(self, kernel: Kernel) -> str:
+        return public_symbol(self.name, kernel)
+
+    def weight(self, place: int, offset: int) -> tuple[str, int]:
+        return f"(const uint8_t *){self.constants[place]}", offset
 
 
 def calls(statements: Sequence[Statement]) -> list[Call]:

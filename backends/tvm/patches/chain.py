@@ -12,7 +12,6 @@ from lepton_compiler.backends.tvm.patches.rows import Demand, Rows, demand, is_i
 from lepton_compiler.backends.tvm.spec import spec_of
 from lepton_compiler.ir.graph import Graph, Node, Value
 
-
 CALL = 64
 """Multiply-accumulates for which a call of a kernel stands."""
 

@@ -1,0 +1,188 @@
+"""TIR statements as C99: one function for each kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+from tvm.ir import Call
+
+from lepton_compiler.backends.tvm.c99.expressions import Expressions, _intrinsic, bare
+from lepton_compiler.backends.tvm.c99.support import C_TYPES, Support
+
+Stmt = Any
+"""A `tvm.tirx` statement; TVM carries no types."""
+
+SILENT_ATTRIBUTES = ("target", "device_id", "device_type", "storage_scope", "volatile_scope")
+
+
+def kernel_source(func: Any, symbol: str, where: str) -> str:
+    """The C text of a kernel after all passes: chunks with empty lines between them, the kernel last.
+
+    Its signature is `void symbol(const void *p0, ..., void *pN)`, parameters in the order of the `PrimFunc`; those that it does not
+    write point to constants. They do not overlap where the function says so.
+
+    Raises:
+        UnsupportedError: a statement or expression that has no portable C.
+    """
+    support = Support()
+    alone = bool(func.attrs and func.attrs.get("tirx.noalias", False))
+    return support.text([_Kernel(support, where).function(func, symbol, alone)])
+
+
+class _Kernel(Expressions):
+    """Writes the body of a kernel; buffers of one element are variables."""
+
+    def __init__(self, support: Support, where: str) -> None:
+        super().__init__(support, where)
+        self.buffers: dict[int, str] = {}
+        self.scalars: set[str] = set()
+        self.written: set[str] = set()
+
+    def function(self, func: Any, symbol: str, alone: bool) -> str:
+        pointers = {hash(p): f"p{k}" for k, p in enumerate(func.params)}
+        for name in pointers.values():
+            self.name(name)
+        kinds: dict[str, tuple[str, str]] = {}
+        body = []
+        for stmt in func.body.seq:
+            if isinstance(stmt, tirx.DeclBuffer) and hash(stmt.data) in pointers:
+                name = self.buffers[hash(stmt.buffer)] = self.name(str(stmt.buffer.name))
+                kinds[pointers[hash(stmt.data)]] = (self.element_type(stmt.buffer), name)
+            elif not isinstance(stmt, tirx.Return):
+                body.append(stmt)
+        self.sequence(body)
+        opening, formals = [], []
+        for p in pointers.values():
+            kind, name = kinds.get(p, ("", ""))
+            writes, reads = name in self.written, name in self.used
+            formals.append(f"void *{p}" if writes else f"const void *{p}")
+            if not reads and not writes:
+                opening.append(f"  (void){p};")
+            else:
+                opening.append(f"  {'' if writes else 'const '}{kind} *{'restrict ' if alone else ''}const {name} = {p};")
+        return "\n".join([f"void {symbol}({', '.join(formals) or 'void'}) {{", *opening, *self.lines, "}", ""])
+
+    def element_type(self, buffer: Any) -> str:
+        kind = str(buffer.dtype)
+        if kind not in C_TYPES:
+            raise self.refuse(f"a buffer of {kind}")
+        return C_TYPES[kind]
+
+    # -- buffers
+
+    def element(self, buffer: Any, indices: Any) -> str:
+        if len(indices) != 1:
+            raise self.refuse("a buffer of several dimensions")
+        name = self.buffers[hash(buffer)]
+        return name if name in self.scalars else f"{name}[{self.index(indices[0])}]"
+
+    def load(self, x: Any) -> str:
+        text = self.element(x.source, x.indices)
+        self.used.add(self.buffers[hash(x.source)])
+        return text
+
+    def store(self, stmt: Any) -> None:
+        self.written.add(self.buffers[hash(stmt.buffer)])
+        value = bare(self.value(stmt.value))
+        self.emit(f"{self.element(stmt.buffer, stmt.indices)} = {value};")
+
+    # -- statements
+
+    def sequence(self, statements: Any) -> None:
+        """The statements of a block; what it defines and nobody reads is left out."""
+        first = len(self.lines)
+        declared: list[tuple[str, str]] = []
+        for stmt in statements:
+            if isinstance(stmt, tirx.Bind):
+                self.bind(stmt.var, stmt.value)
+                declared.append((self.names[hash(stmt.var)], self.lines[-1]))
+            elif isinstance(stmt, tirx.AllocBuffer):
+                self.allocate(stmt.buffer)
+                declared.append((self.buffers[hash(stmt.buffer)], ""))
+            else:
+                self.statement(stmt)
+        for name, line in declared:
+            if name not in self.used and line:
+                self.lines.remove(line)
+            elif name not in self.used:
+                self.lines.insert(self._after_declarations(first, name), "  " * self.depth + f"(void){name};")
+
+    def _after_declarations(self, first: int, name: str) -> int:
+        """Where a buffer that is only written can be mentioned: behind its own declaration."""
+        return next(k for k in range(first, len(self.lines)) if f" {name}" in self.lines[k]) + 1
+
+    def allocate(self, buffer: Any) -> None:
+        size = math.prod(int(extent) for extent in buffer.shape)
+        name = self.buffers[hash(buffer)] = self.name(str(buffer.name))
+        if size == 1:
+            self.scalars.add(name)
+        self.emit(f"{self.element_type(buffer)} {name}{'' if size == 1 else f'[{size}]'};")
+
+    def statement(self, stmt: Stmt) -> None:
+        if isinstance(stmt, tirx.SeqStmt):
+            self.sequence(stmt.seq)
+        elif isinstance(stmt, tirx.BufferStore):
+            self.store(stmt)
+        elif isinstance(stmt, tirx.For):
+            self.loop(stmt)
+        elif isinstance(stmt, tirx.While):
+            self.repeat(stmt)
+        elif isinstance(stmt, tirx.IfThenElse):
+            self.branch(stmt)
+        elif isinstance(stmt, tirx.AttrStmt) and str(stmt.attr_key) in SILENT_ATTRIBUTES:
+            self.statement(stmt.body)
+        elif isinstance(stmt, tirx.AttrStmt):
+            raise self.refuse(f"the attribute '{stmt.attr_key}'")
+        elif isinstance(stmt, tirx.Evaluate):
+            self.evaluate(stmt.value)
+        elif isinstance(stmt, tirx.Bind | tirx.AllocBuffer):
+            self.sequence([stmt])
+        elif isinstance(stmt, tirx.Break | tirx.Continue):
+            self.emit("break;" if isinstance(stmt, tirx.Break) else "continue;")
+        else:
+            raise self.refuse(f"the statement '{type(stmt).__name__}'")
+
+    def body(self, write: Callable[[], None]) -> None:
+        lines, _ = self.block(write)
+        self.lines += lines
+
+    def loop(self, stmt: Any) -> None:
+        if stmt.kind not in (tirx.ForKind.SERIAL, tirx.ForKind.PARALLEL, tirx.ForKind.UNROLLED):
+            raise self.refuse(f"a loop of kind {stmt.kind}")
+        step = 1 if stmt.step is None else stmt.step
+        c = self.type(stmt.loop_var)
+        start, zero = self.index(stmt.min), isinstance(stmt.min, tirx.IntImm) and int(stmt.min.value) == 0
+        end = self.index(stmt.extent if zero else stmt.min + stmt.extent)
+        name = self.names[hash(stmt.loop_var)] = self.name(str(stmt.loop_var.name))
+        advance = f"++{name}" if isinstance(step, int) or int(step.value) == 1 else f"{name} += {self.index(step)}"
+        self.emit(f"for ({c} {name} = {start}; {name} < {end}; {advance}) {{")
+        self.body(lambda: self.sequence([stmt.body]))
+        self.emit("}")
+
+    def repeat(self, stmt: Any) -> None:
+        def turn() -> None:
+            self.emit(f"if (!{self.value(stmt.condition)}) break;")
+            self.statement(stmt.body)
+
+        self.emit("for (;;) {")
+        self.body(turn)
+        self.emit("}")
+
+    def branch(self, stmt: Any) -> None:
+        self.emit(f"if ({bare(self.value(stmt.condition))}) {{")
+        self.body(lambda: self.statement(stmt.then_case))
+        if stmt.else_case is not None:
+            self.emit("} else {")
+            self.body(lambda: self.statement(stmt.else_case))
+        self.emit("}")
+
+    def evaluate(self, x: Any) -> None:
+        """A call for its effect: a prefetch has none that C knows."""
+        if isinstance(x, tirx.IntImm):
+            return
+        if isinstance(x, Call) and str(x.op.name).endswith("call_llvm_intrin") and _intrinsic(x).startswith("llvm.prefetch"):
+            return
+        raise self.refuse(f"'{getattr(x.op, 'name', x) if isinstance(x, Call) else type(x).__name__}'")
