@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from lepton_compiler.registry import Registry
+from lepton_compiler.states import States
 
 if TYPE_CHECKING:
     from lepton_compiler.ir.graph import Graph
@@ -33,6 +34,7 @@ class BuildOptions:
         ram: bytes that arena and stack may take together; None does not ask.
         flash: bytes that code and constants may take.
         scales: what the integers of inputs and outputs mean, by name: scale and zero point.
+        states: outputs that are inputs of the next call, and what they are at first.
         choices: what tuning chose in place of the backend's analysis: by kernel, as the backend names it, parameters by name.
     """
 
@@ -48,6 +50,7 @@ class BuildOptions:
     flash: int | None = None
     scales: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     choices: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    states: States = field(default_factory=States)
 
 
 @dataclass(frozen=True)

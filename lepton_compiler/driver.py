@@ -37,8 +37,8 @@ from lepton_compiler.pipeline import Instrument
 from lepton_compiler.ram import Fitting
 from lepton_compiler.several import Choices, Dims
 from lepton_compiler.sources import bind, files_of, kind_of, read_model
+from lepton_compiler.states import States
 from lepton_compiler.target import Target, parse_target, runs_here
-from lepton_compiler.toolchain import host_artifact
 from lepton_compiler.tuning import Request, decide
 from lepton_compiler.verification import Verification, check_models, compare, reference_outputs, tolerance_of
 
@@ -116,6 +116,8 @@ def compile(
     profile: bool = False,
     ram: int | None = None,
     flash: int | None = None,
+    states: Mapping[str, str] | None = None,
+    initial: Mapping[str, np.ndarray] | None = None,
 ) -> CompiledModel:
     """Compile a model and load it.
 
@@ -136,6 +138,8 @@ def compile(
         profile: let the model measure each of its kernel calls, for `lepton_compiler.profile`.
         ram: bytes that arena and stack of firmware may take together; more is refused.
         flash: bytes that its code and constants may take.
+        states: by the name of an output, the input that reads it in the next run: the model keeps both, until `reset`.
+        initial: by the name of such an input, its value in the first run; zeros where nothing is said.
         tune: seconds to measure other choices for the kernels that take longest; what was measured goes into a database.
         tune_db: that database; without `tune` the choices in it are taken, and nothing is measured.
         tune_tracker: `HOST:PORT[,KEY]` of TVM's RPC tracker, to measure on its boards.
@@ -157,7 +161,7 @@ def compile(
         machine, parse_level(level), name=name, threads=threads, passes=passes, inputs=inputs or {}, dims=dims or {}, bounds=bounds or {}, jobs=jobs,
         cache_dir=Path(cache_dir) if cache_dir is not None else None, verify=verify, profile=profile, ram=ram, flash=flash,
         tuning=Request.of(machine, tune, tune_db, tune_tracker),
-        compression=compression(quantize, calibration, max_drop, metric),
+        compression=compression(quantize, calibration, max_drop, metric), states=States(states or {}, initial or {}),
     )  # fmt: skip
     return compile_job(source, job)
 
@@ -181,6 +185,7 @@ def compile_job(source: Any, job: Job) -> CompiledModel:
         bound = _bound_to_feeds(source, graphs.get(()), feeds, job)
         return complete(build(_optimised(bound, job), name, job), identify(name, job_options(job), bound, None))
 
+    check_states(job, graphs, choices)
     if not graphs or (not choices.dimensions and graphs[()].free_symbols):
         if job.tuning.seconds is not None:
             raise UsageError("tuning needs known sizes, and the model has open dimensions", hint="bind them with inputs or dims")
@@ -188,7 +193,7 @@ def compile_job(source: Any, job: Job) -> CompiledModel:
     identity = identify(name, job_options(job), graphs[choices.sizes[-1]], source)
     model = CompiledModel(complete(_build_choices(graphs, choices, name, job), identity))
     if job.verify:
-        check_models(source, graphs, model, job.feeds, job.inputs, runs_here(job.target)).check()
+        check_models(source, graphs, model, job.feeds, job.inputs, runs_here(job.target), job.states).check()
     return model
 
 
@@ -250,6 +255,7 @@ def run_job(source: Any, out: Path | None, job: Job, depfile: Path | None = None
         raise UsageError(f"--emit {job.emit} takes one size of dimension '{choices.dimensions[0]}'", hint="libraries hold several")
     every = {sizes: read_model(source, job.inputs, choices.bound(sizes)) for sizes in choices.sizes}
     model, every, report = _compressed(source, every, job)
+    check_states(job, every, choices)
     imported = every[choices.sizes[-1]]
     identity = identify(name, job_options(job), imported, source)
     check = None
@@ -307,8 +313,9 @@ def build_sizes(
         required = tuple(getattr(backend, "REQUIRED_PASSES", ()))
         legal[sizes] = optimize(graph, job.level, job.machine, ",".join(required), job.instruments, job.bounds) if required else graph
     options = BuildOptions(
-        name, job.machine, job.threads, job.emit, job.jobs, job.cache_dir, job.level, job.profile, job.ram, job.flash, dict(scales or {})
-    )
+        name, job.machine, job.threads, job.emit, job.jobs, job.cache_dir, job.level, job.profile, job.ram, job.flash, dict(scales or {}),
+        states=job.states,
+    )  # fmt: skip
     if job.tuning.seconds is not None:
         job.stage("tune")
     tuned, report = decide(backend, legal, options, job.tuning, job.detail)
@@ -333,6 +340,21 @@ def build_sizes(
 def complete(artifact: Artifact, identity: Mapping[str, Any]) -> Artifact:
     """The artefact with what it was made from in its manifest."""
     return Artifact(artifact.files, {**identity, **artifact.manifest})
+
+
+def check_states(job: Job, graphs: Mapping[tuple[int, ...], Graph], choices: Choices) -> None:
+    """Refuse states that the model cannot have, or that this kind of output cannot keep.
+
+    Raises:
+        UsageError: see `States.check`; or sizes that are not known.
+    """
+    if not job.states:
+        return
+    if job.emit not in FOLDER_KINDS:
+        raise UsageError(f"--emit {job.emit} keeps no states", hint="native code and C do")
+    if choices.dimensions or not graphs or graphs[()].free_symbols:
+        raise UsageError("a model with states has one size of every dimension", hint="bind them: --input, --dim, inputs={...}")
+    job.states.check(graphs[()], scales_of(graphs[()]))
 
 
 def bind_to_feeds(graph: Graph, feeds: Mapping[str, Any]) -> Graph:
@@ -436,6 +458,7 @@ def _build_choices(graphs: Mapping[tuple[int, ...], Graph], choices: Choices, na
 def _verify_native(source: Any, graphs: Mapping[tuple[int, ...], Graph], choices: Choices, artifact: Artifact, job: Job) -> Verification:
     """Run the artefact, in an emulator if it is for another machine; other kinds of output through a library of the same kernels."""
     from lepton_compiler.runtime.model import CompiledModel
+    from lepton_compiler.runtime.portable import host_artifact
 
     job.stage("verify")
     if job.emit == "c":
@@ -445,7 +468,8 @@ def _verify_native(source: Any, graphs: Mapping[tuple[int, ...], Graph], choices
             job, emit="lib", tuning=Request(fixed={row["kernel"]: row["choice"] for row in artifact.manifest.get("tuning", ())})
         )
         artifact = complete(_build_choices(graphs, choices, artifact.manifest["name"], again), artifact.manifest)
-    return check_models(source, graphs, CompiledModel(artifact), job.feeds, job.inputs, job.emit == "c" or runs_here(job.target))
+    here = job.emit == "c" or runs_here(job.target)
+    return check_models(source, graphs, CompiledModel(artifact), job.feeds, job.inputs, here, job.states)
 
 
 def _verify_file(source: Any, imported: Graph, file: Path, job: Job) -> Verification:

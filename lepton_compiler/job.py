@@ -12,6 +12,7 @@ from lepton_compiler.compress import Compression
 from lepton_compiler.errors import Diagnostic, UnsupportedError, UsageError, VerificationError
 from lepton_compiler.pipeline import Instrument
 from lepton_compiler.several import Dims
+from lepton_compiler.states import States
 from lepton_compiler.target import Target, portable
 from lepton_compiler.tuning import Request, TuningReport
 from lepton_compiler.verification import Verification
@@ -51,6 +52,7 @@ class Job:
         tuning: choices to measure, or to take from a database.
         tuned: told what tuning came to.
         compression: what to quantize, with which data.
+        states: outputs that are inputs of the next call.
     """
 
     target: Target
@@ -76,6 +78,7 @@ class Job:
     tuning: Request = field(default_factory=Request)
     tuned: Callable[[TuningReport], None] = lambda report: None
     compression: Compression | None = None
+    states: States = field(default_factory=States)
 
     @property
     def machine(self) -> Target:
@@ -129,6 +132,7 @@ def job_options(job: Job) -> dict[str, Any]:
     several = {name: sorted(given) for name, given in job.dims.items() if not isinstance(given, int)}
     budget = {key: value for key, value in (("ram", job.ram), ("flash", job.flash)) if value is not None}
     bounds = {"bounds": dict(sorted(job.bounds.items()))} if job.bounds else {}
+    bounds |= {"kept": job.states.as_json()} if job.states else {}
     return options | ({"dims": several} if several else {}) | bounds | budget
 
 

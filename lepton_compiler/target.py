@@ -82,7 +82,9 @@ PORTABLE = "c99"
 
 def portable(target: Target) -> Target:
     """What of a machine portable C makes use of: the number of its registers, the sizes of its caches, whether it has a system; no vectors."""
-    return replace(target, arch=PORTABLE, triple=PORTABLE, cpu=PORTABLE, features=(), vector_bits=0, extensions=(), host=False, float_abi="")
+    return replace(
+        target, arch=PORTABLE, triple=PORTABLE, cpu=PORTABLE, features=(), vector_bits=0, extensions=(), host=False, float_abi=""
+    )
 
 
 CPUS: dict[str, Cpu] = {

@@ -8,18 +8,14 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lepton_compiler.backend import Artifact
 from lepton_compiler.errors import LeptonError, MissingDependency
 from lepton_compiler.target import Target, runs_here
 
 C_FLAGS = ("-std=c11", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
-PORTABLE_FLAGS = ("-std=c99", "-Wpedantic", "-ffp-contract=off", "-fvisibility=default")
-"""On top of those, for sources in C99, which declare nothing as exported."""
 TIMEOUT = 300
 """Seconds after which a tool is given up; zig builds its support libraries at its first use."""
 
@@ -116,25 +112,6 @@ def find_toolchain(target: Target | None = None) -> Toolchain:
     raise MissingDependency(
         "no C compiler found to link the library", hint="install gcc or clang, or: pip install 'lepton-compiler[cross]'"
     )
-
-
-def host_artifact(artifact: Artifact) -> Artifact:
-    """An artefact of portable C sources with a shared library of them for this machine, which Python can load.
-
-    Raises:
-        LeptonError: the C compiler refuses the sources.
-        MissingDependency: there is no C compiler.
-    """
-    tools, name = find_toolchain(), artifact.manifest["name"]
-    with tempfile.TemporaryDirectory(prefix="lepton-") as temporary:
-        folder = Path(temporary)
-        for file, data in artifact.files.items():
-            (folder / file).write_bytes(data)
-        sources = [file for file in artifact.files if file.endswith(".c")]
-        objects = [tools.compile(folder, file, "-O2", *PORTABLE_FLAGS) for file in sources]
-        tools.shared(folder, objects, f"lib{name}.so", [f"{name}_run"])
-        library = {f"lib{name}.so": (folder / f"lib{name}.so").read_bytes()}
-    return Artifact({**artifact.files, **library}, artifact.manifest)
 
 
 def _zig() -> tuple[str, ...]:

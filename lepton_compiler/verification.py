@@ -17,12 +17,16 @@ from lepton_compiler.feeds import random_feeds
 from lepton_compiler.ir.graph import Graph
 from lepton_compiler.ops.evaluator import as_array, evaluate
 from lepton_compiler.sources import is_onnx, onnx_bytes_or_path
+from lepton_compiler.states import States
 
 if TYPE_CHECKING:
     from lepton_compiler.runtime.model import CompiledModel
 
 TOLERANCE = 1e-3
 """Largest error that passes, relative to the range of the output's values."""
+STREAMED = 3
+"""Calls, one after another, that a stateful model is verified with."""
+NO_STATES = States()
 DYNAMIC_TOLERANCE = 3e-2
 """The same where a model quantizes by ranges that it measures as it runs: the last digit of a sum moves whole steps of a later layer."""
 
@@ -144,8 +148,9 @@ def reference_outputs(
 
 
 def check_models(
-    source: Any, graphs: Mapping[Any, Graph], model: CompiledModel, feeds: Mapping[str, Any], bound: Mapping[str, Any], here: bool
-) -> Verification:
+    source: Any, graphs: Mapping[Any, Graph], model: CompiledModel, feeds: Mapping[str, Any], bound: Mapping[str, Any], here: bool,
+    states: States = NO_STATES,
+) -> Verification:  # fmt: skip
     """Run a compiled model beside a reference, once for each choice of sizes; the worst comparison.
 
     Args:
@@ -155,20 +160,28 @@ def check_models(
         feeds: inputs; random ones for those that are missing.
         bound: inputs that the import made constant.
         here: whether it runs on this machine; else it is emulated.
+        states: that it keeps: it is run several times, then.
     """
-    checks = [_check_model(source, graph, model, feeds, bound, here) for graph in graphs.values()]
+    checks = [_check_model(source, graph, model, feeds, bound, here, states) for graph in graphs.values()]
     return max(checks, key=lambda check: check.max_rel)
 
 
 def _check_model(
-    source: Any, imported: Graph, model: CompiledModel, given: Mapping[str, Any], bound: Mapping[str, Any], here: bool
+    source: Any, imported: Graph, model: CompiledModel, given: Mapping[str, Any], bound: Mapping[str, Any], here: bool, states: States
 ) -> Verification:
-    feeds = random_feeds(imported.inputs, fixed=given)
-    if here:
-        reference, expected = reference_outputs(source, imported, feeds, bound)
-        return compare(expected, model.run(feeds), reference, tolerance_of(imported))
-    actual, _ = model.emulate(feeds, count=False)
-    return compare(evaluate(imported, feeds), actual, "evaluator", tolerance_of(imported))
+    feeds, checks = random_feeds(imported.inputs, fixed=given), []
+    kept = {value.name: states.first(value) for _, value in states.pairs(imported)}
+    model.reset()
+    for step in range(STREAMED if states else 1):
+        feeds = random_feeds(imported.inputs, step, given) | kept if states else feeds
+        reference, expected = reference_outputs(source, imported, feeds, bound) if here else ("evaluator", evaluate(imported, feeds))
+        kept = {target: as_array(expected[name]) for name, target in states.inputs.items()}
+        shown = {name: array for name, array in feeds.items() if name not in kept}
+        actual = model.run(shown) if here else model.emulate(shown, count=False)[0]
+        wanted = {name: array for name, array in expected.items() if name not in states.inputs}
+        checks.append(compare(wanted, actual, reference, tolerance_of(imported)))
+    model.reset()
+    return max(checks, key=lambda check: check.max_rel)
 
 
 def _means_tflite(source: Any) -> bool:

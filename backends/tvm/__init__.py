@@ -13,6 +13,7 @@ from lepton_compiler.backend import Artifact, BuildOptions
 from lepton_compiler.backends.tvm.capabilities import CONTROL, computes_nothing, is_view, joins, refusal
 from lepton_compiler.errors import Diagnostic, UnsupportedError
 from lepton_compiler.ir.graph import Graph, Node, Value
+from lepton_compiler.states import States
 from lepton_compiler.target import Target
 from lepton_compiler.tuning import Database, Request, TuningReport, this_cpu
 
@@ -86,13 +87,15 @@ def build_sizes(
         return _texts(every, options)
     jobs, cache = options.jobs or os.cpu_count() or 1, KernelCache(options.cache_dir or default_cache())
     ready = build_kernels(every, options.target, jobs=jobs, cache=cache, progress=progress)
-    interface, weights = Interface.of(options.name, dimensions, list(graphs.values()), list(graphs)), WeightStore()
+    interface, weights = Interface.of(options.name, dimensions, list(graphs.values()), list(graphs), options.states), WeightStore()
     reported = [k for k, port in enumerate(interface.outputs) if port.loose]
     variants = [
         Variant(
             chosen,
             graph,
-            build_program(graph, {n: (s, ready[s.key(options.target)]) for n, s in found.items()}, weights, reported, options.threads),
+            build_program(
+                graph, {n: (s, ready[s.key(options.target)]) for n, s in found.items()}, weights, reported, options.threads, options.states
+            ),
         )
         for (chosen, graph), found in zip(graphs.items(), specs, strict=True)
     ]
@@ -174,7 +177,7 @@ def tune(
 
     assert request.seconds is not None
     start, cache = time.monotonic(), KernelCache(options.cache_dir or default_cache())
-    options = replace(options, choices={})
+    options = replace(options, choices={}, states=States())
     choices, results = dict[str, Mapping[str, int]](), []
     with Device(request.tracker, request.seconds) as device:
         for graph in graphs.values():

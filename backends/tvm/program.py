@@ -15,6 +15,7 @@ from lepton_compiler.backends.tvm.weights import WeightStore
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.tensor import Tensor
 from lepton_compiler.ir.types import TensorType
+from lepton_compiler.states import States
 
 
 @dataclass(eq=False)
@@ -118,14 +119,20 @@ Statement = Call | Copy | Clear | SetCounter | SetSize | Branch | Repeat | Stop
 
 @dataclass
 class Program:
-    """Statements, and arena buffers with life spans."""
+    """Statements, those that set states to what they are at first, and arena buffers with life spans."""
 
     statements: tuple[Statement, ...] = ()
+    reset: tuple[Statement, ...] = ()
     buffers: list[Buffer] = field(default_factory=list)
 
 
 def build_program(
-    graph: Graph, kernels: dict[Node, tuple[KernelSpec, Kernel]], weights: WeightStore, reported: Collection[int] = (), threads: int = 1
+    graph: Graph,
+    kernels: dict[Node, tuple[KernelSpec, Kernel]],
+    weights: WeightStore,
+    reported: Collection[int] = (),
+    threads: int = 1,
+    states: States | None = None,
 ) -> Program:
     """Turn a legal graph into a program.
 
@@ -135,8 +142,9 @@ def build_program(
         weights: where constants go.
         reported: outputs whose sizes each run reports even though they are fixed in this graph.
         threads: that may work on a kernel at the same time.
+        states: pairs of outputs and inputs that stay in the arena.
     """
-    return _Builder(kernels, weights, reported, threads).build(graph)
+    return _Builder(kernels, weights, reported, threads).build(graph, states or States())
 
 
 class _Builder:
@@ -151,15 +159,37 @@ class _Builder:
         self.wanted: dict[Value, Ref] = {}
         self.joined: dict[Value, tuple[Value, int]] = {}
 
-    def build(self, graph: Graph) -> Program:
-        for k, value in enumerate(graph.inputs):
+    def build(self, graph: Graph, states: States) -> Program:
+        pairs = states.pairs(graph)
+        kept = self.keep(graph, pairs, states)
+        for k, value in enumerate(v for v in graph.inputs if v not in self.places):
             self.places[value] = Ref(Buffer("input", k, value.type.nbytes, value.name))
-        targets = [Ref(Buffer("output", k, stored_type(value).nbytes, value.name)) for k, value in enumerate(graph.outputs)]
-        statements = self.body(graph, targets)
-        for k, value in enumerate(graph.outputs):
+        shown = [value for value in graph.outputs if value.name not in states.inputs]
+        ports = {value: Ref(Buffer("output", k, stored_type(value).nbytes, value.name)) for k, value in enumerate(shown)}
+        statements = self.body(graph, [ports.get(value) for value in graph.outputs])
+        statements += self.advance([output for output, _ in pairs], kept)
+        for k, value in enumerate(shown):
             statements += self.sizes(k, value)
+        for place in kept:
+            place.buffer.end = self.time + 1
         self.program.statements = tuple(statements)
         return self.program
+
+    def keep(self, graph: Graph, pairs: Sequence[tuple[Value, Value]], states: States) -> list[Ref]:
+        """Places of states, which nothing else ever uses. A kernel writes there itself if nobody reads the old value any more."""
+        last, order = _last_uses(graph), {node: k for k, node in enumerate(graph)}
+        places, reset = [], list[Statement]()
+        for output, value in pairs:
+            place = self.places[value] = self.new(value.type.nbytes, value.name)
+            initial, size = states.first(value), value.type.nbytes
+            plain = not initial.tobytes().strip(b"\0")
+            reset.append(Clear(place, size) if plain else Copy(place, self.constant(initial, f"{value.name}.initial"), size))
+            producer = _root(output).producer
+            if producer is not None and order.get(producer, -1) > last.get(value, -1) and producer.op.name not in VIEWS:
+                self.wanted.setdefault(_root(output), place)
+            places.append(place)
+        self.program.reset = tuple(reset)
+        return places
 
     def sizes(self, index: int, value: Value) -> list[SetSize]:
         """Report the sizes of an output of which data decides some, or that differ between the sizes compiled for."""

@@ -24,6 +24,8 @@ examples:
   leptonc model.onnx -O3 -o build/model --verify
   leptonc model.onnx --dim batch=1 --emit static --name detector --json
   leptonc model.onnx --emit onnx -o smaller.onnx
+  leptonc model.onnx --emit c -o sources --verify
+  leptonc vad.onnx --input x=1x512 --state state_out=state_in
   leptonc model.onnx --quantize int8 --calibrate samples/ --max-drop 1% --report q.html
 exit status: 0 done; 1 cannot be compiled; 2 wrong usage; 3 verification failed
 """
@@ -58,6 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NODE=N",
         help="largest size that a node's result takes where data decides it",
     )
+    options.add_state_options(parser)
     options.add_pass_options(parser)
     _add_tuning(parser)
     _add_compression(parser)
@@ -146,6 +149,7 @@ def _job(args: argparse.Namespace, progress: Progress, tuned: Callable[[TuningRe
         passes=args.passes,
         inputs=dict(args.input),
         dims=dict(args.dim),
+        states=options.states(args),
         bounds=dict(args.bound),
         opset=args.opset,
         jobs=args.jobs,

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lepton_compiler.pipeline import Instrument
+    from lepton_compiler.states import States
 
 
 class Parser(argparse.ArgumentParser):
@@ -86,6 +87,40 @@ def add_model_options(parser: argparse.ArgumentParser, several: bool = False) ->
     )
     kind, shown, text = (sizes, "NAME=N[,N...]", ", or several to choose from") if several else (dimension, "NAME=N", "")
     parser.add_argument("--dim", type=kind, action="append", default=[], metavar=shown, help=f"size of a symbolic dimension{text}")
+
+
+def renaming(text: str) -> tuple[str, str]:
+    """`OUT=IN`."""
+    left, separator, right = text.partition("=")
+    if not separator or not left or not right:
+        raise argparse.ArgumentTypeError(f"'{text}' is not OUT=IN")
+    return left, right
+
+
+def add_state_options(parser: argparse.ArgumentParser) -> None:
+    """`--state` and `--initial`."""
+    parser.add_argument(
+        "--state", type=renaming, action="append", default=[], metavar="OUT=IN", help="keep this output as that input of the next call"
+    )
+    parser.add_argument(
+        "--initial", action="append", default=[], metavar="IN=FILE.npy", help="what such an input is in the first call (default zeros)"
+    )
+
+
+def states(args: argparse.Namespace) -> States:
+    """What the options of `add_state_options` ask for.
+
+    Raises:
+        UsageError: an output that is named twice, or a file that cannot be read.
+    """
+    from lepton_compiler.errors import UsageError
+    from lepton_compiler.feeds import read_feeds
+    from lepton_compiler.states import States
+
+    names = [name for name, _ in args.state]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"--state names the output '{twice[0]}' twice", hint="an output is one input of the next call")
+    return States(dict(args.state), read_feeds(args.initial))
 
 
 def add_level_option(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ STATUS = {
 class NativeLibrary:
     """`libNAME.so` with its manifest. Calls from several threads are safe: each takes an arena of its own.
 
+    A stateful model has one arena, which keeps its states from call to call.
+
     Args:
         path: the shared library.
         manifest: what `NAME.json` says: name, inputs, outputs, arena_bytes.
@@ -47,6 +50,11 @@ class NativeLibrary:
             raise LeptonError(f"cannot load {path.name}: {error}", hint="was it built for this machine?") from error
         self._run.restype = ctypes.c_int
         self._run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+        self._reset = getattr(self.handle, f"{manifest['name']}_reset") if manifest.get("states") else None
+        if self._reset is not None:
+            self._reset.restype, self._reset.argtypes = ctypes.c_int, [ctypes.c_void_p]
+        self._stream: np.ndarray | None = None
+        self._turn = threading.Lock()
         self._arenas: list[np.ndarray] = []
         variants = manifest.get("sizes", {}).get("variants", [])
         self._sizes = {tuple(map(tuple, v["inputs"])): v["sizes"] for v in variants}
@@ -87,6 +95,9 @@ class NativeLibrary:
         Gives the actual shapes of those outputs whose size data decides; they lie at the front of their arrays. An `arena` of the
         caller must have the bytes and the alignment that the manifest and `ARENA_ALIGNMENT` say.
         """
+        if arena is None and self._reset is not None:
+            with self._turn:
+                return self.call(inputs, outputs, self._kept())
         memory = arena if arena is not None else self._arenas.pop() if self._arenas else self._new_arena()
         ranks = [len(row["shape"]) for row in self.manifest["outputs"] if "dynamic" in row]
         results = _struct(outputs, [0] * sum(ranks))
@@ -118,9 +129,23 @@ class NativeLibrary:
 
         return call
 
+    def reset(self) -> None:
+        """Set the states of a stateful model to what they are at first; nothing to do for others."""
+        with self._turn:
+            self._stream = None
+
+    def _kept(self) -> np.ndarray:
+        """The arena that holds the states."""
+        if self._stream is None:
+            self._stream = self._new_arena()
+        return self._stream
+
     def _new_arena(self) -> np.ndarray:
         raw = np.empty(max(self.manifest["arena_bytes"], ARENA_ALIGNMENT) + ARENA_ALIGNMENT, np.uint8)
-        return raw[-raw.ctypes.data % ARENA_ALIGNMENT :]
+        arena: np.ndarray = raw[-raw.ctypes.data % ARENA_ALIGNMENT :]
+        if self._reset is not None and (status := self._reset(arena.ctypes.data)):
+            raise self._failure(status)
+        return arena
 
     def _failure(self, status: int) -> LeptonError:
         return LeptonError(f"{self.manifest['name']}_run returned {status}: {STATUS.get(status, 'an unknown error')}")

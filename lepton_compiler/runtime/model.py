@@ -62,7 +62,8 @@ class CompiledModel:
     def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Run once: input name to array, output name to array in the order of the outputs.
 
-        A model with open dimensions is compiled for the shapes of these feeds when they are first seen.
+        A model with open dimensions is compiled for the shapes of these feeds when they are first seen. A stateful model goes on
+        from where its last run ended; `reset` begins anew.
 
         Raises:
             UsageError: feeds that do not fit the inputs.
@@ -106,6 +107,13 @@ class CompiledModel:
         if self._emulation is None:
             self._emulation = _load_emulation(self._complete("emulation"))
         return self._emulation.run(checked_feeds(self.manifest, feeds), count)
+
+    def reset(self) -> None:
+        """Let a stateful model begin anew: the next run, or emulation, finds its states as they are at first."""
+        if self._library is not None:
+            self._library.reset()
+        if self._emulation is not None:
+            self._emulation.reset()
 
     def save(self, folder: Any) -> None:
         """Write the artefact: library, header, source and manifest.
@@ -154,7 +162,7 @@ def _load_emulation(artifact: Artifact) -> Emulation:
     file = f"lib{name}.a" if target.is_firmware else f"lib{name}.so"
     if file not in artifact.files:
         raise UsageError(f"the artefact has no {file} that could be emulated", hint="compile with emit='lib'")
-    code = link_firmware(artifact.files, name, target) if target.is_firmware else artifact.files[file]
+    code = link_firmware(artifact.files, name, target, bool(manifest.get("states"))) if target.is_firmware else artifact.files[file]
     return Emulation(code, manifest, target)
 
 

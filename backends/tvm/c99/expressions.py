@@ -339,7 +339,9 @@ def function_text(key: str, support: Support, where: str) -> str:
 def integer(kind: str, value: int) -> str:
     """An integer constant of a type."""
     if kind == "int64":
-        return "(-INT64_C(9223372036854775807) - 1)" if value == -(1 << 63) else f"(-INT64_C({-value}))" if value < 0 else f"INT64_C({value})"
+        return (
+            "(-INT64_C(9223372036854775807) - 1)" if value == -(1 << 63) else f"(-INT64_C({-value}))" if value < 0 else f"INT64_C({value})"
+        )
     if kind == "uint64":
         return f"UINT64_C({value})"
     if kind == "uint32":
@@ -354,7 +356,11 @@ def _intrinsic(x: Any) -> str:
     from tvm.target import codegen
 
     first = x.args[0]
-    return str(first.value) if hasattr(first, "value") and isinstance(first.value, str) else str(codegen.llvm_get_intrinsic_name(int(first.value)))
+    return (
+        str(first.value)
+        if hasattr(first, "value") and isinstance(first.value, str)
+        else str(codegen.llvm_get_intrinsic_name(int(first.value)))
+    )
 
 
 def _operators(short: str, x: Any) -> Expr | None:

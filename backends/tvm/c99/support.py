@@ -150,11 +150,19 @@ CHUNKS: dict[str, tuple[tuple[str, ...], str]] = {
     "to_half": (("f",), _TO_HALF),
     "fabsf": (
         ("f",),
-        _FABS.replace("TYPE", "float").replace("NAME", "fabsf").replace("UNION", "single").replace("UINT", "uint32_t").replace("WIDTH", "31"),
+        _FABS.replace("TYPE", "float")
+        .replace("NAME", "fabsf")
+        .replace("UNION", "single")
+        .replace("UINT", "uint32_t")
+        .replace("WIDTH", "31"),
     ),
     "fabs": (
         ("d",),
-        _FABS.replace("TYPE", "double").replace("NAME", "fabs").replace("UNION", "twice").replace("UINT", "uint64_t").replace("WIDTH", "63"),
+        _FABS.replace("TYPE", "double")
+        .replace("NAME", "fabs")
+        .replace("UNION", "twice")
+        .replace("UINT", "uint64_t")
+        .replace("WIDTH", "63"),
     ),
 }
 """Each function's chunk, and the chunks that it needs."""

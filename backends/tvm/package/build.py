@@ -15,7 +15,7 @@ from lepton_compiler.backends.tvm.kernels import Kernel
 from lepton_compiler.backends.tvm.package import firmware, portable, sharing
 from lepton_compiler.backends.tvm.package import threads as pool
 from lepton_compiler.backends.tvm.package.header import header
-from lepton_compiler.backends.tvm.package.interface import Interface, Port, Variant
+from lepton_compiler.backends.tvm.package.interface import Interface, Port, State, Variant
 from lepton_compiler.backends.tvm.package.source import calls, portable_source, source
 from lepton_compiler.backends.tvm.package.work import work
 from lepton_compiler.backends.tvm.program import Buffer, Call
@@ -124,7 +124,12 @@ def _link(content: Package, kernels: Sequence[Kernel], texts: dict[str, str]) ->
                 return {f"{name}.o": (folder / "joined.o").read_bytes()}, size
             case _:
                 result = f"lib{name}.so"
-                exports = ["run", *(["run_on"] if options.threads > 1 else []), *(["profile"] if options.profile else [])]
+                exports = [
+                    "run",
+                    *(["run_on"] if options.threads > 1 else []),
+                    *(["profile"] if options.profile else []),
+                    *(["reset"] if options.states else []),
+                ]
                 tools.shared(folder, objects, result, [f"{name}_{e}" for e in exports])
         return {result: (folder / result).read_bytes()}, size
 
@@ -164,6 +169,8 @@ def _manifest(
         "library_bytes": max(len(v) for v in files.values()),
         "calls": rows,
     }
+    if content.interface.states:
+        facts["states"] = [_state_row(s, plan, content.variants[0]) for s in content.interface.states]
     return facts | ({"sizes": _sizes(content)} if content.interface.dimensions else {})
 
 
@@ -177,6 +184,13 @@ def _row(port: Port, key: str) -> dict[str, Any]:
     """One input or output; `shape` has the largest sizes, and `key` lists the axes whose size differs between runs."""
     row = {"name": port.name, "field": port.field, "dtype": port.dtype.name, "shape": list(port.shape)}
     return row | ({key: list(port.loose)} if port.loose else {})
+
+
+def _state_row(state: State, plan: Plan, variant: Variant) -> dict[str, Any]:
+    """A tensor that stays in the arena, and where."""
+    buffer = next(b for b in variant.program.buffers if b.name == state.input)
+    facts = {"dtype": state.type.dtype.name, "shape": list(state.type.static_shape)}
+    return {"input": state.input, "output": state.output, **facts, "offset": plan.offsets[buffer.index]}
 
 
 def _call_row(call: Call, plan: Plan) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def header(
         f"   {upper}_ARENA_ALIGN. Calls with different arenas may run at the same time. Returns {upper}_OK or an error. */",
         f"int {name}_run(const {name}_inputs *inputs, {name}_outputs *outputs, void *arena);",
         *(_run_on(name) if threads > 1 else []),
+        *(_reset(interface) if interface.states else []),
         "",
         "#if defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L",
         f'_Static_assert({upper}_ARENA_BYTES % {upper}_ARENA_ALIGN == 0, "the arena is whole lines");',
@@ -94,6 +95,18 @@ def header(
         "",
     ]
     return "\n".join(lines)
+
+
+def _reset(interface: Interface) -> list[str]:
+    name = interface.name
+    rows = [f"     '{_comment(s.input)}' {s.type}, which each run sets to '{_comment(s.output)}'" for s in interface.states]
+    return [
+        "",
+        "/* The model has states. They are in the arena, which nothing else may change between runs; each stream has an arena of its own:",
+        *rows,
+        "   Sets them to what they are at first. To be called before the first run, to begin anew, and after a run that returned an error. */",
+        f"int {name}_reset(void *arena);",
+    ]
 
 
 def _run_on(name: str) -> list[str]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from lepton_compiler.backends.tvm.package.names import identifiers
 from lepton_compiler.backends.tvm.program import Program, stored_type
 from lepton_compiler.ir.graph import Graph, Value
-from lepton_compiler.ir.types import DType
+from lepton_compiler.ir.types import DType, TensorType
+from lepton_compiler.states import States
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,15 @@ class Dimension:
 
 
 @dataclass(frozen=True)
+class State:
+    """A tensor that stays in the arena: the input that reads it, the output that sets it for the next call."""
+
+    input: str
+    output: str
+    type: TensorType
+
+
+@dataclass(frozen=True)
 class Interface:
     """Everything that the header, the source and the manifest say about the outside."""
 
@@ -67,16 +77,23 @@ class Interface:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     dimensions: tuple[Dimension, ...]
+    states: tuple[State, ...] = ()
 
     @staticmethod
-    def of(name: str, dimensions: Sequence[str], graphs: Sequence[Graph], sizes: Sequence[tuple[int, ...]]) -> Interface:
-        """The interface of graphs that differ in sizes only."""
-        first = graphs[0]
-        fields = identifiers([*(v.name for v in first.inputs), *(f"dim_{d}" for d in dimensions)])
-        inputs = _ports([g.inputs for g in graphs], fields)
-        outputs = _ports([g.outputs for g in graphs], identifiers([v.name for v in first.outputs]))
+    def of(
+        name: str, dimensions: Sequence[str], graphs: Sequence[Graph], sizes: Sequence[tuple[int, ...]], states: States | None = None
+    ) -> Interface:
+        """The interface of graphs that differ in sizes only, without the inputs and outputs that are states."""
+        states = states or States()
+        kept = states.pairs(graphs[0])
+        readers = set(states.inputs.values())
+        given = [[v for v in g.inputs if v.name not in readers] for g in graphs]
+        made = [[v for v in g.outputs if v.name not in states.inputs] for g in graphs]
+        fields = identifiers([*(v.name for v in given[0]), *(f"dim_{d}" for d in dimensions)])
+        inputs = _ports(given, fields)
+        outputs = _ports(made, identifiers([v.name for v in made[0]]))
         choices = [Dimension(d, fields[len(inputs) + k], tuple(sorted({chosen[k] for chosen in sizes}))) for k, d in enumerate(dimensions)]
-        return Interface(name, inputs, outputs, tuple(choices))
+        return Interface(name, inputs, outputs, tuple(choices), tuple(State(i.name, o.name, i.type) for o, i in kept))
 
 
 def _ports(columns: Sequence[Sequence[Value]], fields: Sequence[str]) -> tuple[Port, ...]:

@@ -107,6 +107,7 @@ class _Writer:
             "}",
             "",
             *(self.doors() if self.hosted else []),
+            *(self.reset(variants[0]) if self.interface.states else []),
         ]
         return "\n".join(lines)
 
@@ -117,6 +118,22 @@ class _Writer:
     def weights_line(self) -> list[str]:
         """Where the program finds its weights."""
         return [f"  const uint8_t *const weights = {self.name}_weights;"]
+
+    def reset(self, variant: Variant) -> list[str]:
+        """The function that sets the states to what they are at first."""
+        upper = self.name.upper()
+        return [
+            f"{self.exported}int {self.name}_reset(void *memory) {{",
+            "  uint8_t *const arena = memory;",
+            *self.weights_line(),
+            f"  if (memory == NULL) return {upper}_ERROR_NULL;",
+            f"  if ((uintptr_t)memory % {upper}_ARENA_ALIGN != 0) return {upper}_ERROR_ALIGN;",
+            *(f"  (void){given};" for given in self.places),
+            *self.block(variant.program.reset, "  "),
+            f"  return {upper}_OK;",
+            "}",
+            "",
+        ]
 
     def opening(self) -> list[str]:
         """The head of the function that runs the model: the public one, or what both public ones call."""

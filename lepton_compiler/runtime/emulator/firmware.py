@@ -33,13 +33,25 @@ void *memset(void *target, int value, size_t size) {
 """What the firmware's C library gives."""
 
 
-def link_firmware(files: Mapping[str, bytes], name: str, target: Target) -> bytes:
+ENTRY = """
+int NAME_run(const void *inputs, void *outputs, void *arena);
+int NAME_reset(void *arena);
+
+int lepton_entry(const void *inputs, void *outputs, void *arena) {
+  return inputs ? NAME_run(inputs, outputs, arena) : NAME_reset(arena);
+}
+"""
+"""What keeps both functions of a stateful model in the program."""
+
+
+def link_firmware(files: Mapping[str, bytes], name: str, target: Target, stateful: bool = False) -> bytes:
     """The program of a static library.
 
     Args:
         files: of the artefact.
         name: of the artefact.
         target: the machine.
+        stateful: whether the library has a function that resets it.
 
     Raises:
         MissingDependency: there is no linker for it.
@@ -49,7 +61,7 @@ def link_firmware(files: Mapping[str, bytes], name: str, target: Target) -> byte
     with tempfile.TemporaryDirectory(prefix="lepton-") as temporary:
         folder = Path(temporary)
         (folder / f"lib{name}.a").write_bytes(files[f"lib{name}.a"])
-        (folder / "memory.c").write_text(MEMORY_FUNCTIONS)
+        (folder / "memory.c").write_text(MEMORY_FUNCTIONS + (ENTRY.replace("NAME", name) if stateful else ""))
         memory = tools.compile(folder, "memory.c", "-O1", "-ffreestanding", "-fno-builtin")
-        tools.executable(folder, [memory, f"lib{name}.a"], "program", f"{name}_run", BASE)
+        tools.executable(folder, [memory, f"lib{name}.a"], "program", "lepton_entry" if stateful else f"{name}_run", BASE)
         return (folder / "program").read_bytes()

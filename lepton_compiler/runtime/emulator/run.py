@@ -90,6 +90,11 @@ class Emulation:
         self.core.engine.mem_map(top - size, size)
         self.heap = 0x2000_0000 if target.is_firmware else 0x8000_0000
         self._hook_functions()
+        self._is_reset = False
+
+    def reset(self) -> None:
+        """Let a stateful model begin anew at the next run."""
+        self._is_reset = False
 
     def run(self, feeds: Sequence[np.ndarray], count: bool = True) -> tuple[dict[str, np.ndarray], Stats]:
         """Run once.
@@ -111,10 +116,16 @@ class Emulation:
         results = self._struct(places[len(feeds) : -1], [0] * sum(ranks))
         (at_inputs, at_results), end = self._places([inputs, results], end)
         self._allocate(end)
+        stateful = bool(self.manifest.get("states"))
         for place, data in zip([*places, at_inputs, at_results], [*blocks, inputs, results], strict=True):
-            self.core.engine.mem_write(place, data)
-        stats = self._call([at_inputs, at_results, places[-1]], count)
-        self._check_status()
+            if not (stateful and self._is_reset and place == places[-1]):
+                self.core.engine.mem_write(place, data)
+        if stateful and not self._is_reset:
+            self._call("reset", [places[-1]], False)
+            self._check_status("reset")
+            self._is_reset = True
+        stats = self._call("run", [at_inputs, at_results, places[-1]], count)
+        self._check_status("run")
         shapes = self._shapes(at_results, len(results), ranks)
         found = {}
         for row, array, place in zip(rows, outputs, places[len(feeds) : -1], strict=True):
@@ -124,14 +135,14 @@ class Emulation:
             found[row["name"]] = whole.reshape(-1)[: math.prod(shape)].reshape(shape).copy()
         return found, stats
 
-    def _call(self, arguments: Sequence[int], count: bool) -> Stats:
+    def _call(self, function: str, arguments: Sequence[int], count: bool) -> Stats:
         import unicorn
 
         core, engine = self.core, self.core.engine
-        name = f"{self.manifest['name']}_run"
+        name = f"{self.manifest['name']}_{function}"
         top, size = STACK_TOP[self.target.system], STACK_BYTES[self.target.system]
         engine.mem_write(top - size, bytes([PAINT]) * size)
-        for register, value in zip(core.arguments, arguments, strict=True):
+        for register, value in zip(core.arguments, arguments, strict=False):
             engine.reg_write(register, value)
         engine.reg_write(core.stack, top - 64)
         engine.reg_write(core.link, STOP | core.thumb)
@@ -162,10 +173,10 @@ class Emulation:
                 lengths[address, size] = self.core.length(bytes(self.core.engine.mem_read(address, size)))
         return [CallCount(symbol, sum(lengths[key] * times for key, times in blocks.items())) for symbol, blocks in counter.calls]
 
-    def _check_status(self) -> None:
+    def _check_status(self, function: str) -> None:
         status = self.core.engine.reg_read(self.core.result) & 0xFFFFFFFF
         if status:
-            raise LeptonError(f"{self.manifest['name']}_run returned {status}: {STATUS.get(status, 'an unknown error')}")
+            raise LeptonError(f"{self.manifest['name']}_{function} returned {status}: {STATUS.get(status, 'an unknown error')}")
 
     def _where(self) -> str:
         """The function that was running."""
