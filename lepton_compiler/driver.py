@@ -38,6 +38,7 @@ from lepton_compiler.ram import Fitting
 from lepton_compiler.several import Choices, Dims
 from lepton_compiler.sources import bind, files_of, kind_of, read_model
 from lepton_compiler.states import States
+from lepton_compiler.streaming import check_states
 from lepton_compiler.target import Target, parse_target, runs_here
 from lepton_compiler.tuning import Request, decide
 from lepton_compiler.verification import Verification, check_models, compare, reference_outputs, tolerance_of
@@ -185,7 +186,7 @@ def compile_job(source: Any, job: Job) -> CompiledModel:
         bound = _bound_to_feeds(source, graphs.get(()), feeds, job)
         return complete(build(_optimised(bound, job), name, job), identify(name, job_options(job), bound, None))
 
-    check_states(job, graphs, choices)
+    check_states(job.states, graphs)
     if not graphs or (not choices.dimensions and graphs[()].free_symbols):
         if job.tuning.seconds is not None:
             raise UsageError("tuning needs known sizes, and the model has open dimensions", hint="bind them with inputs or dims")
@@ -255,7 +256,7 @@ def run_job(source: Any, out: Path | None, job: Job, depfile: Path | None = None
         raise UsageError(f"--emit {job.emit} takes one size of dimension '{choices.dimensions[0]}'", hint="libraries hold several")
     every = {sizes: read_model(source, job.inputs, choices.bound(sizes)) for sizes in choices.sizes}
     model, every, report = _compressed(source, every, job)
-    check_states(job, every, choices)
+    check_states(job.states, every, job.emit)
     imported = every[choices.sizes[-1]]
     identity = identify(name, job_options(job), imported, source)
     check = None
@@ -334,27 +335,14 @@ def build_sizes(
         built = backend.build_sizes(dimensions, graphs, options, progress) if dimensions else backend.build(graphs[()], options, progress)
         return cast(Artifact, built)
 
-    return Fitting(backend, options, make, lambda graph, passes: optimize(graph, job.level, job.machine, passes, job.instruments)).build(legal)
+    return Fitting(backend, options, make, lambda graph, passes: optimize(graph, job.level, job.machine, passes, job.instruments)).build(
+        legal
+    )
 
 
 def complete(artifact: Artifact, identity: Mapping[str, Any]) -> Artifact:
     """The artefact with what it was made from in its manifest."""
     return Artifact(artifact.files, {**identity, **artifact.manifest})
-
-
-def check_states(job: Job, graphs: Mapping[tuple[int, ...], Graph], choices: Choices) -> None:
-    """Refuse states that the model cannot have, or that this kind of output cannot keep.
-
-    Raises:
-        UsageError: see `States.check`; or sizes that are not known.
-    """
-    if not job.states:
-        return
-    if job.emit not in FOLDER_KINDS:
-        raise UsageError(f"--emit {job.emit} keeps no states", hint="native code and C do")
-    if choices.dimensions or not graphs or graphs[()].free_symbols:
-        raise UsageError("a model with states has one size of every dimension", hint="bind them: --input, --dim, inputs={...}")
-    job.states.check(graphs[()], scales_of(graphs[()]))
 
 
 def bind_to_feeds(graph: Graph, feeds: Mapping[str, Any]) -> Graph:

@@ -185,7 +185,7 @@ class _Builder:
             plain = not initial.tobytes().strip(b"\0")
             reset.append(Clear(place, size) if plain else Copy(place, self.constant(initial, f"{value.name}.initial"), size))
             producer = _root(output).producer
-            if producer is not None and order.get(producer, -1) > last.get(value, -1) and producer.op.name not in VIEWS:
+            if producer is not None and order.get(producer, -1) > last.get(value, -1) and not is_view(producer):
                 self.wanted.setdefault(_root(output), place)
             places.append(place)
         self.program.reset = tuple(reset)

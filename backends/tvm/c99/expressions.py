@@ -150,6 +150,7 @@ class Expressions(Scope):
         self.emit(f"const {self.type(value)} {name} = {text};")
 
     def constant(self, x: Any) -> str:
+        """A number."""
         kind = str(x.ty)
         if kind == "bool":
             return "true" if int(x.value) else "false"
@@ -199,6 +200,7 @@ class Expressions(Scope):
         return f"({first} {LOGIC[type(x)]} {second})"
 
     def binary(self, x: Expr) -> str:
+        """An operator of two operands."""
         kind = type(x)
         if kind in LOGIC:
             return self.logic(x)
@@ -213,7 +215,7 @@ class Expressions(Scope):
             return self.arithmetic(x, element, c)
         if kind in (tirx.Min, tirx.Max):
             sign, name = ("<", "min") if kind is tirx.Min else (">", "max")
-            return f"{self.support.two(name, element, f'a {sign} b ? a : b')}({self.index_or_value(x.a)}, {self.index_or_value(x.b)})"
+            return f"{self.support.two(name, element, f'a {sign} b ? a : b')}({bare(self.value(x.a))}, {bare(self.value(x.b))})"
         if kind in BITWISE:
             return self.narrowed(f"({self.value(x.a)} {BITWISE[kind]} {self.value(x.b)})", element)
         if kind is prim.LShift:
@@ -227,15 +229,13 @@ class Expressions(Scope):
             return f"{self.support.two(name, element, FLOOR[name])}({bare(self.value(x.a))}, {bare(self.value(x.b))})"
         raise self.refuse(f"'{kind.__name__}' of {element}")
 
-    def index_or_value(self, x: Expr) -> str:
-        return bare(self.value(x))
-
     def computes(self, x: Expr) -> None:
         """Refuse arithmetic on numbers that C does not have."""
         if str(x.ty) == "float16":
             raise self.refuse("arithmetic in float16")
 
     def arithmetic(self, x: Expr, element: str, c: str) -> str:
+        """A sum, difference or product; those of integers wrap."""
         sign = ARITHMETIC[type(x)]
         if element.startswith("float") or self.plain or element in ("uint32", "uint64"):
             return f"({self.value(x.a)} {sign} {self.value(x.b)})"
@@ -254,6 +254,7 @@ class Expressions(Scope):
         return f"(uint{width(element)}_t){self.value(x)}"
 
     def shifted(self, x: Expr, element: str) -> str:
+        """A shift to the left, as an unsigned number."""
         wide = "uint64_t" if width(element) == 64 else "uint32_t"
         return f"(({wide}){self.value(x.a)} << {self.value(x.b)})"
 
@@ -262,6 +263,7 @@ class Expressions(Scope):
         return f"({C_TYPES[element]}){text}" if element in ("int8", "int16", "uint8", "uint16", "bool") else text
 
     def cast(self, x: Any) -> str:
+        """A conversion of numbers."""
         source, target = str(x.value.ty), str(x.ty)
         if source == target:
             return self.value(x.value)
@@ -276,12 +278,13 @@ class Expressions(Scope):
         return f"({self.type(x)}){self.value(x.value)}"
 
     def call(self, x: Any) -> str:
+        """A call of an operator or a function."""
         operator = str(getattr(x.op, "name", x.op))
         short = operator.rpartition(".")[2]
         if short in ("call_pure_extern", "call_extern"):
             return self.foreign(str(x.args[0].value), x.args[1:], x)
         if short == "call_llvm_pure_intrin":
-            name = _intrinsic(x)
+            name = intrinsic(x)
             if name in FENCES:
                 return self.value(x.args[1])
             raise self.refuse(f"the instruction {name}")
@@ -310,6 +313,7 @@ class Expressions(Scope):
         return self.library({"nearbyintf": "rintf", "nearbyint": "rint"}.get(name, name), list(arguments), x)
 
     def library(self, name: str, arguments: list[Expr], x: Expr) -> str:
+        """A call of a function of the C library that is here."""
         self.computes(x)
         try:
             known = self.support.known(name)
@@ -351,7 +355,7 @@ def integer(kind: str, value: int) -> str:
     return f"({value})" if value < 0 else str(value)
 
 
-def _intrinsic(x: Any) -> str:
+def intrinsic(x: Any) -> str:
     """LLVM's name of the function that a call is of."""
     from tvm.target import codegen
 

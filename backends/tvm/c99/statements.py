@@ -9,7 +9,7 @@ from typing import Any
 from tvm import tirx
 from tvm.ir import Call
 
-from lepton_compiler.backends.tvm.c99.expressions import Expressions, _intrinsic, bare
+from lepton_compiler.backends.tvm.c99.expressions import Expressions, bare, intrinsic
 from lepton_compiler.backends.tvm.c99.support import C_TYPES, Support
 
 Stmt = Any
@@ -183,6 +183,6 @@ class _Kernel(Expressions):
         """A call for its effect: a prefetch has none that C knows."""
         if isinstance(x, tirx.IntImm):
             return
-        if isinstance(x, Call) and str(x.op.name).endswith("call_llvm_intrin") and _intrinsic(x).startswith("llvm.prefetch"):
+        if isinstance(x, Call) and str(x.op.name).endswith("call_llvm_intrin") and intrinsic(x).startswith("llvm.prefetch"):
             return
         raise self.refuse(f"'{getattr(x.op, 'name', x) if isinstance(x, Call) else type(x).__name__}'")

@@ -218,9 +218,7 @@ def sliced(into: Builder, image: Value, rows: Rows) -> Value:
     return into.Slice(image, starts=(rows[0],), ends=(rows[1],), axes=(AXIS,), steps=(1,))
 
 
-def _copy_kernel(
-    node: Node, inner: Demand, wanted: Mapping[int, Value], found: Demand, into: Builder, outside: Outside
-) -> Value:
+def _copy_kernel(node: Node, inner: Demand, wanted: Mapping[int, Value], found: Demand, into: Builder, outside: Outside) -> Value:
     """A `Fused` node that computes fewer rows. What its region reads twice, in different parts, becomes two operands."""
     old, region = node.regions[0], Graph(node.regions[0].name)
     operands: list[Value] = []
