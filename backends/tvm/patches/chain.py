@@ -89,7 +89,7 @@ class Segment:
 
     def split(self, rows: int) -> Split | None:
         """What patches of so many rows take; None where one of them cannot be computed."""
-        peak, total, patches = 0, 0, self.patches(rows)
+        peak, total, patches = 0, 0.0, self.patches(rows)
         for patch in patches:
             found = self.needs(patch)
             if found is None:
