@@ -335,9 +335,7 @@ def build_sizes(
         built = backend.build_sizes(dimensions, graphs, options, progress) if dimensions else backend.build(graphs[()], options, progress)
         return cast(Artifact, built)
 
-    return Fitting(backend, options, make, lambda graph, passes: optimize(graph, job.level, job.machine, passes, job.instruments)).build(
-        legal
-    )
+    return Fitting(backend, options, make, job.instruments).build(legal)
 
 
 def complete(artifact: Artifact, identity: Mapping[str, Any]) -> Artifact:

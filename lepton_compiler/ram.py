@@ -9,6 +9,7 @@ from typing import Any
 from lepton_compiler.backend import Artifact, BuildOptions
 from lepton_compiler.errors import Diagnostic, OverBudgetError
 from lepton_compiler.ir.graph import Graph
+from lepton_compiler.pipeline import Instrument, PassContext, parse_pipeline
 
 TRIES = 3
 """Builds with smaller and smaller arenas: what the stack needs beside it is known when the kernels are compiled."""
@@ -27,13 +28,13 @@ class Fitting:
         backend: one that can plan memory without compiling has `plan`, `smaller_arena` and `overhead`; others just build.
         options: of the build.
         make: builds graphs; raises `OverBudgetError` where they turn out to need more than there is.
-        optimise: runs passes, given as text, on a copy of a graph.
+        instruments: told about the passes that run.
     """
 
     backend: Any
     options: BuildOptions
     make: Callable[[Graphs], Artifact]
-    optimise: Callable[[Graph, str], Graph]
+    instruments: tuple[Instrument, ...] = ()
     _arenas: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     def build(self, graphs: Graphs) -> Artifact:
@@ -60,8 +61,7 @@ class Fitting:
     def _smaller(self, graphs: Graphs, ram: int, stack: int) -> Artifact:
         for attempt in range(1, TRIES + 1):
             room = max(0, ram - stack)
-            passes = self.backend.smaller_arena(room)
-            found = {k: self.optimise(graph, passes) if self._arenas[k] > room else graph for k, graph in graphs.items()}
+            found = {k: self._shrunk(graph, room) if self._arenas[k] > room else graph for k, graph in graphs.items()}
             plan = max((self.backend.plan(graph, self.options.target) for graph in found.values()), key=lambda plan: plan.arena_bytes)
             if plan.arena_bytes > ram:
                 raise _refusal(plan.arena_bytes, plan.peak, ram)
@@ -75,6 +75,10 @@ class Fitting:
                 facts = max((self.backend.overhead(graph, found[k]) for k, graph in graphs.items()), key=lambda facts: facts["macs"])
                 return Artifact(artifact.files, {**artifact.manifest, "patches": facts})
         raise AssertionError("the last attempt builds or raises")
+
+    def _shrunk(self, graph: Graph, room: int) -> Graph:
+        pipeline = parse_pipeline(self.backend.smaller_arena(room))
+        return pipeline.run(graph.copy(), PassContext(self.options.target, self.options.level, self.instruments))
 
 
 def _refusal(arena: int, peak: tuple[str, ...], ram: int) -> OverBudgetError:

@@ -21,10 +21,10 @@ class Patches(Pass):
     it becomes about as small as they can make it.
 
     Attributes:
-        arena: bytes that it may take.
+        arena: bytes that it may take; with 0, as few as patches can make it.
     """
 
-    arena: int
+    arena: int = 0
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         if any(not v.type.is_static for node in graph for v in node.outputs):
