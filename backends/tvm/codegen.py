@@ -124,7 +124,7 @@ def _passes(target: Target) -> list[Any]:
         tir.FlattenBuffer(),
         tir.NarrowDataType(32),
         scheduled.LoopPartition(),
-        tir.VectorizeLoop(),
+        *([] if target.is_portable else [tir.VectorizeLoop()]),
         scheduled.HoistIfThenElse(),
         tir.UnrollLoop(),
         scheduled.RenormalizeSplitPattern(),

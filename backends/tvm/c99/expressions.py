@@ -135,6 +135,8 @@ class Expressions(Scope):
             return f"(!{self.value(x.a)})"
         if isinstance(x, Call):
             return self.call(x)
+        if isinstance(x, tirx.BitwiseNot):
+            return self.narrowed(f"(~{self.value(x.a)})", str(x.ty))
         return self.binary(x)
 
     def variable(self, x: Any) -> str:

@@ -15,6 +15,10 @@ from lepton_compiler.backends.tvm.c99.support import C_TYPES, Support
 Stmt = Any
 """A `tvm.tirx` statement; TVM carries no types."""
 
+CLEARED = 64
+"""Elements of the largest buffer that is cleared where it is declared: compilers keep those in registers, and see which are read."""
+LOOPS = (tirx.ForKind.SERIAL, tirx.ForKind.PARALLEL, tirx.ForKind.UNROLLED, tirx.ForKind.VECTORIZED)
+"""Kinds of loops whose iterations may run one after another."""
 SILENT_ATTRIBUTES = ("target", "device_id", "device_type", "storage_scope", "volatile_scope")
 
 
@@ -40,6 +44,7 @@ class _Kernel(Expressions):
         self.buffers: dict[int, str] = {}
         self.scalars: set[str] = set()
         self.written: set[str] = set()
+        self.fresh: dict[str, str] = {}
 
     def function(self, func: Any, symbol: str, alone: bool) -> str:
         pointers = {hash(p): f"p{k}" for k, p in enumerate(func.params)}
@@ -87,7 +92,9 @@ class _Kernel(Expressions):
     def store(self, stmt: Any) -> None:
         self.written.add(self.buffers[hash(stmt.buffer)])
         value = bare(self.value(stmt.value))
-        self.emit(f"{self.element(stmt.buffer, stmt.indices)} = {value};")
+        place = self.element(stmt.buffer, stmt.indices)
+        fresh = self.fresh.pop(place, "")
+        self.emit(f"{fresh}{' ' if fresh else ''}{place} = {value};")
 
     # -- statements
 
@@ -95,12 +102,12 @@ class _Kernel(Expressions):
         """The statements of a block; what it defines and nobody reads is left out."""
         first = len(self.lines)
         declared: list[tuple[str, str]] = []
-        for stmt in statements:
+        for stmt, following in zip(statements, [*statements[1:], None], strict=True):
             if isinstance(stmt, tirx.Bind):
                 self.bind(stmt.var, stmt.value)
                 declared.append((self.names[hash(stmt.var)], self.lines[-1]))
             elif isinstance(stmt, tirx.AllocBuffer):
-                self.allocate(stmt.buffer)
+                self.allocate(stmt.buffer, following)
                 declared.append((self.buffers[hash(stmt.buffer)], ""))
             else:
                 self.statement(stmt)
@@ -114,12 +121,19 @@ class _Kernel(Expressions):
         """Where a buffer that is only written can be mentioned: behind its own declaration."""
         return next(k for k in range(first, len(self.lines)) if f" {name}" in self.lines[k]) + 1
 
-    def allocate(self, buffer: Any) -> None:
+    def allocate(self, buffer: Any, following: Any) -> None:
+        """Declare a buffer; a small one begins as zeros, as schedules compute elements of tiles that they do not store."""
         size = math.prod(int(extent) for extent in buffer.shape)
         name = self.buffers[hash(buffer)] = self.name(str(buffer.name))
-        if size == 1:
-            self.scalars.add(name)
-        self.emit(f"{self.element_type(buffer)} {name}{'' if size == 1 else f'[{size}]'};")
+        c = self.element_type(buffer)
+        if size > 1:
+            self.emit(f"{c} {name}[{size}]{' = {0}' if size <= CLEARED else ''};")
+            return
+        self.scalars.add(name)
+        if isinstance(following, tirx.BufferStore) and hash(following.buffer) == hash(buffer):
+            self.fresh[name] = c
+        else:
+            self.emit(f"{c} {name} = {'false' if c == 'bool' else 0};")
 
     def statement(self, stmt: Stmt) -> None:
         if isinstance(stmt, tirx.SeqStmt):
@@ -150,7 +164,7 @@ class _Kernel(Expressions):
         self.lines += lines
 
     def loop(self, stmt: Any) -> None:
-        if stmt.kind not in (tirx.ForKind.SERIAL, tirx.ForKind.PARALLEL, tirx.ForKind.UNROLLED):
+        if stmt.kind not in LOOPS:
             raise self.refuse(f"a loop of kind {stmt.kind}")
         step = 1 if stmt.step is None else stmt.step
         c = self.type(stmt.loop_var)
