@@ -47,7 +47,7 @@ class Fitting:
         ram = self.options.ram
         if ram is None or not self.options.target.is_firmware or not hasattr(self.backend, "smaller_arena"):
             return self.make(graphs)
-        self._arenas = {sizes: self.backend.plan(graph, self.options.target).arena_bytes for sizes, graph in graphs.items()}
+        self._arenas = {sizes: self.backend.plan(graph, self.options).arena_bytes for sizes, graph in graphs.items()}
         largest, stack = max(self._arenas.values()), STACK
         if largest <= ram:
             try:
@@ -62,7 +62,7 @@ class Fitting:
         for attempt in range(1, TRIES + 1):
             room = max(0, ram - stack)
             found = {k: self._shrunk(graph, room) if self._arenas[k] > room else graph for k, graph in graphs.items()}
-            plan = max((self.backend.plan(graph, self.options.target) for graph in found.values()), key=lambda plan: plan.arena_bytes)
+            plan = max((self.backend.plan(graph, self.options) for graph in found.values()), key=lambda plan: plan.arena_bytes)
             if plan.arena_bytes > ram:
                 raise _refusal(plan.arena_bytes, plan.peak, ram)
             try:
@@ -77,8 +77,17 @@ class Fitting:
         raise AssertionError("the last attempt builds or raises")
 
     def _shrunk(self, graph: Graph, room: int) -> Graph:
-        pipeline = parse_pipeline(self.backend.smaller_arena(room))
-        return pipeline.run(graph.copy(), PassContext(self.options.target, self.options.level, self.instruments))
+        """The graph with an arena of `room` bytes, or the smallest that the backend's pass gives, whose estimate the plan corrects."""
+        best, least, wanted = graph, None, room
+        while least is None or (least > room and wanted > 0):
+            pipeline = parse_pipeline(self.backend.smaller_arena(wanted))
+            found = pipeline.run(graph.copy(), PassContext(self.options.target, self.options.level, self.instruments))
+            arena = self.backend.plan(found, self.options).arena_bytes
+            if least is not None and arena >= least:
+                break
+            best, least = found, arena
+            wanted -= arena - room
+        return best
 
 
 def _refusal(arena: int, peak: tuple[str, ...], ram: int) -> OverBudgetError:

@@ -107,7 +107,7 @@ def build_sizes(
     return Artifact(artifact.files, {**artifact.manifest, "tuning": rows})
 
 
-def plan(graph: Graph, target: Target) -> Plan:
+def plan(graph: Graph, options: BuildOptions) -> Plan:
     """The memory plan of a graph that the required passes have made legal; no kernel is compiled. Workspaces are not in it.
 
     Raises:
@@ -116,8 +116,8 @@ def plan(graph: Graph, target: Target) -> Plan:
     from lepton_compiler.backends.tvm.arena import plan_of
 
     check_static(graph)
-    check_supported(kernel_nodes(graph), target)
-    return plan_of(graph)
+    check_supported(kernel_nodes(graph), options.target)
+    return plan_of(graph, options.states)
 
 
 def smaller_arena(room: int) -> str:

@@ -12,11 +12,12 @@ from lepton_compiler.backends.tvm.program import build_program
 from lepton_compiler.backends.tvm.spec import spec_of
 from lepton_compiler.backends.tvm.weights import WeightStore
 from lepton_compiler.ir.graph import Graph
+from lepton_compiler.states import States
 
 NOTHING = Kernel("", b"", (), ())
 
 
-def plan_of(graph: Graph) -> Plan:
-    """The memory plan of a graph of static shapes that the required passes have made legal."""
-    program = build_program(graph, {node: (spec_of(node), NOTHING) for node in kernel_nodes(graph)}, WeightStore())
+def plan_of(graph: Graph, states: States | None = None) -> Plan:
+    """The memory plan of a graph of static shapes that the required passes have made legal; `states` stay in the arena."""
+    program = build_program(graph, {node: (spec_of(node), NOTHING) for node in kernel_nodes(graph)}, WeightStore(), states=states)
     return plan_memory([Interval(b.name, b.size, b.start, b.end) for b in program.buffers])

@@ -184,9 +184,10 @@ class _Builder:
             initial, size = states.first(value), value.type.nbytes
             plain = not initial.tobytes().strip(b"\0")
             reset.append(Clear(place, size) if plain else Copy(place, self.constant(initial, f"{value.name}.initial"), size))
-            producer = _root(output).producer
-            if producer is not None and order.get(producer, -1) > last.get(value, -1) and not is_view(producer):
-                self.wanted.setdefault(_root(output), place)
+            root = _root(output)
+            producer = root.producer if root.type.nbytes == size else None
+            if producer is not None and order.get(producer, -1) > last.get(value, -1) and not joins(producer):
+                self.wanted.setdefault(root, place)
             places.append(place)
         self.program.reset = tuple(reset)
         return places

@@ -64,7 +64,7 @@ class Segment:
     def whole(self) -> Split:
         """The segment as it is."""
         sizes = {out: align(out.type.nbytes) for node in self.nodes for out in node.outputs}
-        return Split(0, self._peak(sizes, [v for v in (self.source,) if v is not None]), 0)
+        return Split(0, self._peak(sizes, {v: align(v.type.nbytes) for v in (self.source,) if v is not None}, {}), 0)
 
     @property
     def is_divisible(self) -> bool:
@@ -102,15 +102,13 @@ class Segment:
     def _peak_of(self, found: Demand) -> int:
         """Bytes of arena while one patch is computed: operand and result are there as a whole."""
         assert self.result is not None
-        kept = [v for v in (self.source, self.result) if v is not None and not v.is_output]
+        kept = {v: align(v.type.nbytes) for v in (self.source, self.result) if v is not None and not v.is_output}
         sizes = {v: align(v.type.nbytes // row_count(v) * (rows[1] - rows[0])) for v, rows in found.rows.items() if v is not self.result}
-        return self._peak(sizes, kept)
+        return self._peak(sizes, {}, kept)
 
-    def _peak(self, sizes: Mapping[Value, int], always: Sequence[Value]) -> int:
-        """The largest total of bytes alive at a step; `always` are from the first to the last, others until their last reader."""
-        fixed = sum(align(v.type.nbytes) for v in always)
-        live: dict[Value, int] = {}
-        most = 0
+    def _peak(self, sizes: Mapping[Value, int], before: Mapping[Value, int], always: Mapping[Value, int]) -> int:
+        """The largest total of bytes alive at a step: of what was there `before`, as everything until its last reader, and `always`."""
+        fixed, live, most = sum(always.values()), dict(before), 0
         for k, node in enumerate(self.nodes):
             if not self.facts[node].view:
                 live |= {v: sizes[v] for v in node.outputs if v in sizes and v not in always and not v.is_output}
