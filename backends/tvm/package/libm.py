@@ -102,8 +102,8 @@ def source(names: Collection[str]) -> str:
     if not wanted:
         return ""
     memory = ["void *memcpy(void *restrict, const void *restrict, size_t);", "void *memset(void *, int, size_t);", ""]
-    rounding = [rounding(name) for name in ("f", "d") if any(f"whole_{name}(" in FUNCTIONS[w] for w in wanted)]
-    return "\n".join([HEAD, *memory, *rounding, *(FUNCTIONS[name] for name in wanted)])
+    steps = [rounding(name) for name in ("f", "d") if any(f"whole_{name}(" in FUNCTIONS[w] for w in wanted)]
+    return "\n".join([HEAD, *memory, *steps, *(FUNCTIONS[name] for name in wanted)])
 
 
 def rounding(kind: str) -> str:
