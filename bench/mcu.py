@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import lepton_compiler as lc
-from lepton_compiler.cli.options import Parser, add_common_options, add_level_option
+from lepton_compiler.cli.options import Parser, add_common_options, add_level_option, byte_count
 from lepton_compiler.cli.outcome import guarded, print_json
 from lepton_compiler.ir.graph import Graph
 from lepton_compiler.target import Target, parse_target
@@ -85,13 +85,13 @@ class Row:
         return self.instructions / max(1, self.macs)
 
 
-def measure(path: Path, target: Target, level: str) -> Row:
-    """Compile, run and count a model, and the peer's C of the same."""
+def measure(path: Path, target: Target, level: str, ram: int | None = None) -> Row:
+    """Compile, run and count a model, within so many bytes of RAM, and the peer's C of the same."""
     graph = lc.import_model(path)
     dims = dict.fromkeys(graph.free_symbols, 1)
     graph = lc.import_model(path, dims=dims) if dims else graph
     feeds = _feeds(graph)
-    model = lc.compile(graph, target, level)
+    model = lc.compile(graph, target, level, ram=ram)
     outputs, stats = model.emulate(feeds)
     expected = lc.evaluate(graph, feeds)
     equal = all(np.array_equal(expected[name], outputs[name]) for name in expected)
@@ -177,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m bench.mcu", description="Count instructions on an emulated Cortex-M.", epilog=EXAMPLE)
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="ONNX models")
     parser.add_argument("--target", default="cortex-m4", help="a Cortex-M (default cortex-m4)")
+    parser.add_argument("--ram", type=byte_count, metavar="SIZE", help="what the models may take, as 32K; results are not written then")
     parser.add_argument("--no-write", action="store_true", help="do not write bench/results")
     add_level_option(parser)
     add_common_options(parser)
@@ -189,14 +190,14 @@ def _main(args: argparse.Namespace) -> int:
     target = parse_target(args.target)
     rows = []
     for path in args.models:
-        rows.append(measure(path, target, args.level))
+        rows.append(measure(path, target, args.level, args.ram))
         if not args.quiet:
             print(
                 f"{rows[-1].model}: {rows[-1].instructions:,} instructions, peer {rows[-1].peer_instructions} {rows[-1].error}",
                 file=sys.stderr,
             )
     results: dict[str, Any] = {"target": args.target, "level": f"O{args.level}", "rows": [asdict(r) for r in rows]}
-    if not args.no_write:
+    if not args.no_write and args.ram is None:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "mcu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         (RESULTS / "mcu.md").write_text(markdown(rows, args.target), encoding="utf-8")
