@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import lepton_compiler as lc
+from lepton_compiler.backend import Artifact, BuildOptions
+from lepton_compiler.backends.tvm import build
 from lepton_compiler.backends.tvm.arena import plan_of
 from lepton_compiler.backends.tvm.capabilities import joins, offset_of
 from lepton_compiler.cli.leptonc import main
@@ -20,6 +22,7 @@ from lepton_compiler.ir.verify import verify
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.conv import Conv, ConvInteger
 from lepton_compiler.ops.pool import AveragePool, MaxPool
+from lepton_compiler.runtime.model import CompiledModel
 from lepton_compiler.target import parse_target
 from lepton_compiler.toolchain import find_toolchain
 
@@ -95,6 +98,16 @@ def test_rows_are_views_and_parts_are_joined() -> None:
     nodes = {node.output.name: node for node in parse_graph(VIEWS)}
     assert [offset_of(nodes[name]) for name in ("rows", "last", "every", "columns", "a")] == [48, 96, None, None, None]
     assert joins(nodes["ab"]) and not joins(nodes["mixed"])
+
+
+def test_views_and_joined_parts_in_native_code(tmp_path: Path) -> None:
+    graph = parse_graph(VIEWS)
+    feeds = {"x": np.random.default_rng(0).uniform(-1, 1, (1, 6, 2, 3)).astype(np.float32)}
+    artifact = build(graph, BuildOptions("net", parse_target("native"), cache_dir=tmp_path))
+    assert not any("concat" in call["symbol"] for call in artifact.manifest["calls"] if call["outputs"] == ["float32[1,5,2,3]"])
+    outputs = CompiledModel(Artifact(artifact.files, {"name": "net", **artifact.manifest})).run(feeds)
+    for name, want in lc.evaluate(graph, feeds).items():
+        np.testing.assert_allclose(outputs[name], want, rtol=1e-6, err_msg=name)
 
 
 def quantized_net() -> Graph:
