@@ -76,7 +76,8 @@ def outlined(build: Callable[..., Expr], *arguments: Expr) -> Expr:
     parameters = tuple(tirx.Var(f"x{k}", str(a.ty)) for k, a in enumerate(operands))
     body = in_sequence(lambda: build(*parameters))
     text = _Writer(parameters, 1).function("f", body)
-    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    kinds = [str(v.ty) for v in (*parameters, body)]  # LLVM's types have no sign
+    key = hashlib.sha256(f"{text}{kinds}".encode()).hexdigest()[:12]
     if key not in _bodies:
         _bodies[key] = (parameters, body)
         name = PREFIX + key

@@ -7,7 +7,9 @@ binds names becomes statements before the one that it is in; those of a branch s
 from __future__ import annotations
 
 import math
+import re
 import struct
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +37,32 @@ FLOOR = {
     "floordiv": "(a / b) - ((a % b != 0) && ((a < 0) != (b < 0)))",
     "floormod": "a % b + (a % b != 0 && ((a < 0) != (b < 0)) ? b : 0)",
 }
+
+
+ONLY_NAMED = re.compile(r"\s*const \w+ (\w+) = .*;")
+
+
+def pruned(lines: list[str]) -> list[str]:
+    """The lines without names that nobody reads."""
+    words = [re.findall(r"[A-Za-z_]\w*", line) for line in lines]
+    count = Counter(word for line in words for word in line)
+    kept = [True] * len(lines)
+    for k in reversed(range(len(lines))):
+        found = ONLY_NAMED.fullmatch(lines[k])
+        if found and count[found[1]] == 1:
+            kept[k] = False
+            count.subtract(words[k])
+    return [line for line, keep in zip(lines, kept, strict=True) if keep]
+
+
+def element_kind(x: Expr) -> str:
+    """The type of an expression, or of a vector's elements."""
+    return str(x.ty).partition("x")[0]
+
+
+def lanes(x: Expr) -> int:
+    """Number of elements of a vector; 1 for others."""
+    return int(str(x.ty).partition("x")[2] or 1)
 
 
 def bare(text: str) -> str:
@@ -96,6 +124,8 @@ class Expressions(Scope):
 
     plain = False
     """Whether integers are indices, which never overflow."""
+    lane = ""
+    """The variable that counts the elements of a vector, within a loop over them."""
 
     def load(self, x: Any) -> str:
         """The element that a load reads."""
@@ -111,9 +141,9 @@ class Expressions(Scope):
 
     def type(self, x: Expr) -> str:
         """C's type of an expression."""
-        kind = str(x.ty)
-        if kind not in C_TYPES:
-            raise self.refuse(f"an expression of type {kind}")
+        kind = element_kind(x)
+        if kind not in C_TYPES or (lanes(x) > 1 and not self.lane):
+            raise self.refuse(f"an expression of type {x.ty}")
         return C_TYPES[kind]
 
     def value(self, x: Expr) -> str:
@@ -135,8 +165,12 @@ class Expressions(Scope):
             return f"(!{self.value(x.a)})"
         if isinstance(x, Call):
             return self.call(x)
+        if isinstance(x, tirx.Broadcast) and self.lane:
+            return self.value(x.value)
+        if isinstance(x, tirx.Ramp) and self.lane:
+            return f"({self.value(x.base)} + {self.lane} * {self.value(x.stride)})"
         if isinstance(x, tirx.BitwiseNot):
-            return self.narrowed(f"(~{self.value(x.a)})", str(x.ty))
+            return self.narrowed(f"(~{self.value(x.a)})", element_kind(x))
         return self.binary(x)
 
     def variable(self, x: Any) -> str:
@@ -153,7 +187,7 @@ class Expressions(Scope):
 
     def constant(self, x: Any) -> str:
         """A number."""
-        kind = str(x.ty)
+        kind = element_kind(x)
         if kind == "bool":
             return "true" if int(x.value) else "false"
         if kind == "float16":
@@ -212,7 +246,7 @@ class Expressions(Scope):
         if not isinstance(x, prim.BinaryOpExpr) and kind not in BITWISE and kind not in (prim.LShift, prim.RShift):
             raise self.refuse(f"'{kind.__name__}'")
         self.computes(x)
-        c, element = self.type(x), str(x.ty)
+        c, element = self.type(x), element_kind(x)
         if kind in ARITHMETIC:
             return self.arithmetic(x, element, c)
         if kind in (tirx.Min, tirx.Max):
@@ -233,7 +267,7 @@ class Expressions(Scope):
 
     def computes(self, x: Expr) -> None:
         """Refuse arithmetic on numbers that C does not have."""
-        if str(x.ty) == "float16":
+        if element_kind(x) == "float16":
             raise self.refuse("arithmetic in float16")
 
     def arithmetic(self, x: Expr, element: str, c: str) -> str:
@@ -266,7 +300,7 @@ class Expressions(Scope):
 
     def cast(self, x: Any) -> str:
         """A conversion of numbers."""
-        source, target = str(x.value.ty), str(x.ty)
+        source, target = element_kind(x.value), element_kind(x)
         if source == target:
             return self.value(x.value)
         if source == "float16":
@@ -293,17 +327,19 @@ class Expressions(Scope):
         if operator.startswith(outline.PREFIX):
             return self.outlined(operator.removeprefix(outline.PREFIX), list(x.args))
         if operator == outline.NEAREST:
-            return f"{self.support.known(f'nearest_{x.args[0].ty}')}({bare(self.value(x.args[0]))})"
+            return f"{self.support.known(f'nearest_{element_kind(x.args[0])}')}({bare(self.value(x.args[0]))})"
         if short == "if_then_else":
             return self.choice(x.args[0], x.args[1], x.args[2], x)
         if short == "reinterpret":
-            source, target = str(x.args[0].ty), str(x.ty)
+            source, target = element_kind(x.args[0]), element_kind(x)
+            if lanes(x) != lanes(x.args[0]):
+                raise self.refuse(f"a reinterpretation of {x.args[0].ty} as {x.ty}")
             self.type(x), self.type(x.args[0])
             return f"{self.support.bits(source, target)}({bare(self.value(x.args[0]))})" if source != target else self.value(x.args[0])
         if short == "isnan":
-            return f"{self.support.is_nan(str(x.args[0].ty))}({bare(self.value(x.args[0]))})"
+            return f"{self.support.is_nan(element_kind(x.args[0]))}({bare(self.value(x.args[0]))})"
         if short in PLAIN:
-            return self.library(PLAIN[short] + ("f" if str(x.ty) == "float32" else ""), list(x.args), x)
+            return self.library(PLAIN[short] + ("f" if element_kind(x) == "float32" else ""), list(x.args), x)
         if (made := _operators(short, x)) is not None:
             return self.value(made)
         raise self.refuse(f"'{operator}' of {x.ty}")
@@ -337,9 +373,10 @@ def function_text(key: str, support: Support, where: str) -> str:
         writer.names[hash(parameter)] = writer.name(f"x{k}")
     result = bare(writer.value(body))
     formals = ", ".join(f"{writer.type(p)} {writer.names[hash(p)]}" for p in parameters)
+    lines = pruned([*writer.lines, f"  return {result};"])
     unused = [f"  (void){n};" for n in (writer.names[hash(p)] for p in parameters) if n not in writer.used]
     head = f"static inline {writer.type(body)} lepton_fn_{key}({formals}) {{"
-    return "\n".join([head, *unused, *writer.lines, f"  return {result};", "}", ""])
+    return "\n".join([head, *unused, *lines, "}", ""])
 
 
 def integer(kind: str, value: int) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 from tvm import tirx
 from tvm.ir import Call
 
-from lepton_compiler.backends.tvm.c99.expressions import Expressions, bare, intrinsic
+from lepton_compiler.backends.tvm.c99.expressions import Expressions, bare, intrinsic, lanes, pruned
 from lepton_compiler.backends.tvm.c99.support import C_TYPES, Support
 
 Stmt = Any
@@ -59,16 +60,18 @@ class _Kernel(Expressions):
             elif not isinstance(stmt, tirx.Return):
                 body.append(stmt)
         self.sequence(body)
+        lines = pruned(self.lines)
+        words = set(re.findall(r"\w+", " ".join(lines)))
         opening, formals = [], []
         for p in pointers.values():
             kind, name = kinds.get(p, ("", ""))
-            writes, reads = name in self.written, name in self.used
+            writes = name in self.written
             formals.append(f"void *{p}" if writes else f"const void *{p}")
-            if not reads and not writes:
+            if name not in words:
                 opening.append(f"  (void){p};")
             else:
                 opening.append(f"  {'' if writes else 'const '}{kind} *{'restrict ' if alone else ''}const {name} = {p};")
-        return "\n".join([f"void {symbol}({', '.join(formals) or 'void'}) {{", *opening, *self.lines, "}", ""])
+        return "\n".join([f"void {symbol}({', '.join(formals) or 'void'}) {{", *opening, *lines, "}", ""])
 
     def element_type(self, buffer: Any) -> str:
         kind = str(buffer.dtype)
@@ -90,9 +93,30 @@ class _Kernel(Expressions):
         return text
 
     def store(self, stmt: Any) -> None:
+        if lanes(stmt.value) > 1 or isinstance(stmt.indices[0], tirx.Ramp):
+            self.vector_store(stmt)
+        else:
+            self.scalar_store(stmt)
+
+    def vector_store(self, stmt: Any) -> None:
+        """A loop over the elements of a vector."""
+        if self.lane:
+            raise self.refuse("a vector of vectors")
+        outer = self.lane
+        lane = self.name("lane")
+        self.emit(f"for (int32_t {lane} = 0; {lane} < {lanes(stmt.value)}; ++{lane}) {{")
+        self.lane = lane
+        self.body(lambda: self.scalar_store(stmt))
+        self.lane = outer
+        self.emit("}")
+
+    def scalar_store(self, stmt: Any) -> None:
         self.written.add(self.buffers[hash(stmt.buffer)])
         value = bare(self.value(stmt.value))
+        name = self.buffers[hash(stmt.buffer)]
         place = self.element(stmt.buffer, stmt.indices)
+        if self.lane and any(text != place for text in re.findall(rf"\b{name}\[[^]]*\]", value)):
+            raise self.refuse("a vector that is stored where another one of its operands lies")
         fresh = self.fresh.pop(place, "")
         self.emit(f"{fresh}{' ' if fresh else ''}{place} = {value};")
 
@@ -101,20 +125,17 @@ class _Kernel(Expressions):
     def sequence(self, statements: Any) -> None:
         """The statements of a block; what it defines and nobody reads is left out."""
         first = len(self.lines)
-        declared: list[tuple[str, str]] = []
+        declared: list[str] = []
         for stmt, following in zip(statements, [*statements[1:], None], strict=True):
             if isinstance(stmt, tirx.Bind):
                 self.bind(stmt.var, stmt.value)
-                declared.append((self.names[hash(stmt.var)], self.lines[-1]))
             elif isinstance(stmt, tirx.AllocBuffer):
                 self.allocate(stmt.buffer, following)
-                declared.append((self.buffers[hash(stmt.buffer)], ""))
+                declared.append(self.buffers[hash(stmt.buffer)])
             else:
                 self.statement(stmt)
-        for name, line in declared:
-            if name not in self.used and line:
-                self.lines.remove(line)
-            elif name not in self.used:
+        for name in declared:
+            if name not in self.used:
                 self.lines.insert(self._after_declarations(first, name), "  " * self.depth + f"(void){name};")
 
     def _after_declarations(self, first: int, name: str) -> int:
