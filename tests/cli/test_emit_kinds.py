@@ -80,9 +80,20 @@ def test_kernels_as_text(call, tiny, tmp_path, kind):
     assert text.count("lepton_") >= done.json["kernels"]
 
 
-def test_portable_c_is_refused(call, tiny, tmp_path):
-    done = call("leptonc", tiny, "--emit", "c", "-o", tmp_path / "out")
-    assert done.status == 1 and "not there yet" in done.err and not (tmp_path / "out").exists()
+def test_portable_c_is_verified(call, tiny, tmp_path):
+    done = call("leptonc", tiny, "--emit", "c", "--verify", "-o", tmp_path / "out", "--json")
+    assert done.status == 0 and done.json["verify"]["ok"], done.err
+    assert (tmp_path / "out" / "tiny_kernels.c").is_file()
+
+
+def test_portable_c_keeps_no_budget_of_memory(call, tiny, tmp_path):
+    done = call("leptonc", tiny, "--emit", "c", "--flash", "64K", "-o", tmp_path / "out")
+    assert done.status == 1 and "up to its compiler" in done.err and not (tmp_path / "out").exists()
+
+
+def test_an_output_is_one_state_only(call, tiny, tmp_path):
+    done = call("leptonc", tiny, "--state", "y=x", "--state", "y=z", "-o", tmp_path / "out")
+    assert done.status == 2 and "twice" in done.err
 
 
 @pytest.mark.parametrize("threads", [2, 3])
