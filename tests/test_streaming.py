@@ -30,6 +30,7 @@ graph @swap(%x: float32[4], %a: float32[4], %b: float32[4]) {
   return %y, %b, %a
 }
 """
+WEIGHTS = np.array([[0.5], [-1], [2], [0.25]], np.float32)
 START = np.arange(6, dtype=np.float32).reshape(3, 2)
 needs_emulator = pytest.mark.skipif(importlib.util.find_spec("unicorn") is None, reason="unicorn is not installed")
 
@@ -39,7 +40,7 @@ def expected(steps):
     old = START
     for x in steps:
         everything = np.concatenate([old, x])
-        yield (everything * np.float32([[0.5], [-1], [2], [0.25]])).sum(0, keepdims=True)
+        yield (everything * WEIGHTS).sum(0, keepdims=True)
         old = everything[1:]
 
 
@@ -67,7 +68,8 @@ def test_firmware_in_the_emulator():
 
 
 def test_states_that_are_each_other_s_inputs_are_swapped():
-    a, b, zero = np.float32([1, 2, 3, 4]), np.float32([5, 6, 7, 8]), np.zeros(4, np.float32)
+    a, b = np.arange(1, 5, dtype=np.float32), np.arange(5, 9, dtype=np.float32)
+    zero = np.zeros(4, np.float32)
     model = lc.compile(parse_graph(SWAP), states={"b": "a", "a": "b"}, initial={"a": a, "b": b})
     for want in (a, b, a, b):
         np.testing.assert_array_equal(model.run({"x": zero})["y"], want)

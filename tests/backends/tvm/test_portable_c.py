@@ -80,7 +80,7 @@ def test_numbers_are_rounded_as_ieee_754_says():
     rng = np.random.default_rng(0)
     whole = rng.integers(0, 2**32, 4096, dtype=np.uint32).view(np.float32)
     halves = np.concatenate([np.arange(-5, 5, 0.5), [0.49999997, 8388607.5, np.nan, np.inf, -np.inf]]).astype(np.float32)
-    x = np.concatenate([whole, halves, np.float32([1e-45, 2**-149 * 7, 3.4e38, 65520, 65519.996, 6e-8])])
+    x = np.concatenate([whole, halves, np.array([1e-45, 2**-149 * 7, 3.4e38, 65520, 65519.996, 6e-8], np.float32)])
     graph = Graph("rounding")
     value = graph.add_input("x", TensorType(dtype(x.dtype), x.shape))
     b = Builder(graph)
