@@ -11,6 +11,7 @@ import lepton_compiler as lc
 from lepton_compiler import driver
 from lepton_compiler.errors import UsageError
 from lepton_compiler.ir.text import parse_graph
+from lepton_compiler.job import Job
 from lepton_compiler.states import States
 from lepton_compiler.target import parse_target
 
@@ -76,7 +77,7 @@ def test_states_that_are_each_other_s_inputs_are_swapped():
 
 
 def test_portable_c_is_verified_and_has_the_function_that_resets(tmp_path):
-    job = driver.Job(parse_target("native"), emit="c", verify=True, states=States({"new": "old"}, {"old": START}))
+    job = Job(parse_target("native"), emit="c", verify=True, states=States({"new": "old"}, {"old": START}))
     outcome = driver.run_job(parse_graph(FILTER), tmp_path, job)
     assert outcome.failure is None
     header = (tmp_path / "filter.h").read_text()
@@ -104,5 +105,5 @@ def test_open_dimensions_and_exchange_formats_keep_no_states(tmp_path):
     with pytest.raises(UsageError, match="one size of every dimension"):
         lc.compile(parse_graph(text), states={"new": "old"})
     with pytest.raises(UsageError, match="keeps no states"):
-        job = driver.Job(parse_target("native"), emit="ir", states=States({"new": "old"}))
+        job = Job(parse_target("native"), emit="ir", states=States({"new": "old"}))
         driver.run_job(parse_graph(FILTER), tmp_path / "m.lir", job)

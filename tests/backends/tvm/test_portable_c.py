@@ -15,6 +15,7 @@ from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.ir.graph import Graph
 from lepton_compiler.ir.text import parse_graph
 from lepton_compiler.ir.types import TensorType, dtype
+from lepton_compiler.job import Job, Outcome
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.runtime.model import CompiledModel
 from lepton_compiler.runtime.portable import host_artifact
@@ -35,12 +36,12 @@ graph @net(%x: float32[1,3,9,8], %k: float32[5,3,3,3]) {
 ALONE = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1", "-c")
 
 
-def sources(graph: Graph, folder: Path, target: str = "native") -> driver.Outcome:
-    return driver.run_job(graph, folder, driver.Job(parse_target(target), emit="c", verify=True))
+def sources(graph: Graph, folder: Path, target: str = "native") -> Outcome:
+    return driver.run_job(graph, folder, Job(parse_target(target), emit="c", verify=True))
 
 
 def built(graph: Graph, name: str = "m") -> CompiledModel:
-    job = driver.Job(parse_target("native"), emit="c")
+    job = Job(parse_target("native"), emit="c")
     artifact = driver.complete(driver.build(driver.optimize(graph, 2, job.machine), name, job), {"name": name})
     return CompiledModel(host_artifact(artifact))
 
@@ -109,7 +110,7 @@ def test_what_has_no_portable_c_is_refused_by_name(tmp_path):
     x = graph.add_input("x", TensorType(dtype("float64"), (8,)))
     graph.set_outputs([Builder(graph).Tan(x)])
     with pytest.raises(UnsupportedError, match=r"kernel tan.*C library's tan has no portable C"):
-        driver.run_job(graph, tmp_path / "out", driver.Job(parse_target("native"), emit="c"))
+        driver.run_job(graph, tmp_path / "out", Job(parse_target("native"), emit="c"))
     with pytest.raises(UnsupportedError, match="no threads"):
-        driver.run_job(parse_graph(NET), tmp_path / "out", driver.Job(parse_target("native"), emit="c", threads=2))
+        driver.run_job(parse_graph(NET), tmp_path / "out", Job(parse_target("native"), emit="c", threads=2))
     assert not (tmp_path / "out").exists()
