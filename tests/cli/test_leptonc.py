@@ -113,12 +113,12 @@ def test_wrong_usage_is_status_2(call, tiny, tmp_path, args, message):
 
 
 def test_verification_failure_is_status_3_and_writes_nothing(call, tiny, tmp_path, monkeypatch):
-    from lepton_compiler import driver
+    from lepton_compiler import verification
 
     def wrong(source, graph, feeds, bound=None):
         return "liar", {"y": np.full((1, 3), 7, np.float32)}
 
-    monkeypatch.setattr(driver, "reference_outputs", wrong)
+    monkeypatch.setattr(verification, "reference_outputs", wrong)
     done = call("leptonc", tiny, "-o", tmp_path / "out", "--verify", "--json")
     assert done.status == 3
     assert done.json["verify"] == {
