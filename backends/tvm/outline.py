@@ -19,6 +19,7 @@ from tvm.ir.op import register_op_attr
 from tvm.ir.prim import expr as prim
 
 from lepton_compiler.backends.tvm.naming import in_sequence
+from lepton_compiler.backends.tvm.nearest import NEAREST_LIMIT
 
 Expr = Any
 """A `tvm.tirx` expression; TVM carries no types."""
@@ -63,8 +64,6 @@ WHOLE, WHOLE_BITS = 1.5 * 2**23, 0x4B400000
 """A float32 in whose neighbourhood, 2^22 either way, there are whole numbers only, and its bits."""
 SELDOM = "!7001"
 """Metadata: a branch that is hardly ever taken, so that LLVM does not compute what lies behind it in advance."""
-NEAREST_LIMIT = 2**24
-"""Where `nearest` saturates."""
 
 
 def outlined(build: Callable[..., Expr], *arguments: Expr) -> Expr:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from lepton_compiler.backends.tvm.outline import NEAREST_LIMIT
+from lepton_compiler.backends.tvm.nearest import NEAREST_LIMIT
 from lepton_compiler.backends.tvm.package import libm
 
 C_TYPES = {
