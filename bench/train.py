@@ -98,18 +98,18 @@ def train(net: nn.Module, data: Split, epochs: int, batch: int) -> None:
         for rows in torch.randperm(len(samples), generator=generator)[: steps // epochs * batch].reshape(-1, batch):
             loss = nn.functional.cross_entropy(net(augmented(samples[rows], generator)), labels[rows])
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             schedule.step()
             total += float(loss.detach())
         print(f"epoch {epoch + 1}: loss {total / (steps // epochs):.4f}", flush=True)
 
 
-@torch.no_grad()
 def accuracy(net: nn.Module, data: Split) -> float:
     """The share of right answers."""
     net.eval()
-    found = [net(torch.from_numpy(part)).argmax(1).numpy() for part in np.array_split(data.samples, max(1, len(data.samples) // 500))]
+    with torch.no_grad():
+        found = [net(torch.from_numpy(part)).argmax(1).numpy() for part in np.array_split(data.samples, max(1, len(data.samples) // 500))]
     return float((np.concatenate(found) == data.labels).mean())
 
 
