@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -169,7 +170,7 @@ class _Rewriter:
             return self.last[value]
         key = (value, perm)
         if key not in self.moved:
-            self.moved[key] = transposed(builder, self.first(value, builder), perm)
+            self.moved[key] = transposed(builder, self.first(value, builder), perm, lambda v: self.first(v, builder))
         return self.moved[key]
 
     def first(self, value: Value, builder: Builder) -> Value:
@@ -195,8 +196,11 @@ class _Rewriter:
             self.graph.rename(new, name)
 
 
-def transposed(b: Builder, value: Value, perm: Perm) -> Value:
-    """`value` with leading axes of size one up to the rank of `perm`, transposed: a constant, a view where only ones move, or a Transpose."""
+def transposed(b: Builder, value: Value, perm: Perm, current: Callable[[Value], Value] = lambda value: value) -> Value:
+    """`value` with leading axes of size one up to the rank of `perm`, transposed: a constant, a view where only ones move, or a Transpose.
+
+    A transpose that is there already is looked through; `current` gives what stands for its operand by now.
+    """
     missing = len(perm) - value.type.rank
     if value.tensor is not None:
         array = value.numpy()
@@ -210,7 +214,7 @@ def transposed(b: Builder, value: Value, perm: Perm) -> Value:
     producer = value.producer
     if producer is not None and producer.op.name == "Transpose" and producer.inputs[0] is not None:
         merged = compose(perm, getattr(producer.op, "perm"))  # noqa: B009
-        source = producer.inputs[0]
+        source = current(producer.inputs[0])
         return source if merged == tuple(range(len(perm))) else b.Transpose(source, perm=merged)
     return b.Transpose(value, perm=perm)
 

@@ -25,7 +25,7 @@ MODELS = [
     "magika/standard_v3_3_model", "rapidocr/ch_pp_ocrv4_det_infer", "rapidocr/ch_ppocr_mobile_v2_0_cls_infer",
     "rapidocr/ch_pp_ocrv4_rec_infer", "basic-pitch/icassp_2022_nmp", "pulsevad/pulsevad_2_1k", "pulsevad/pulsevad_2_1k_int8",
     "minilm/paraphrase_minilm_l3_v2", "opennsfw/open_nsfw", "ddddocr/common", "ddddocr/common_det",
-    "silero-vad/silero_vad_16k_sequence", "silero-vad/silero_vad_op18_ifless", "silero-vad/silero_vad", "piper-tts/nakdimon",
+    "silero-vad/silero_vad_16k_sequence", "silero-vad/silero_vad_op18_ifless", "silero-vad/silero_vad", "piper-tts/nakdimon", "piper-tts/tashkeel_model",
     "text2tashkeel/rawi_v3_int8",
 ]  # fmt: skip
 
