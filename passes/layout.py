@@ -182,7 +182,9 @@ class _Rewriter:
             return self.last[value]
         key = (value, ())
         if key not in self.moved:
-            self.moved[key] = transposed(builder, self.last[value], inverse(perm))
+            before = value.producer  # right where the value is made: nodes that were passed already may want it as well
+            at = builder if before is None else Builder(self.graph, before, builder.loc)
+            self.moved[key] = transposed(at, self.last[value], inverse(perm))
         return self.moved[key]
 
     def outputs(self) -> None:
