@@ -28,7 +28,9 @@ def recurrent(extents: Extents, b: Builder, node: Node) -> Sequence[Value]:
     if lengths is None and not isinstance(x.type.shape[time], int):
         length = b.Cast(extents.count(b, x.type.shape[time]), to=INT32)
         lengths = b.Expand(b.Unsqueeze(length, axes=(0,)), shape=(x.type.shape[batch],))
-    return b.node(op, [extents.value(x), w, r, bias, lengths, *states]).outputs
+    whole = op.name == "DynamicQuantizeLSTM"  # which takes the range of all data; zero is in it in any case
+    data = masked_input(extents, b, x, (time,), 0) if whole and not isinstance(x.type.shape[time], int) else extents.value(x)
+    return b.node(op, [data, w, r, bias, lengths, *states]).outputs
 
 
 def dynamic_quantize(extents: Extents, b: Builder, node: Node) -> Sequence[Value]:
@@ -95,7 +97,7 @@ def spectrum(extents: Extents, b: Builder, node: Node) -> Sequence[Value]:
 
 CARRIERS.update(
     {
-        **dict.fromkeys(("LSTM", "GRU", "RNN"), recurrent),
+        **dict.fromkeys(("LSTM", "DynamicQuantizeLSTM", "GRU", "RNN"), recurrent),
         "DynamicQuantizeLinear": dynamic_quantize,
         "MatMulInteger": matmul_integer,
         "ScatterND": scatter_nd,
