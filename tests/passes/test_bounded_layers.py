@@ -54,6 +54,16 @@ LAYERS: dict[str, str] = {
       %u = Transpose(perm=(0,2,1,3))(%y) : float32[n?0,2,2,2]
       %s = Reshape(shape=(`n?0`,2,4))(%u) : float32[n?0,2,4]
       return %s, %h, %c""",
+    "dynamic_quantize_lstm": """
+      %t = Transpose(perm=(2,0,1))(%v) : float32[n?0,2,3]
+      %w = const int8[2,8,3] (-50, -13, 24, -40, -3, 34, -30, 7, 44, -20, 17, -47, -10, 27, -37, 0, 37, -27, 10, 47, -17, 20, -44, -7, 30, -34, 3, 40, -24, 13, 50, -14, 23, -41, -4, 33, -31, 6, 43, -21, 16, -48, -11, 26, -38, -1, 36, -28)
+      %r = const int8[2,8,2] (-50, 24, -3, -30, 44, 17, -10, -37, 37, 10, -17, -44, 30, 3, -24, 50, 23, -4, -31, 43, 16, -11, -38, 36, 9, -18, -45, 29, 2, -25, 49, 22)
+      %ws = const float32[2] (0.02, 0.03)
+      %rs = const float32[2] (0.01, 0.02)
+      %y, %h, %c = DynamicQuantizeLSTM(hidden_size=2, direction="bidirectional")(%t, %w, %r, none, none, none, none, none, %ws, none, %rs, none) : float32[n?0,2,2,2], float32[2,2,2], float32[2,2,2]
+      %u = Transpose(perm=(0,2,1,3))(%y) : float32[n?0,2,2,2]
+      %s = Reshape(shape=(`n?0`,2,4))(%u) : float32[n?0,2,4]
+      return %s, %h, %c""",
     "normalizations": """
       %g = const float32[3] (1.0, 2.0, 0.5)
       %o = const float32[1] (1.5)
