@@ -35,7 +35,9 @@ TIMEOUT = 300
 
 
 def measure(entry: zoo.Entry, level: int | str = 3, stage: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """One model: `{"model", "weights_bytes", "arena_bytes", "lepton": {peak_bytes, after_bytes, baseline_bytes}, "onnxruntime": {...}}`.
+    """One model: `{"model", "weights_bytes", "arena_bytes", "arena_lower_bound", "lepton": {...}, "onnxruntime": {...}}`, all sizes in bytes.
+
+    Of each runtime: `{peak_bytes, after_bytes, baseline_bytes}`.
 
     Raises:
         LeptonError: the model cannot be compiled, or a process failed.
@@ -50,7 +52,7 @@ def measure(entry: zoo.Entry, level: int | str = 3, stage: Callable[[str], None]
         stage(f"{entry.id}: measure")
         ours = probe("lepton", folder / "artefact", folder / "feeds.npz")
         theirs = probe("onnxruntime", path, folder / "feeds.npz")
-    sizes = {key: model.manifest[key] for key in ("weights_bytes", "arena_bytes")}
+    sizes = {key: model.manifest[key] for key in ("weights_bytes", "arena_bytes", "arena_lower_bound")}
     return {"model": entry.id, **sizes, "lepton": ours, "onnxruntime": theirs}
 
 

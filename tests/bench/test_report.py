@@ -78,12 +78,12 @@ def test_memory_is_told_where_it_was_measured():
     part = {"peak_bytes": 1 << 20, "after_bytes": 1 << 19, "baseline_bytes": 0}
     twice = {**part, "peak_bytes": 2 << 20}
     rows = [
-        {"model": "a/one", "weights_bytes": 0, "arena_bytes": 0, "lepton": part, "onnxruntime": twice},
-        {"model": "a/two", "weights_bytes": 0, "arena_bytes": 0, "lepton": twice, "onnxruntime": part},
+        {"model": "a/one", "weights_bytes": 0, "arena_bytes": 0, "arena_lower_bound": 0, "lepton": part, "onnxruntime": twice},
+        {"model": "a/two", "weights_bytes": 0, "arena_bytes": 0, "arena_lower_bound": 0, "lepton": twice, "onnxruntime": part},
     ]
     memory = {"rows": rows, "runs": 5}
     assert "at most ONNX Runtime's on 1 of 2 models" in report.summary(RESULTS, memory)
-    assert "| a/two | 0.00 | 0.00 | 2.00 | 0.50 | 1.00 | 0.50 | 0.50 |" in report.memory_table(memory)
+    assert "| a/two | 0.00 | 0.00 | 0.00 | 2.00 | 0.50 | 1.00 | 0.50 | 0.50 |" in report.memory_table(memory)
 
 
 def test_a_page_without_markers_is_refused():
