@@ -109,7 +109,9 @@ class Resize(Op):
         return Cost(0, outputs[0].size * per_axis, traffic(inputs, outputs))
 
     def is_identity(self, axis: int, old: int, new: int) -> bool:
-        """Whether the axis, of size `old` before and `new` after, stays as it is."""
+        """Whether the axis, of size `old` before and `new` after, stays as it is; an empty one has no scale, and does."""
+        if old == new == 0:
+            return True
         if self.coordinate_transformation_mode == "tf_crop_and_resize":
             return old == new and np.array_equal(self.coordinates(axis, old, new, len(self.roi) // 2), np.arange(new))
         return old == new and bool(self._scale(axis, old, new) == 1)
@@ -162,6 +164,8 @@ class Resize(Op):
         if self.mode == "nearest":
             indices = np.clip(_nearest(at, self.nearest_mode), 0, max(old - 1, 0)).astype(np.int64)[:, None]
             return Taps(indices, np.ones((new, 1), np.float32), outside)
+        if new == 0:  # no scale to shrink by, and no weight to tell the used taps by
+            return Taps(np.zeros((0, 1), np.int64), np.ones((0, 1), np.float32), outside)
         offsets, shrink = self.window(axis, old, new)
         floor = np.floor(at)
         distance = np.abs(offsets - (at - floor)[:, None]) * shrink

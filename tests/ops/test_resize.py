@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import lepton_compiler as lc
 from lepton_compiler.errors import InferenceError
 from lepton_compiler.ir.dim import symbol
-from lepton_compiler.ir.types import tensor_type
+from lepton_compiler.ir.graph import Graph
+from lepton_compiler.ir.types import FLOAT32, TensorType, tensor_type
+from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.dynamic import Dynamic
 from lepton_compiler.ops.resize import COORDINATES, NEAREST, AffineGrid, GridSample, Resize
 
@@ -63,6 +66,19 @@ def test_crop_and_resize_agrees_with_onnxruntime(onnxruntime_node: Any) -> None:
     want = reference(onnxruntime_node, (1, 2, 5, 4), roi, **given)
     (got,) = Resize(sizes=(1, 2, 5, 4), roi=roi, **given).evaluate(X)  # type: ignore[arg-type]
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize(("old", "new"), [((0, 3, 2), (0, 3, 1)), ((2, 3, 2), (0, 3, 1)), ((0, 3, 2), (0, 0, 1))])
+def test_nothing_is_resized_to_nothing(mode: str, old: tuple[int, ...], new: tuple[int, ...]) -> None:
+    graph = Graph("g")
+    x = graph.add_input("x", TensorType(FLOAT32, old))
+    options = [{"antialias": False}, {"antialias": True}, {"exclude_outside": True, "coordinate_transformation_mode": "align_corners"}]
+    b = Builder(graph)
+    graph.set_outputs([b(Resize(sizes=new, mode=mode, **o), x) for o in options[: 1 if mode == "nearest" else None]])  # type: ignore[arg-type]
+    feeds = {"x": np.ones(old, np.float32)}
+    for case in (graph, lc.optimize(graph, passes="legalize-decompose")):
+        assert [r.shape for r in lc.evaluate(case, feeds).values()] == [new] * len(graph.outputs)
 
 
 def test_sizes_and_scales_follow_from_each_other() -> None:
