@@ -20,7 +20,7 @@ from lepton_compiler.testing.generate import graphs, random_case
 from lepton_compiler.testing.rounding import ensemble
 
 QUICK, ALL, BLOCK = 300, 10_000, 100
-
+FOUND = Path(__file__).with_name("random_graphs")
 
 MADE_BY_PASSES = ("DeformPatches", "Dynamic", "Fail", "Fused", "Sized")
 CLASSICAL = ("TfIdfVectorizer", "TreeEnsemble")
@@ -44,6 +44,12 @@ def test_passes_and_native_code_keep_results(first: int) -> None:
 @pytest.mark.parametrize("first", range(QUICK, ALL, BLOCK))
 def test_ten_thousand_graphs(first: int) -> None:
     check(range(first, min(first + BLOCK, ALL)))
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in FOUND.glob("*.lir")))
+def test_what_was_found_stays_mended(name: str) -> None:
+    """Graphs on which random ones failed, shrunk: each shows a fault that there was."""
+    assert not fuzz.replay(FOUND / f"{name}.lir")
 
 
 def test_cases_reach_every_operator() -> None:

@@ -124,9 +124,15 @@ def _constants(region: Graph) -> list[Value]:
     return region.constants
 
 
+PACKED = ("ConvInteger", "MatMulInteger")
+"""Operators whose kernels rearrange their weights, however small."""
+
+
 def _is_scalar(value: Value) -> bool:
-    """Whether a constant becomes an immediate."""
-    return value.is_constant and value.type.size == 1 and value.type.dtype.kind != "complex"
+    """Whether a constant becomes an immediate: one element, unless it is the weight of a product of integers, which is packed."""
+    if not value.is_constant or value.type.size != 1 or value.type.dtype.kind == "complex":
+        return False
+    return not any(node.op.name in PACKED and index == 1 for node, index in value.uses)
 
 
 def _number(

@@ -301,15 +301,18 @@ class LSTM(Recurrent):
         self, r: Any, bias: np.ndarray, functions: Sequence[Activation], peepholes: Any, product: Product
     ) -> Callable[..., list[np.ndarray]]:
         f, g, h_out = functions
-        peep = np.zeros(3 * self.hidden_size, bias.dtype) if peepholes is None else peepholes
-        peep_i, peep_o, peep_f = np.split(peep, 3)
+        peep_i, peep_o, peep_f = [None] * 3 if peepholes is None else np.split(peepholes, 3)
+
+        def seen(weights: Any, c: np.ndarray) -> Any:
+            """What a gate sees of the cell: nothing without peepholes, however large the cell is."""
+            return 0 if weights is None else weights * c
 
         def step(gates: np.ndarray, h: np.ndarray, c: np.ndarray) -> list[np.ndarray]:
             i, o, forget, cell = np.split(gates + product(h, r) + bias, 4, 1)
-            i = f(i + peep_i * c)
-            forget = 1 - i if self.input_forget else f(forget + peep_f * c)
+            i = f(i + seen(peep_i, c))
+            forget = 1 - i if self.input_forget else f(forget + seen(peep_f, c))
             c = forget * c + i * g(cell)
-            return [f(o + peep_o * c) * h_out(c), c]
+            return [f(o + seen(peep_o, c)) * h_out(c), c]
 
         return step
 

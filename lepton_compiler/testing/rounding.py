@@ -61,6 +61,8 @@ MEANS = frozenset("AveragePool Mean ReduceMean".split())
 """Sums divided by a count, which may be a product with its rounded reciprocal."""
 SIMPLE = frozenset({"unary", "binary", "cast"})
 """Families of functions of single elements that are not put together from others: exact operands are exact."""
+PLACES = {"GridSample": 1}
+"""The operand that holds coordinates from -1 to 1, to which 1 is added before they are scaled: its error is one of numbers around 1."""
 FEW_DIGITS = 12
 """Of two operands of so many binary digits every product is a float32."""
 LARGE, LARGE_FACTOR = 2.0**118, 2.0**63
@@ -170,10 +172,13 @@ class _Noise:
         return zip(node.inputs, arrays, known, strict=True)
 
     def _summed(self, node: Node, arrays: Sequence[Any]) -> list[Any]:
-        return [
+        moved = [
             a if a is None or v is None else self.moved(a, v.type.dtype, INPUT_ULPS, np.False_)
             for v, a in zip(node.inputs, arrays, strict=True)
         ]
+        if (k := PLACES.get(node.op.name)) is not None and (place := node.inputs[k]) is not None and place.type.dtype.name in PRECISION:
+            moved[k] = moved[k] + self.scale * self.rng.uniform(-1, 1, moved[k].shape) * PRECISION[place.type.dtype.name]
+        return moved
 
     def _is_exact(self, node: Node, y: np.ndarray, kind: DType, known: Sequence[Any], arrays: Sequence[Any]) -> Any:
         """Which elements of a result come from exact operands and need no rounding."""

@@ -98,7 +98,9 @@ def _bypasses(graph: Graph, feeds: Feeds) -> Iterator[Candidate]:
     """Operands in place of results, in nested graphs too."""
     for position, node in enumerate(graph.walk()):
         for k, operand in enumerate(node.inputs):
-            if operand is not None and operand.type == node.output.type and not (operand.is_constant and node.output.is_output):
+            if operand is None or not node.outputs or operand.type != node.output.type:
+                continue
+            if not (operand.is_constant and node.output.is_output):
                 copy = graph.copy()
                 twin = _at(copy, position)
                 source = twin.inputs[k]
