@@ -14,6 +14,7 @@ another may be anything: one more evaluation, in which large numbers overflow ea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,8 +24,10 @@ from ml_dtypes import finfo
 
 from lepton_compiler.ir.dim import Dim
 from lepton_compiler.ir.graph import Graph, Node
-from lepton_compiler.ir.types import FLOAT64, DType
+from lepton_compiler.ir.op import Op
+from lepton_compiler.ir.types import FLOAT64, DType, TensorType
 from lepton_compiler.ops.cast import BitCast, Cast
+from lepton_compiler.ops.decompose import expand
 from lepton_compiler.ops.evaluator import check_feeds, evaluate, interpret
 from lepton_compiler.ops.quantize import DequantizeLinear
 
@@ -59,6 +62,8 @@ SCALES = frozenset("BatchNormalization Div Mul".split())
 """Where one of these is in the graph, it may move into the weights of those, whose sums are not exact then."""
 MEANS = frozenset("AveragePool Mean ReduceMean".split())
 """Sums divided by a count, which may be a product with its rounded reciprocal."""
+STANDARDIZED = frozenset("GroupNormalization InstanceNormalization LayerNormalization MeanVarianceNormalization".split())
+"""Operators that subtract a mean, which is rounded before: no error of operands or results is like that one."""
 SIMPLE = frozenset({"unary", "binary", "cast"})
 """Families of functions of single elements that are not put together from others: exact operands are exact."""
 PLACES = {"GridSample": 1}
@@ -161,7 +166,9 @@ class _Noise:
         basic = op.name in ROUNDED_ONCE or op.name in SUMS
         operands = moved if type(op).__module__.rpartition(".")[2] in SIMPLE else self._summed(node, wide)
         exact, shaken = evaluate_wide(op, wide), evaluate_wide(op, operands if basic or not self.narrow else _narrowed(node, operands))
-        ulps = OUTPUT_ULPS if basic else FUNCTION_ULPS
+        if op.name in STANDARDIZED:
+            shaken = [y + moved for y, moved in zip(shaken, self._inside(op, node, wide), strict=True)]
+        ulps = OUTPUT_ULPS * _growth(node, wide, exact[0]) if basic else FUNCTION_ULPS
         return [
             np.where(self._is_exact(node, y, v.type.dtype, known, wide), y, self.moved(z, v.type.dtype, ulps, np.False_))
             if v.type.dtype.is_float else z
@@ -179,6 +186,17 @@ class _Noise:
         if (k := PLACES.get(node.op.name)) is not None and (place := node.inputs[k]) is not None and place.type.dtype.name in PRECISION:
             moved[k] = moved[k] + self.scale * self.rng.uniform(-1, 1, moved[k].shape) * PRECISION[place.type.dtype.name]
         return moved
+
+    def _inside(self, op: Op, node: Node, arrays: Sequence[Any]) -> list[Any]:
+        """How far rounding of the steps that an operator is put together from moves its results."""
+        graph, given = Graph(), [a for a in arrays if a is not None]
+        kinds = [v.type.dtype for v in node.present_inputs]
+        inputs = iter([graph.add_input(f"x{k}", TensorType(t, a.shape)) for k, (t, a) in enumerate(zip(kinds, given, strict=True))])
+        whole = graph.add(op, [None if a is None else next(inputs) for a in arrays])
+        graph.set_outputs(whole.outputs)
+        expand(whole)
+        with_errors, without = self.run(graph, given, {}), _Noise(self.rng, 0.0).run(graph, given, {})
+        return [a - b for a, b in zip(with_errors, without, strict=True)]
 
     def _is_exact(self, node: Node, y: np.ndarray, kind: DType, known: Sequence[Any], arrays: Sequence[Any]) -> Any:
         """Which elements of a result come from exact operands and need no rounding."""
@@ -204,6 +222,12 @@ class _Noise:
         relative, absolute = (self.scale * self.rng.uniform(-ulps, ulps, x.shape) for _ in range(2))
         shaken = x * (1 + relative * PRECISION[kind.name]) + absolute * SMALLEST[kind.name]
         return np.where(np.isfinite(x) & ~np.asarray(exact), shaken, x)
+
+
+def _growth(node: Node, arrays: Sequence[Any], y: np.ndarray) -> float:
+    """How many times larger the error of a sum is than that of one rounding: it grows with the root of the number of terms."""
+    terms: float = arrays[0].size / y.size if node.op.name.startswith("Reduce") and y.size else 1
+    return max(1.0, math.sqrt(terms) / 4)
 
 
 def _count(node: Node, arrays: Sequence[Any], y: np.ndarray) -> int | None:
