@@ -78,7 +78,8 @@ def _smaller(a: Expr, b: Expr) -> Expr:
 
 
 def _larger(a: Expr, b: Expr) -> Expr:
-    return outlined(lambda x, y: tirx.Select(y > x, y, x), a, b)
+    """The larger one, or NaN if there is one: so the scale becomes NaN."""
+    return outlined(lambda x, y: tirx.Select(y > x, y, tirx.Select(tirx.NE(y, y), y, x)), a, b)
 
 
 def _scale(low: Expr, high: Expr) -> Expr:
