@@ -91,7 +91,7 @@ class CompiledModel:
 
         Args:
             feeds: as for `run`.
-            count: whether to count instructions, which makes it slower.
+            count: whether to count instructions, which makes it somewhat slower.
 
         Returns:
             The outputs, and what the run took: `instructions`, `peak_stack_bytes`, and `calls` with the instructions of each kernel.

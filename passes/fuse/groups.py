@@ -74,8 +74,8 @@ def _joins(node: Node, what: Kind, group: Group, users: list[Node]) -> bool:
             return not group.moved and all(kind(u) == "elementwise" and _whole(node.output, u) for u in users) and _chain_goes_on(node)
         if what == "transpose":
             return not group.moved and all(_whole(node.output, u) for u in users)
-        if group.moved and (what in ("anchor", "reduction") or node.op.name == "QuantizeLinear"):
-            return False  # codes are small: they are moved, and an anchor may end in them
+        if group.moved and (what in ("anchor", "reduction") or (node.op.name == "QuantizeLinear" and _ends_an_anchor(node))):
+            return False  # codes are small: they are moved, and the anchor ends in them
         return what not in ("opaque", "control") and all(_whole(node.output, u) for u in users)
     if product_of_converted(node) is group.anchor:
         return True
@@ -98,6 +98,18 @@ def _whole(value: Value, user: Node) -> bool:
 def _is_parameter(value: Value, user: Node) -> bool:
     """Whether `value` is a scale or zero point rather than data."""
     return kind(user) == "elementwise" and "Quantize" in user.op.name and user.inputs[0] is not value
+
+
+def _ends_an_anchor(node: Node) -> bool:
+    """Whether an element-wise chain that ends in `node` begins with an anchor, which can take the chain into its kernel."""
+    for value in node.present_inputs:
+        source = value.producer
+        if source is None or len(value.uses) != 1 or value.is_output:
+            continue
+        what = kind(source)
+        if what in ("anchor", "reduction") or (what in ("elementwise", "view") and _ends_an_anchor(source)):
+            return True
+    return False
 
 
 def _chain_goes_on(view: Node) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,6 @@ class Core:
         link: the return address.
         returns: an instruction that returns.
         thumb: 1 where addresses of functions have their lowest bit set.
-        length: the number of instructions in some bytes of code.
     """
 
     engine: Any
@@ -34,7 +32,6 @@ class Core:
     link: int
     returns: bytes
     thumb: int
-    length: Callable[[bytes], int]
 
 
 def make_core(target: Target) -> Core:
@@ -65,7 +62,7 @@ def _aarch64() -> Core:
     arguments = tuple(getattr(a, f"UC_ARM64_REG_X{k}") for k in range(3))
     floats = tuple((getattr(a, f"UC_ARM64_REG_S{k}"), getattr(a, f"UC_ARM64_REG_D{k}")) for k in range(3))
     returns = bytes.fromhex("c0035fd6")
-    return Core(engine, arguments, arguments[0], floats, a.UC_ARM64_REG_SP, a.UC_ARM64_REG_LR, returns, 0, _fixed)
+    return Core(engine, arguments, arguments[0], floats, a.UC_ARM64_REG_SP, a.UC_ARM64_REG_LR, returns, 0)
 
 
 def _arm(target: Target) -> Core:
@@ -77,7 +74,7 @@ def _arm(target: Target) -> Core:
     engine.ctl_set_cpu_model(models[target.cpu])
     engine.reg_write(a.UC_ARM_REG_C1_C0_2, engine.reg_read(a.UC_ARM_REG_C1_C0_2) | 0xF << 20)
     engine.reg_write(a.UC_ARM_REG_FPEXC, 1 << 30)
-    return _arm_core(engine, bytes.fromhex("1eff2fe1"), 0, _fixed)
+    return _arm_core(engine, bytes.fromhex("1eff2fe1"), 0)
 
 
 def _thumb(target: Target) -> Core:
@@ -103,15 +100,15 @@ def _thumb(target: Target) -> Core:
     if target.float_abi == "hard":
         engine.reg_write(a.UC_ARM_REG_C1_C0_2, 0xF << 20)
         engine.reg_write(a.UC_ARM_REG_FPEXC, 1 << 30)
-    return _arm_core(engine, bytes.fromhex("7047"), 1, _thumb_length)
+    return _arm_core(engine, bytes.fromhex("7047"), 1)
 
 
-def _arm_core(engine: Any, returns: bytes, thumb: int, length: Callable[[bytes], int]) -> Core:
+def _arm_core(engine: Any, returns: bytes, thumb: int) -> Core:
     from unicorn import arm_const as a
 
     arguments = (a.UC_ARM_REG_R0, a.UC_ARM_REG_R1, a.UC_ARM_REG_R2)
     floats = tuple((getattr(a, f"UC_ARM_REG_S{k}"), getattr(a, f"UC_ARM_REG_D{k}")) for k in range(3))
-    return Core(engine, arguments, a.UC_ARM_REG_R0, floats, a.UC_ARM_REG_SP, a.UC_ARM_REG_LR, returns, thumb, length)
+    return Core(engine, arguments, a.UC_ARM_REG_R0, floats, a.UC_ARM_REG_SP, a.UC_ARM_REG_LR, returns, thumb)
 
 
 def _riscv() -> Core:
@@ -123,26 +120,4 @@ def _riscv() -> Core:
     arguments = (r.UC_RISCV_REG_A0, r.UC_RISCV_REG_A1, r.UC_RISCV_REG_A2)
     floats = tuple((getattr(r, f"UC_RISCV_REG_FA{k}"),) * 2 for k in range(3))
     returns = bytes.fromhex("67800000")
-    return Core(engine, arguments, r.UC_RISCV_REG_A0, floats, r.UC_RISCV_REG_SP, r.UC_RISCV_REG_RA, returns, 0, _compressed_length)
-
-
-def _fixed(code: bytes) -> int:
-    return len(code) // 4
-
-
-def _thumb_length(code: bytes) -> int:
-    """Instructions of 16 and 32 bits; the first halfword tells which."""
-    return _halfwords(code, lambda half: half >> 11 >= 0b11101)
-
-
-def _compressed_length(code: bytes) -> int:
-    """RISC-V instructions of 16 and 32 bits."""
-    return _halfwords(code, lambda half: half & 3 == 3)
-
-
-def _halfwords(code: bytes, is_wide: Callable[[int], bool]) -> int:
-    count = at = 0
-    while at < len(code):
-        at += 4 if is_wide(int.from_bytes(code[at : at + 2], "little")) else 2
-        count += 1
-    return count
+    return Core(engine, arguments, r.UC_RISCV_REG_A0, floats, r.UC_RISCV_REG_SP, r.UC_RISCV_REG_RA, returns, 0)

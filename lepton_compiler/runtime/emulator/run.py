@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from lepton_compiler.errors import LeptonError
 from lepton_compiler.ir.types import dtype
 from lepton_compiler.runtime.emulator import clib, image
 from lepton_compiler.runtime.emulator.cores import Core, make_core
+from lepton_compiler.runtime.emulator.counting import Counter
 from lepton_compiler.runtime.library import ARENA_ALIGNMENT, STATUS
 from lepton_compiler.target import Target
 
@@ -47,21 +49,6 @@ class Stats:
     instructions: int | None
     peak_stack_bytes: int
     calls: tuple[CallCount, ...] = ()
-
-
-@dataclass
-class _Counter:
-    """Executed basic blocks, by kernel call."""
-
-    entries: Mapping[int, str]
-    calls: list[tuple[str, dict[tuple[int, int], int]]] = field(default_factory=lambda: [("", {})])
-
-    def block(self, engine: Any, address: int, size: int, data: Any) -> None:
-        """Told by unicorn at the beginning of each block."""
-        if address in self.entries:
-            self.calls.append((self.entries[address], {}))
-        counts, key = self.calls[-1][1], (address, size)
-        counts[key] = counts.get(key, 0) + 1
 
 
 class Emulation:
@@ -101,7 +88,7 @@ class Emulation:
 
         Args:
             feeds: dense arrays in the order of the manifest.
-            count: whether to count instructions, which takes most of the time.
+            count: whether to count instructions, which takes some of the time.
 
         Raises:
             LeptonError: the code failed: a bad address, an unknown instruction, or an error of its own.
@@ -146,32 +133,24 @@ class Emulation:
             engine.reg_write(register, value)
         engine.reg_write(core.stack, top - 64)
         engine.reg_write(core.link, STOP | core.thumb)
-        symbols = {row["symbol"] for row in self.manifest.get("calls", [])}
-        counter = _Counter({a & ~core.thumb: s for s, a in self.image.symbols.items() if s in symbols})
-        hook = (
-            engine.hook_add(unicorn.UC_HOOK_BLOCK, counter.block, begin=self.image.base, end=self.image.base + len(self.image.memory))
-            if count
-            else None
-        )
+        counter = self._counter() if count else None
+        engine.ctl_flush_tb()  # what was translated before calls the hooks of then
         try:
-            engine.emu_start(self.image.symbols[name] | core.thumb, STOP)
+            with nullcontext() if counter is None else counter.attached(engine):
+                engine.emu_start(self.image.symbols[name] | core.thumb, STOP)
         except unicorn.UcError as error:
             raise LeptonError(f"{name} failed in the emulator: {error}", where=self._where()) from error
-        finally:
-            if hook is not None:
-                engine.hook_del(hook)
         used = bytes(engine.mem_read(top - size, size - 64))
         deep = len(used) - (len(used) - len(used.lstrip(bytes([PAINT]))))
-        calls = self._instructions(counter) if count else []
-        total = sum(c.instructions for c in calls) if count else None
-        return Stats(total, deep, tuple(c for c in calls if c.symbol))
+        if counter is None:
+            return Stats(None, deep)
+        calls = counter.take()
+        return Stats(sum(n for _, n in calls), deep, tuple(CallCount(symbol, n) for symbol, n in calls if symbol))
 
-    def _instructions(self, counter: _Counter) -> list[CallCount]:
-        lengths: dict[tuple[int, int], int] = {}
-        for _, blocks in counter.calls:
-            for address, size in blocks.keys() - lengths.keys():
-                lengths[address, size] = self.core.length(bytes(self.core.engine.mem_read(address, size)))
-        return [CallCount(symbol, sum(lengths[key] * times for key, times in blocks.items())) for symbol, blocks in counter.calls]
+    def _counter(self) -> Counter:
+        kernels = {row["symbol"] for row in self.manifest.get("calls", [])}
+        entries = {address & ~self.core.thumb: name for name, address in self.image.symbols.items() if name in kernels}
+        return Counter(self.image, self.target.arch, entries)
 
     def _check_status(self, function: str) -> None:
         status = self.core.engine.reg_read(self.core.result) & 0xFFFFFFFF
