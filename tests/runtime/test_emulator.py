@@ -63,6 +63,7 @@ def test_floats_on_other_machines(target: str) -> None:
         assert 0 < stats.peak_stack_bytes <= model.manifest["stack_bytes"]
     again, uncounted = model.emulate(feeds, count=False)
     assert uncounted.instructions is None and all(np.array_equal(again[name], outputs[name]) for name in outputs)
+    assert model.emulate(feeds)[1] == stats
 
 
 def quantized_graph() -> Graph:

@@ -114,6 +114,7 @@ class Counter:
         status = uclib.uc_hook_add(engine._uch, ctypes.byref(handle), unicorn.UC_HOOK_BLOCK, function, data, first, last)
         if status != unicorn.UC_ERR_OK:
             raise unicorn.UcError(status)
+        engine.ctl_flush_tb()  # what was translated before calls no hook
         try:
             yield
         finally:

@@ -134,7 +134,6 @@ class Emulation:
         engine.reg_write(core.stack, top - 64)
         engine.reg_write(core.link, STOP | core.thumb)
         counter = self._counter() if count else None
-        engine.ctl_flush_tb()  # what was translated before calls the hooks of then
         try:
             with nullcontext() if counter is None else counter.attached(engine):
                 engine.emu_start(self.image.symbols[name] | core.thumb, STOP)
