@@ -11,13 +11,16 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lepton_compiler import machines
 from lepton_compiler.errors import UsageError
 from lepton_compiler.machines import MACHINES, Cpu
 
-__all__ = ["CPUS", "PLANNED", "TARGETS", "Cpu", "Target", "parse_target", "runs_here", "target_of"]
+__all__ = ["CPUS", "PLANNED", "TARGETS", "Cpu", "FloatUnit", "Target", "parse_target", "runs_here", "target_of"]
+
+
+FloatUnit = Literal["vectors", "single", "none"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,13 @@ class Target:
     def lanes(self, bits: int) -> int:
         """Number of elements of `bits` bits that are computed at once: what a vector register holds, at least one."""
         return max(1, self.vector_bits // bits)
+
+    @property
+    def float_unit(self) -> FloatUnit:
+        """What computes numbers of single precision: `vectors` of them, `single` ones, or `none`: functions on integers."""
+        if self.lanes(32) > 1:
+            return "vectors"
+        return "none" if self.arch == "thumb" and "fpu" not in self.extensions else "single"
 
     @property
     def is_firmware(self) -> bool:

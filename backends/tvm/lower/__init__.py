@@ -21,6 +21,7 @@ from lepton_compiler.backends.tvm.lower import (
     movement,
     pool,
     quantize,
+    quantize_micro,
     reductions,
     regions,
     resize,
@@ -29,7 +30,7 @@ from lepton_compiler.backends.tvm.lower import (
     topk,
     winograd,
 )
-from lepton_compiler.backends.tvm.lower.context import ELEMENTS, RULES, Arg, Body, Context, Packed, identity
+from lepton_compiler.backends.tvm.lower.context import ELEMENTS, RULES, Arg, Body, Context, Packed, element_rule, identity
 from lepton_compiler.backends.tvm.lower.whole import Result
 from lepton_compiler.backends.tvm.spec import KernelSpec
 from lepton_compiler.ir.op import Op
@@ -49,6 +50,7 @@ FAMILIES = (
     movement,
     pool,
     quantize,
+    quantize_micro,
     reductions,
     regions,
     resize,
@@ -109,7 +111,7 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
             if operand is not None:
                 operand.uses += 1
         if step.op.name in ELEMENTS:
-            args[step.outputs[0]] = Arg(kinds[0], body=_body(step.op, kinds[0], operands), stored=_stored(step.op, operands[0]))
+            args[step.outputs[0]] = Arg(kinds[0], body=_body(step.op, kinds[0], operands, target), stored=_stored(step.op, operands[0]))
             args[step.outputs[0]].scales = _scales(step.op, operands)
             continue
         ctx.outputs = kinds
@@ -155,7 +157,7 @@ def _whole(spec: KernelSpec, ctx: Context, args: dict[int, Arg]) -> list[Any] | 
         for operand in inputs:
             if operand is not None:
                 operand.uses += 1
-        local[step.outputs[0]] = Arg(spec.types[step.outputs[0]], body=_body(step.op, spec.types[step.outputs[0]], inputs))
+        local[step.outputs[0]] = Arg(spec.types[step.outputs[0]], body=_body(step.op, spec.types[step.outputs[0]], inputs, ctx.target))
     return write([args[i] for i in sorted(read)], result, local[spec.outputs[0]])
 
 
@@ -174,8 +176,9 @@ def _loops(op: Op, operands: Sequence[Arg | None], kind: TensorType, ctx: Contex
     return lambda others, result, last: winograd.lower_winograd(ctx, op, how, x, w, bias[0], others, result, last)
 
 
-def _body(op: Op, kind: TensorType, operands: Sequence[Arg | None]) -> Body:
-    return lambda index, read: ELEMENTS[op.name](op, kind, index, read, *operands)
+def _body(op: Op, kind: TensorType, operands: Sequence[Arg | None], target: Target) -> Body:
+    rule = element_rule(op.name, target)
+    return lambda index, read: rule(op, kind, index, read, *operands)
 
 
 def _stored(op: Op, source: Arg | None) -> Arg | None:

@@ -15,7 +15,7 @@ from lepton_compiler.backends.tvm.naming import in_sequence, named
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.types import DType, TensorType, dtype
-from lepton_compiler.target import Target
+from lepton_compiler.target import FloatUnit, Target
 
 Expr = Any
 """A `tvm.tirx.PrimExpr`; TVM carries no types."""
@@ -174,6 +174,7 @@ Rule = Callable[..., list[Any]]
 Element = Callable[..., Expr]
 RULES: dict[str, Rule] = {}
 ELEMENTS: dict[str, Element] = {}
+SPECIAL_ELEMENTS: dict[tuple[str, FloatUnit], Element] = {}
 
 
 def lowers(*names: str) -> Callable[[Rule], Rule]:
@@ -194,6 +195,21 @@ def element(*names: str) -> Callable[[Element], Element]:
         return rule
 
     return register
+
+
+def element_for(unit: FloatUnit, *names: str) -> Callable[[Element], Element]:
+    """Register a rule for element-wise operators that replaces the general one on machines with such a floating-point unit."""
+
+    def register(rule: Element) -> Element:
+        SPECIAL_ELEMENTS.update({(name, unit): rule for name in names})
+        return rule
+
+    return register
+
+
+def element_rule(name: str, target: Target) -> Element:
+    """The rule of an element-wise operator on a machine."""
+    return SPECIAL_ELEMENTS.get((name, target.float_unit), ELEMENTS[name])
 
 
 def number(value: bool | int | float, dtype: DType) -> Expr:

@@ -21,8 +21,13 @@ LEAST_DIVISOR = 2.0**-60
 
 
 @element("QuantizeLinear")
-def quantize(op: Any, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg, scale: Arg, zero: Arg | None = None) -> Expr:
-    """`saturate(round_half_even(x / scale) + zero_point)` for integers; for small floats the sum is rounded once, when it is encoded."""
+def quantize(
+    op: Any, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg, scale: Arg, zero: Arg | None = None, multiplies: bool = True
+) -> Expr:
+    """`saturate(round_half_even(x / scale) + zero_point)` for integers; for small floats the sum is rounded once, when it is encoded.
+
+    `multiplies` says that a division takes longer than a multiplication and a check whether its result can be the quotient.
+    """
 
     def operand(value: Expr, source: DType) -> Expr:
         given = source if op.precision is None else op.precision
@@ -34,7 +39,7 @@ def quantize(op: Any, kind: TensorType, index: Sequence[Expr], read: Read, x: Ar
     rounding = _rounding(op.dtype, real) if op.dtype.is_integer else None
     if op.dtype.is_integer and op.dtype.bits <= 16 and real == "float32" and known is not None:
         rounding, offset = _saturating(op.dtype, int(known)), []
-    if rounding is not None and (factor := _divisor(op, x, scale)) is not None:
+    if multiplies and rounding is not None and (factor := _divisor(op, x, scale)) is not None:
         whole = outlined(_dividing(factor, rounding), read(x, index), *offset)
         return convert(whole, dtype(type_of(whole)), op.dtype)
     ratio = operand(read(x, index), x.type.dtype) / operand(_parameter(op, scale, x, index, read), scale.type.dtype)
