@@ -32,7 +32,7 @@ class IntegerLayers(Pass):
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         if ctx.target.lanes(8) > 1:
             return
-        rewrite(graph, [integer_conv, integer_matmul, integer_average, relu_by_range], ctx.tracer)
+        rewrite(graph, [integer_conv, integer_matmul, integer_average, relu_of_codes], ctx.tracer)
         for part in list(graph.graphs()):
             _one_user_each(part)
 
@@ -107,25 +107,35 @@ def integer_average(b: Builder, node: Node) -> Replacement:
 
 
 @simplifies("QuantizeLinear")
-def relu_by_range(b: Builder, node: Node) -> Replacement:
-    """Q(Mul(Relu(x), factor), 1, least)  -->  Q(Mul(x, factor), 1, least): what is negative ends at the least code anyway"""
-    scaled, scale, *zero = node.present_inputs
-    mul = scaled.producer
-    if mul is None or mul.op.name != "Mul" or len(scaled.uses) != 1 or not zero or not zero[0].is_constant or not scale.is_constant:
-        return "no multiplication before it"
-    relu, factor = mul.present_inputs
-    source = relu.producer
-    if source is None or source.op.name != "Relu" or not factor.is_constant or len(relu.uses) != 1 or not np.all(factor.numpy() >= 0):
+def relu_of_codes(b: Builder, node: Node) -> Replacement:
+    """Q(Relu(x), 1, zero)  -->  Max(Q(x, 1, zero), zero), and without Max where zero is the least code; likewise Q(Mul(Relu(x), factor), ...)"""
+    number, scale, *zero = node.present_inputs
+    known = zero and all(v.is_constant for v in (scale, *zero)) and zero[0].type.size == 1 and node.output.type.dtype in BYTES
+    if not known or not _is_positive(scale):
+        return "its scale or zero point is not known, or there are several zero points"
+    outer, factor = number.producer, None
+    if outer is not None and outer.op.name == "Mul" and len(number.uses) == 1 and outer.present_inputs[1].is_constant:
+        number, factor = outer.present_inputs
+    relu = number.producer
+    if relu is None or relu.op.name != "Relu" or len(number.uses) != 1 or (factor is not None and not np.all(factor.numpy() >= 0)):
         return "no Relu before it"
-    (summed,) = source.present_inputs
-    if not np.all(zero[0].numpy() == np.iinfo(zero[0].type.dtype.numpy).min) or not np.all(scale.numpy() > 0) or not _is_sum(summed):
-        return "zero is not the least code"
-    return b(node.op, b.Mul(summed, factor), *node.inputs[1:])
+    (source,) = relu.present_inputs
+    if not _is_sum(source):
+        return "its data may be NaN"
+    code = b(node.op, source if factor is None else b.Mul(source, factor), *node.inputs[1:])
+    point = zero[0].numpy().reshape(())
+    return code if point == np.iinfo(point.dtype).min else b.Max(code, b.constant(point, name="zero"))
+
+
+def _is_positive(scale: Value) -> bool:
+    return bool(np.all((scale.numpy() > 0) & np.isfinite(scale.numpy())))
 
 
 def _is_sum(value: Value) -> bool:
-    """Whether a value is an integer, perhaps with something added: no NaN."""
+    """Whether a value is an integer, perhaps with something added, or codes: no NaN."""
     node = value.producer
+    if node is not None and node.op.name == "DequantizeLinear":
+        return node.present_inputs[1].is_constant and _is_positive(node.present_inputs[1])
     if node is not None and node.op.name == "Add" and node.present_inputs[1].is_constant:
         return bool(np.isfinite(node.present_inputs[1].numpy()).all()) and _is_sum(node.present_inputs[0])
     return node is not None and node.op.name == "Cast" and node.present_inputs[0].type.dtype.is_integer
