@@ -15,13 +15,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from tvm import tirx
+from tvm.ir import Call
 
 from lepton_compiler.backends.tvm.lower.context import Arg, Expr, Read, element_for
 from lepton_compiler.backends.tvm.lower.conversion import convert
 from lepton_compiler.backends.tvm.lower.quantize import LEAST_DIVISOR, quantize
 from lepton_compiler.backends.tvm.lower.scalar import clamp, type_of
 from lepton_compiler.backends.tvm.naming import named
-from lepton_compiler.backends.tvm.outline import outlined, rarely, saturated
+from lepton_compiler.backends.tvm.outline import PREFIX, body_of, is_outlined, outlined, rarely, saturated
 from lepton_compiler.ir.types import FLOAT32, TensorType, dtype
 
 WINDOW = 1 << 21
@@ -41,49 +42,88 @@ Terms = list[tuple[Expr, Expr]]
 
 @element_for("single", "QuantizeLinear")
 def quantize_by_division(op: Any, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg, scale: Arg, zero: Arg | None = None) -> Expr:
-    """A division is one instruction, shorter than finding out that a multiplication does."""
+    """A division is one instruction, shorter than finding out that a multiplication does. Codes with a factor of one stay integers."""
+    terms = products(read(x, index)) if _to_codes(op, x, scale, zero) and scale.number == 1 else None
+    if terms is not None and len(terms) == 1 and _is_small(*terms[0]) and float(terms[0][1].value) == 1:
+        return _converted(outlined(_clamped(op, zero), terms[0][0]), op)
     return quantize(op, kind, index, read, x, scale, zero, multiplies=False)
 
 
 @element_for("none", "QuantizeLinear")
 def quantize_in_integers(op: Any, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg, scale: Arg, zero: Arg | None = None) -> Expr:
     """As `quantize`; numbers that are sums of scaled integers, and given ones by a known scale, in integers."""
-    plain = op.dtype.is_integer and op.dtype.bits == 8 and op.precision is None and x.type.dtype == FLOAT32
-    if not plain or scale.number is None or scale.type.dtype != FLOAT32 or (zero is not None and zero.number is None):
+    if not _to_codes(op, x, scale, zero):
         return quantize(op, kind, index, read, x, scale, zero)
-    info, point = ml_dtypes.iinfo(op.dtype.numpy), int(zero.number or 0) if zero is not None else 0
+    info, point, clamped = ml_dtypes.iinfo(op.dtype.numpy), _point(zero), _clamped(op, zero)
 
     def codes(ratio: Expr) -> Expr:
         return saturated(ratio, point, int(info.min), int(info.max))
 
-    def clamped(whole: Expr) -> Expr:
-        moved = whole + point if point else whole
-        return clamp(moved, tirx.const(int(info.min), "int32"), tirx.const(int(info.max), "int32"))
-
     value, divisor = read(x, index), float(np.float32(scale.number))
     terms = products(value) if divisor == 1 else None
-    if terms is not None and len(terms) == 1:
+    if terms is not None and all(_is_small(number, factor) for number, factor in terms):
+        factors = [float(factor.value) for _, factor in terms]
+        code = outlined(clamped if factors == [1] else _summed(factors, codes, clamped), *(number for number, _ in terms))
+    elif terms is not None and len(terms) == 1:
         code = outlined(_scaled(codes, clamped), *terms[0])
-    elif terms is not None and all(_is_small(number, factor) for number, factor in terms):
-        code = outlined(_summed([float(factor.value) for _, factor in terms], codes, clamped), *(number for number, _ in terms))
     elif LEAST_DIVISOR < divisor < 1 / LEAST_DIVISOR:
         code = outlined(_divided(divisor, codes, clamped), value)
     else:
         return quantize(op, kind, index, read, x, scale, zero)
+    return _converted(code, op)
+
+
+def _to_codes(op: Any, x: Arg, scale: Arg, zero: Arg | None) -> bool:
+    """Whether numbers of float32 become 8-bit codes by a known scale and zero point."""
+    codes = op.dtype.is_integer and op.dtype.bits == 8 and op.precision is None and x.type.dtype == FLOAT32
+    return codes and scale.number is not None and scale.type.dtype == FLOAT32 and (zero is None or zero.number is not None)
+
+
+def _point(zero: Arg | None) -> int:
+    return int(zero.number or 0) if zero is not None else 0
+
+
+def _clamped(op: Any, zero: Arg | None) -> Callable[[Expr], Expr]:
+    """From a whole number to its code, as int32."""
+    info, point = ml_dtypes.iinfo(op.dtype.numpy), _point(zero)
+    low, high = tirx.const(int(info.min), "int32"), tirx.const(int(info.max), "int32")
+    return lambda whole: clamp(whole + point if point else whole, low, high)
+
+
+def _converted(code: Expr, op: Any) -> Expr:
     return convert(code, dtype(type_of(code)), op.dtype)
 
 
 def products(value: Expr) -> Terms | None:
     """The int32 numbers and their float32 factors of whose products an expression is the sum; None if it is no such sum."""
+    value = _opened(value)
     if isinstance(value, tirx.Add):
         left, right = products(value.a), products(value.b)
         return [*left, *right] if left and right and len(left) == len(right) == 1 else None
-    if not isinstance(value, tirx.Mul):
-        return None
-    for number, factor in ((value.a, value.b), (value.b, value.a)):
-        if isinstance(number, tirx.Cast) and type_of(number) == "float32" and type_of(number.value) in ("int8", "uint8", "int16", "int32"):
-            return [(number.value.astype("int32"), factor)]
+    if isinstance(value, tirx.Mul):
+        for number, factor in ((value.a, value.b), (value.b, value.a)):
+            if (whole := _whole(number)) is not None:
+                return [(whole, factor)]
+    whole = _whole(value)
+    return None if whole is None else [(whole, tirx.const(1.0, "float32"))]
+
+
+def _whole(number: Expr) -> Expr | None:
+    """The int32 that a float32 is the conversion of."""
+    if isinstance(number, tirx.Cast) and type_of(number) == "float32" and type_of(number.value) in ("int8", "uint8", "int16", "int32"):
+        return number.value.astype("int32")
     return None
+
+
+def _opened(value: Expr) -> Expr:
+    """The sum or product that a call of an outlined function stands for; any other expression as it is."""
+    if not isinstance(value, Call) or not is_outlined(value):
+        return value
+    parameters, body = body_of(str(value.op.name)[len(PREFIX) :])
+    plain = (
+        isinstance(body, tirx.Add | tirx.Mul) and len(parameters) == 2 and body.a.same_as(parameters[0]) and body.b.same_as(parameters[1])
+    )
+    return type(body)(*value.args) if plain else value
 
 
 def _is_small(number: Expr, factor: Expr) -> bool:
@@ -140,8 +180,7 @@ def _summed(factors: Sequence[float], codes: Callable[[Expr], Expr], clamped: Ca
     whole_factors = [round(factor * 2.0**places) for factor in factors]
 
     def total(terms: Sequence[Expr]) -> Expr:
-        first, second = terms
-        return first + second
+        return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
     def exact(*numbers: Expr) -> Expr:
         return codes(total([n.astype("float32") * tirx.const(f, "float32") for n, f in zip(numbers, factors, strict=False)]))
