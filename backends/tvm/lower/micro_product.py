@@ -8,6 +8,9 @@ for each tile of pixels:
             sums += run * weights                                                 two products per instruction with the DSP extension
         y = epilogue(sums)
 
+Without that extension the weights lie in flash as unsigned bytes, which Thumb code loads in one instruction; what is too much in them is
+subtracted with the sum of the run, which is known by then.
+
 A depthwise convolution reads its data as it is, four channels at a time.
 """
 
@@ -25,8 +28,8 @@ from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, expre
 from lepton_compiler.backends.tvm.lower.integer_product import geometry_of, is_matrix
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, Cell, load, procedure, store, when
 from lepton_compiler.backends.tvm.lower.whole import Result, read_through
-from lepton_compiler.backends.tvm.micro_packing import GROUP
-from lepton_compiler.ir.types import INT8, TensorType
+from lepton_compiler.backends.tvm.micro_packing import FLIPPED, GROUP
+from lepton_compiler.ir.types import INT8, UINT8, TensorType
 from lepton_compiler.target import Target
 
 WRITTEN_OUT = 9
@@ -109,12 +112,15 @@ class _Product(_Kernel):
         self.total = self.shape.images * self.shape.lines * self.shape.pixels
         self.pixels, self.channels = (1, 3) if self.total == 1 else (2, 2)
         if not self.dsp:
-            self.pixels, self.channels = 1, 2
+            self.pixels, self.channels = 1, 4
         self.groups = -(-self.shape.run // GROUP)
         self.rows = self.shape.kernel[0] * self.shape.taps
         taps = (self.shape.taps,) if op.name == "ConvInteger" else ()
         name = "micro_conv" if op.name == "ConvInteger" else "micro_matmul"
-        self.packed = Arg(TensorType(INT8, (1,)), ctx.pack(w, name, self.channels, *taps, int(self.dsp)))
+        form = 1 if self.dsp else 0 if w.type.dtype == UINT8 else FLIPPED
+        self.w_zero += 128 if form == FLIPPED else 0
+        self.packed = Arg(TensorType(INT8, (1,)), ctx.pack(w, name, self.channels, *taps, form))
+        self.seen: Cell | None = None
 
     def write(self, data: Arg, weights: Arg, emit: Emit) -> None:
         """All tiles. Where they do not come out even, the last one begins earlier and computes pixels again, which takes no code of its own."""
@@ -129,6 +135,7 @@ class _Product(_Kernel):
         length = self.rows * self.groups * GROUP
         run = T.alloc_buffer((count * length,), "int16", scope="global")
         places = [self.place(first + p) for p in range(count)]
+        self.seen = None if self.dsp else Cell("int32", tirx.const(0, "int32"))
         for p, place in enumerate(places):
             self.expand(run, p * length, place)
         blocks, rest = divmod(self.shape.outputs, self.channels)
@@ -182,10 +189,17 @@ class _Product(_Kernel):
                     store(run, [tirx.Ramp(at + k * GROUP + 2 * half, 1, 2)], tirx.reinterpret("int16x2", pair))
         elif whole:
             with _loop(whole * GROUP) as e:
-                store(run, [at + e], self.byte(first + e).astype("int16"))
+                self.keep(run, at + e, self.byte(first + e))
         for e in range(whole * GROUP, whole * GROUP + (GROUP if rest else 0)):
             value = self.byte(first + e) if e < self.shape.run else tirx.const(0, "int32")
-            store(run, [at + self.slot(e)], value.astype("int16"))
+            self.keep(run, at + self.slot(e), value)
+
+    def keep(self, run: Buffer, at: Expr, value: Expr) -> None:
+        """Store a number of a run, and add it up where the sum is wanted."""
+        number = Cell("int32", value).get()
+        store(run, [at], number.astype("int16"))
+        if self.seen is not None:
+            self.seen.set(self.seen.get() + number)
 
     def copy_border(self, run: Buffer, at: Expr, start: Expr, row: Expr, left: Expr) -> None:
         """A run of which a part, or all, is padding."""
@@ -196,7 +210,7 @@ class _Product(_Kernel):
         with when(row >= 0, row < shape.size[0]):
             low, high = _clamped(left, width, shape.size[1], 1)
             with T.serial(low * shape.channels, high * shape.channels) as e:
-                store(run, [at + self.slot(e)], self.byte(start + e).astype("int16"))
+                self.keep(run, at + self.slot(e), self.byte(start + e))
 
     def slot(self, e: Any) -> Any:
         """Where number `e` of a run lies: 0, 2, 1, 3 within each four with the DSP extension."""
@@ -209,7 +223,8 @@ class _Product(_Kernel):
     def block(self, run: Buffer, length: int, block: Expr, places: Sequence[Any], channels: int, emit: Emit) -> None:
         """One register tile, and what follows it. Channels that are not there are computed for nothing."""
         count = len(places)
-        sums = [[Cell("int32", tirx.const(0, "int32")) for _ in range(self.channels)] for _ in range(count)]
+        first = tirx.const(0, "int32") if self.seen is None else self.seen.get() * -self.w_zero
+        sums = [[Cell("int32", first) for _ in range(self.channels)] for _ in range(count)]
         with _loop(self.rows * self.groups) as g:
             if self.dsp:
                 self.multiply_pairs(run, length, block, g, sums)
@@ -233,11 +248,11 @@ class _Product(_Kernel):
                     pixel[c].set(_arm("smlad", data[p], weights, pixel[c].get()))
 
     def multiply(self, run: Buffer, length: int, block: Expr, g: Expr, sums: Sequence[Sequence[Cell]]) -> None:
-        """Four products per sum, one by one."""
+        """Four products per sum, one by one. Weights are loaded without a sign, and what that adds is in the sums from the start."""
         for k in range(GROUP):
             data = [Cell("int32", load(run, [p * length + g * GROUP + k]).astype("int32")).get() for p in range(len(sums))]
             for c in range(self.channels):
-                weight = Cell("int32", self.weight(self.w[[block, g, c, k]])).get()
+                weight = Cell("int32", self.w[[block, g, c, k]].astype("int32")).get()
                 for p, pixel in enumerate(sums):
                     pixel[c].set(pixel[c].get() + data[p] * weight)
 
