@@ -328,6 +328,9 @@ class Expressions(Scope):
             return self.outlined(operator.removeprefix(outline.PREFIX), list(x.args))
         if operator == outline.NEAREST:
             return f"{self.support.known(f'nearest_{element_kind(x.args[0])}')}({bare(self.value(x.args[0]))})"
+        if operator == outline.SATURATED:
+            bounds = ", ".join(str(int(n.value)) for n in x.args[1:])
+            return f"{self.support.known('saturated')}({bare(self.value(x.args[0]))}, {bounds})"
         if short == "if_then_else":
             return self.choice(x.args[0], x.args[1], x.args[2], x)
         if short == "reinterpret":

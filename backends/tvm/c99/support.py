@@ -93,6 +93,15 @@ static inline int32_t lepton_nearest_float64(double x) {{ /* ties to even; NaN g
 }}
 """
 
+_SATURATED = """\
+static inline int32_t lepton_saturated(float x, int32_t zero, int32_t low, int32_t high) { /* bounds of 16 bits; NaN gives zero */
+  if (x != x) return zero;
+  if (x < (float)(low - zero)) return low;
+  if (x > (float)(high - zero)) return high;
+  return (int32_t)((x + 12582912.0f) - 12582912.0f) + zero;
+}
+"""
+
 _FROM_HALF = """\
 static inline float lepton_from_half(uint16_t half) {
   const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, exponent = half >> 10 & 31u, fraction = half & 0x3FFu;
@@ -146,6 +155,7 @@ CHUNKS: dict[str, tuple[tuple[str, ...], str]] = {
     "sqrt": (("d",), _SQRT_D),
     "nearest_float32": (("rintf",), _NEAREST_F),
     "nearest_float64": ((), _NEAREST_D),
+    "saturated": ((), _SATURATED),
     "from_half": (("f",), _FROM_HALF),
     "to_half": (("f",), _TO_HALF),
     "fabsf": (

@@ -98,8 +98,11 @@ def test_codes_of_8_bits_are_equal_bit_for_bit(tmp_path):
     rng = np.random.default_rng(1)
     graph = Graph("codes")
     x, w = graph.add_input("x", TensorType(dtype("int8"), (3, 40))), rng.integers(-128, 128, (40, 9)).astype(np.int8)
-    graph.set_outputs([Builder(graph).MatMulInteger(x, w)])
-    feeds = {"x": rng.integers(-128, 128, (3, 40)).astype(np.int8)}
+    b, y = Builder(graph), graph.add_input("y", TensorType(dtype("float32"), (60,)))
+    code = b.QuantizeLinear(y, b.constant(np.float32(0.1)), b.constant(np.int8(-7)), dtype=dtype("int8"))
+    graph.set_outputs([b.MatMulInteger(x, w), code])
+    numbers = np.append(rng.uniform(-20, 20, 56), [np.nan, np.inf, -np.inf, 0.25]).astype(np.float32)
+    feeds = {"x": rng.integers(-128, 128, (3, 40)).astype(np.int8), "y": numbers}
     want = lc.evaluate(graph, feeds)
     for name, array in built(graph).run(feeds).items():
         np.testing.assert_array_equal(array, want[name])
