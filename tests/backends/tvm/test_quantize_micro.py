@@ -46,7 +46,13 @@ def numbers_near_ties(scale: float) -> np.ndarray:
 
 @pytest.mark.parametrize("core", CORES)
 def test_numbers_are_quantized(core: str) -> None:
-    scales: list[tuple[float, int, DType]] = [(0.1, 0, INT8), (0.0078125, -128, INT8), (3.7e-5, 17, INT8), (1.0, 128, UINT8), (41.3, 3, UINT8)]
+    scales: list[tuple[float, int, DType]] = [
+        (0.1, 0, INT8),
+        (0.0078125, -128, INT8),
+        (3.7e-5, 17, INT8),
+        (1.0, 128, UINT8),
+        (41.3, 3, UINT8),
+    ]
     graph = Graph("net")
     b, feeds, outputs = Builder(graph), {}, []
     for k, (scale, zero, kind) in enumerate(scales):
@@ -84,7 +90,10 @@ def test_codes_are_scaled_and_added(core: str) -> None:
     for k, (first, second) in enumerate([(0.5, 0.25), (0.7310585, 0.333), (1.0, 1.9), (2.0**-19, 1.0)]):
         left, right = (graph.add_input(f"{side}{k}", TensorType(INT8, shape)) for side in "ab")
         feeds |= {f"a{k}": np.broadcast_to(codes, shape), f"b{k}": np.broadcast_to(codes[:, None], shape)}
-        numbers = [b.DequantizeLinear(v, b.constant(np.float32(s)), b.constant(np.int8(z))) for v, s, z in ((left, first, 3), (right, second, -128))]
+        numbers = [
+            b.DequantizeLinear(v, b.constant(np.float32(s)), b.constant(np.int8(z)))
+            for v, s, z in ((left, first, 3), (right, second, -128))
+        ]
         outputs.append(b.QuantizeLinear(b.Add(*numbers), b.constant(np.float32(1)), b.constant(np.int8(-100)), dtype=INT8))
     graph.set_outputs(outputs)
     check(graph, feeds, core)
