@@ -147,9 +147,10 @@ class Emulation:
         return Stats(sum(n for _, n in calls), deep, tuple(CallCount(symbol, n) for symbol, n in calls if symbol))
 
     def _counter(self) -> Counter:
+        """Counts by kernel call; all phases of a kernel belong to the call of the first."""
         kernels = {row["symbol"] for row in self.manifest.get("calls", [])}
-        entries = {address & ~self.core.thumb: name for name, address in self.image.symbols.items() if name in kernels}
-        return Counter(self.image, self.target.arch, entries)
+        found = {name.removesuffix("_0") if name not in kernels else name: address for name, address in self.image.symbols.items()}
+        return Counter(self.image, self.target.arch, {found[name] & ~self.core.thumb: name for name in kernels & found.keys()})
 
     def _check_status(self, function: str) -> None:
         status = self.core.engine.reg_read(self.core.result) & 0xFFFFFFFF
