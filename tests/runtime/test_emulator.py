@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,6 +116,20 @@ def test_integers_are_equal_bit_for_bit(target: str, cpu: str | None) -> None:
         np.testing.assert_array_equal(outputs[name], want, err_msg=name)
     if parse_target(target).is_firmware:
         assert stats.peak_stack_bytes <= model.manifest["stack_bytes"]
+
+
+@pytest.mark.parametrize("target", MICRO)
+def test_a_firmware_library_wants_nothing_but_memory_functions_and_the_compilers_own(target: str, tmp_path: Path) -> None:
+    needs_linker(target)
+    if (nm := shutil.which("arm-none-eabi-nm")) is None:
+        pytest.skip("arm-none-eabi-nm is not installed")
+    lc.compile(parse_graph(FLOATS), target, 3, name="net").save(tmp_path)
+    listed = subprocess.run([nm, "--extern-only", tmp_path / "libnet.a"], capture_output=True, text=True, check=True, timeout=60).stdout
+    symbols = [line.split()[-2:] for line in listed.splitlines() if len(line.split()) >= 2]
+    wanted = {name for kind, name in symbols if kind == "U"} - {name for kind, name in symbols if kind != "U"}
+    assert "net_run" not in wanted and all(re.fullmatch(r"mem(cpy|set)|__(aeabi|gnu)_\w+|__\w+[sd][fi]\d?", name) for name in wanted), (
+        wanted
+    )
 
 
 def test_what_the_emulator_cannot_run_is_said() -> None:
