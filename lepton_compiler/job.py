@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,8 @@ class Job:
     @property
     def machine(self) -> Target:
         """The target as passes and kernels see it."""
-        return portable(self.target) if self.emit == "c" else self.target
+        small = self.level == "Os" and self.target.is_firmware
+        return portable(self.target) if self.emit == "c" else replace(self.target, small=True) if small else self.target
 
 
 @dataclass(frozen=True)

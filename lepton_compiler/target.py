@@ -42,6 +42,7 @@ class Target:
         pointer_bits: width of an address.
         float_abi: `hard`, `soft`, or empty where the instruction set leaves no choice.
         extensions: of the instruction set, those that kernels ask for: `dotprod`, `i8mm`, `fp16`, `dsp`, `fpu`.
+        small: whether code is to be small rather than quick.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Target:
     pointer_bits: int = 64
     float_abi: str = ""
     extensions: tuple[str, ...] = ()
+    small: bool = False
 
     @property
     def caches(self) -> tuple[int, int]:

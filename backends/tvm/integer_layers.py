@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lepton_compiler.analysis.weights import known_numbers
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.types import FLOAT32, INT8, INT32, UINT8
 from lepton_compiler.ops.builder import Builder
@@ -180,9 +181,10 @@ def _bytes(value: Value) -> Weights | None:
 
 def _whole(value: Value) -> np.ndarray | None:
     """A constant of whole numbers of at most 31 bits, as int64."""
-    if not value.is_constant:
+    numbers = known_numbers(value)
+    if numbers is None:
         return None
-    array = value.numpy().astype(np.float64)
+    array = numbers.astype(np.float64)
     limit = 2.0**30
     if not np.all(array == np.rint(array)) or not np.all(np.abs(array) < limit):
         return None

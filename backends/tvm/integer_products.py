@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lepton_compiler.analysis.weights import known_numbers
 from lepton_compiler.backends.tvm.capabilities import MOST_TAPS
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.traverse import bodies
@@ -78,14 +79,18 @@ def _found(node: Node) -> Product | None:
         moves.insert(0, x.producer)
         x = x.producer.present_inputs[0]
     source = x.producer
-    if source is None or source.op.name != "DequantizeLinear" or w.tensor is None or (bias is not None and bias.tensor is None):
+    if (
+        source is None
+        or source.op.name != "DequantizeLinear"
+        or (weights := known_numbers(w)) is None
+        or (bias is not None and bias.tensor is None)
+    ):
         return None
     data, scale, zero = (*source.inputs, None)[:3]
     assert data is not None and scale is not None
     plain = data.type.dtype in (INT8, UINT8) and scale.tensor is not None and scale.type.size == 1 and float(scale.numpy().reshape(())) == 1
     if not plain or (zero is not None and (zero.tensor is None or zero.type.size != 1)):
         return None
-    weights = w.numpy()
     if isinstance(op, Conv) and op.groups > 1 and not _is_depthwise(op, weights):
         return None
     if isinstance(op, MatMul | Gemm) and (weights.ndim != 2 or node.present_inputs[0].type.rank < 2):

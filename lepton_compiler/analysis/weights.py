@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from lepton_compiler.ir.graph import Node
+import numpy as np
+
+from lepton_compiler.ir.graph import Node, Value
+from lepton_compiler.ops.evaluator import evaluate_node
 
 RANKS = {"MatMul": (2,), "Gemm": (2,), "Conv": (3, 4)}
 """Ranks of the weights, by operator, that are rearranged at compile time and read once."""
+
+
+def known_numbers(value: Value) -> np.ndarray | None:
+    """The numbers of a constant, also of one that is stored as codes of a single scale per axis and dequantized at run time."""
+    if value.tensor is not None:
+        return value.numpy()
+    node = value.producer
+    if node is None or node.op.name != "DequantizeLinear" or any(v.tensor is None for v in node.present_inputs):
+        return None
+    result: np.ndarray = evaluate_node(node, [None if v is None else v.numpy() for v in node.inputs])[0]
+    return result
 
 
 GROUPED = frozenset({"int8", "uint8", "int4", "uint4"})

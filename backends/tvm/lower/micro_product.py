@@ -73,7 +73,7 @@ class _Kernel:
     """What both kinds have in common."""
 
     def __init__(self, ctx: Context, op: Any, x: Arg, w: Arg, zeros: Sequence[int]) -> None:
-        self.dsp = "dsp" in ctx.target.extensions
+        self.dsp, self.small = "dsp" in ctx.target.extensions, ctx.target.small
         self.x_type, self.w_type, self.op = x.type, w.type, op
         self.zero, self.w_zero = zeros
         self.data: Arg = x
@@ -306,16 +306,16 @@ class _Depthwise(_Kernel):
                 start = Cell("int32", ((image * shape.size[0] + row) * shape.size[1] + left) * shape.channels + block * GROUP).get()
                 sums = [Cell("int32", tirx.const(0, "int32")) for _ in range(channels)]
                 bounds = self.bounds(row, left)
-                if bounds:
+                if not bounds:
+                    self.all_taps(block, start, sums)
+                elif self.small:
+                    self.taps_inside(block, start, rows, left, sums)
+                else:
                     with T.If(tirx.all(*bounds)):
                         with T.Then():
                             self.all_taps(block, start, sums)
                         with T.Else():
-                            columns = _clamped(left, shape.kernel[1], shape.size[1], shape.dilations[1])
-                            with T.serial(*rows) as r, T.serial(*columns) as s:
-                                self.tap(block, start, r, s, sums)
-                else:
-                    self.all_taps(block, start, sums)
+                            self.taps_inside(block, start, rows, left, sums)
                 for c in range(channels):
                     channel = block * GROUP + c
                     emit([image, column, channel] if self.flat else [image, line, column, channel], sums[c].get())
@@ -330,9 +330,16 @@ class _Depthwise(_Kernel):
             for c in (index >= 0, index < shape.size[axis] - (shape.kernel[axis] - 1) * shape.dilations[axis])
         ]
 
+    def taps_inside(self, block: Expr, start: Expr, rows: tuple[Expr, Expr], left: Expr, sums: Sequence[Cell]) -> None:
+        """A pixel some of whose taps may be outside."""
+        shape = self.shape
+        columns = _clamped(left, shape.kernel[1], shape.size[1], shape.dilations[1])
+        with T.serial(*rows) as r, T.serial(*columns) as s:
+            self.tap(block, start, r, s, sums)
+
     def all_taps(self, block: Expr, start: Expr, sums: Sequence[Cell]) -> None:
         """A pixel whose taps are all inside."""
-        if self.shape.kernel[0] * self.shape.kernel[1] <= WRITTEN_OUT:
+        if self.shape.kernel[0] * self.shape.kernel[1] <= WRITTEN_OUT and not self.small:
             for r in range(self.shape.kernel[0]):
                 for s in range(self.shape.kernel[1]):
                     self.tap(block, start, r, s, sums)

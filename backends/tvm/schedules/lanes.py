@@ -38,7 +38,7 @@ def schedule_lanes(sch: Any, name: str, epilogue: list[str], target: Target, cho
     if channels > lanes and channels % lanes:
         partition(sch, chunk, lane)
     pixel = outer.pop() if outer else sch.add_unit_loop(chunk)
-    most = CHAINS // vectors if depthwise else 1
+    most = (2 if target.small else CHAINS) // vectors if depthwise else 1
     pixels = min(choice.pixels, extent_of(sch, pixel)) if choice.pixels else tiling.even_blocks(extent_of(sch, pixel), most)
     tile, pixel_in = sch.split(pixel, [None, pixels])
     sch.reorder(*outer, chunk, tile, *nest.reduced, pixel_in, vector, lane)

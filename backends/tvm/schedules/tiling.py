@@ -8,6 +8,8 @@ from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.target import Target
 
 ACC_BITS = 32
+SMALL_TILE = 4
+"""Accumulators where code is to be small."""
 LATENCY_CHAINS = 8
 """Independent accumulators that hide the latency of a fused multiply-add: 4 cycles on 2 ports."""
 
@@ -57,6 +59,8 @@ def narrow_vectors(channels: int, pixels: int, target: Target) -> int:
 
 def max_pixels(vectors: int, target: Target) -> int:
     """Pixels beside `vectors` vectors of weights so that accumulators, weights and one broadcast fit the registers."""
+    if target.small:
+        return max(1, SMALL_TILE // vectors)
     spare = 1 if vectors < 4 or target.vector_registers < 32 else 0
     return max(1, (target.vector_registers - vectors - spare) // vectors)
 
