@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lepton_compiler as lc
-from lepton_compiler.ir.graph import Graph
+from lepton_compiler.ir.graph import Graph, Value
 from lepton_compiler.ir.types import FLOAT32, INT8, UINT8, DType, TensorType
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.target import parse_target
@@ -54,7 +54,7 @@ def test_numbers_are_quantized(core: str) -> None:
         (41.3, 3, UINT8),
     ]
     graph = Graph("net")
-    b, feeds, outputs = Builder(graph), {}, []
+    b, feeds, outputs = Builder(graph), dict[str, np.ndarray](), list[Value]()
     for k, (scale, zero, kind) in enumerate(scales):
         data = numbers_near_ties(scale)
         feeds[f"x{k}"] = data
@@ -85,7 +85,7 @@ def test_sums_of_integers_are_scaled(core: str) -> None:
 def test_codes_are_scaled_and_added(core: str) -> None:
     """All pairs of codes."""
     graph, shape = Graph("net"), (256, 256)
-    b, feeds, outputs = Builder(graph), {}, []
+    b, feeds, outputs = Builder(graph), dict[str, np.ndarray](), list[Value]()
     codes = np.arange(-128, 128, dtype=np.int8)
     for k, (first, second) in enumerate([(0.5, 0.25), (0.7310585, 0.333), (1.0, 1.9), (2.0**-19, 1.0)]):
         left, right = (graph.add_input(f"{side}{k}", TensorType(INT8, shape)) for side in "ab")
