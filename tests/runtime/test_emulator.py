@@ -132,6 +132,16 @@ def test_a_firmware_library_wants_nothing_but_memory_functions_and_the_compilers
     )
 
 
+def test_small_code_is_smaller_and_right() -> None:
+    needs_linker("cortex-m4")
+    graph, random = parse_graph(FLOATS), np.random.default_rng(0)
+    feeds = {v.name: random.uniform(-2, 2, v.type.static_shape).astype(np.float32) for v in graph.inputs}
+    quick, small = (lc.compile(graph, "cortex-m4", level) for level in (2, "s"))
+    assert small.manifest["code_bytes"] < quick.manifest["code_bytes"]
+    for name, want in lc.evaluate(graph, feeds).items():
+        np.testing.assert_allclose(small.emulate(feeds)[0][name], want, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
 def test_what_the_emulator_cannot_run_is_said() -> None:
     from lepton_compiler.runtime.emulator.cores import make_core
 
