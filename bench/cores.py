@@ -17,11 +17,12 @@ from lepton_compiler.cli.outcome import guarded, print_json
 from lepton_compiler.verification import compare, tolerance_of
 
 RESULTS = Path(__file__).parent / "results"
-CORES = ("cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55", "cortex-m3", "cortex-m0plus")
+CORES = ("cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55")
 EXAMPLE = """\
 example:
   python -m bench.cores
   python -m bench.cores model.onnx --core cortex-m33 --core cortex-m55 --no-write
+Results are written after each model, so that `--resume` goes on where a run was interrupted.
 """
 
 
@@ -71,7 +72,7 @@ def measure(path: Path, core: str, level: str) -> Cell:
 
 def markdown(cells: Sequence[Cell]) -> str:
     """A table of models and cores."""
-    cores = list(dict.fromkeys(cell.core for cell in cells))
+    cores = [core for core in CORES if any(cell.core == core for cell in cells)]
     lines = [
         "Executed instructions of one run in millions, in the emulator; in brackets the largest error beside the evaluator, relative to the",
         "range of the output, where the two are not equal bit for bit. `python -m bench.cores` prints it.",
@@ -95,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m bench.cores", description="Run small models on every emulated Cortex-M.", epilog=EXAMPLE)
     parser.add_argument("models", nargs="*", type=Path, metavar="MODEL", help="ONNX models (default: ten of them)")
     parser.add_argument("--core", action="append", choices=CORES, help="only this core; may be repeated")
+    parser.add_argument("--resume", action="store_true", help="keep what bench/results has, and measure what is missing")
     parser.add_argument("--no-write", action="store_true", help="do not write bench/results")
     add_level_option(parser)
     add_common_options(parser)
@@ -104,19 +106,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace) -> int:
-    cores, cells = args.core or CORES, []
+    cores, cells = args.core or CORES, _known(f"O{args.level}") if args.resume else []
     for path in args.models or models():
         for core in cores:
+            if any((cell.model, cell.core) == (path.stem, core) for cell in cells):
+                continue
             cells.append(measure(path, core, args.level))
             if not args.quiet:
                 print(f"{cells[-1].model} on {core}: {_shown(cells[-1])} M instructions, {cells[-1].seconds} s", file=sys.stderr)
-    if not args.no_write:
-        RESULTS.mkdir(exist_ok=True)
-        rows = {"level": f"O{args.level}", "cells": [asdict(cell) for cell in cells]}
-        (RESULTS / "cores.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        (RESULTS / "cores.md").write_text(markdown(cells), encoding="utf-8")
+            if not args.no_write:
+                _write(cells, f"O{args.level}")
     print_json({"cells": [asdict(cell) for cell in cells]}) if args.json else print(markdown(cells))
     return 0 if all(cell.ok for cell in cells) else 1
+
+
+def _known(level: str) -> list[Cell]:
+    file = RESULTS / "cores.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"level": level, "cells": []}
+    return [Cell(**row) for row in found["cells"]] if found["level"] == level else []
+
+
+def _write(cells: Sequence[Cell], level: str) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    rows = {"level": level, "cells": [asdict(cell) for cell in cells]}
+    (RESULTS / "cores.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / "cores.md").write_text(markdown(cells), encoding="utf-8")
 
 
 if __name__ == "__main__":
