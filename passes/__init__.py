@@ -38,6 +38,7 @@ TABLE = {
     "split-transposed": "lepton_compiler.backends.tvm.split_transposed:SplitTransposed",
     "quantize-early": "lepton_compiler.backends.tvm.quantize_early:QuantizeEarly",
     "split-resize": "lepton_compiler.backends.tvm.split_resize:SplitResize",
+    "tabulate": "lepton_compiler.backends.tvm.tabulate:Tabulate",
 }
 
 registry = Registry("pass", TABLE, "lepton.passes")

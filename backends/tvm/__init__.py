@@ -33,6 +33,7 @@ REQUIRED_PASSES: tuple[str, ...] = (
     "dce",
     "quantize-early",
     "split-resize",
+    "tabulate",
     "canonicalize",
     "dce",
     "fuse",

@@ -171,7 +171,7 @@ def _number(
     return replace(spec, shares=_may_share(spec))
 
 
-ELEMENTWISE_FAMILIES = frozenset({"unary", "activation", "binary", "cast"})
+ELEMENTWISE_FAMILIES = frozenset({"unary", "activation", "binary", "cast", "lookup"})
 
 
 def is_elementwise(op: Op) -> bool:

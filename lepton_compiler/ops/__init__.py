@@ -25,6 +25,7 @@ FAMILIES: dict[str, str] = {
     "Slice SpaceToDepth Split TensorScatter Tile Trilu Unique",
     "resize": "AffineGrid GridSample Resize",
     "detection": "MaxRoiPool NonMaxSuppression RoiAlign",
+    "lookup": "Lookup",
     "quantize": "DequantizeLinear DynamicQuantizeLinear QuantizeLinear",
     "recurrent": "DynamicQuantizeLSTM GRU LSTM RNN",
     "signal": "BlackmanWindow DFT HammingWindow HannWindow MelWeightMatrix STFT",

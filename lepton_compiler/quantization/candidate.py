@@ -18,7 +18,7 @@ from lepton_compiler.passes.quantize.recurrent import StateProduct
 from lepton_compiler.passes.quantize.roles import weight_of
 from lepton_compiler.passes.quantize.tables import Table, is_table, place_tables
 from lepton_compiler.passes.quantize.weight_only import Stored, place_weights
-from lepton_compiler.quantization.lockstep import LayerError, Mendable, decibels, float_results, mend
+from lepton_compiler.quantization.lockstep import Expected, LayerError, Mendable, decibels, mend
 from lepton_compiler.quantization.recipe import Recipe
 
 
@@ -80,7 +80,7 @@ def make_candidate(
             mendable = [Mendable(s.name, s.node, s.weights, None, s.float_weights, None) for s in stored if s.node.graph is graph]
         case _:
             placement = recipe.step.place_static(graph, ranges, arch, emit)
-            mendable = [_mendable(layer, placement) for layer in placement.layers]
+            mendable = [_mendable(layer) for layer in placement.layers]
     tables = [_table(found) for found in place_tables(graph, recipe.keep)]
     errors = _mend(source, graph, mendable, recipe, samples)
     if placement is not None:
@@ -99,26 +99,29 @@ def _mend(
 ) -> dict[str, LayerError]:
     if not samples or not layers:
         return {}
-    expected = float_results(source, [layer.name for layer in layers], samples)
+    expected = Expected(source, [layer.name for layer in layers], samples)
     together = recipe.rounding == "error"
     return mend(graph, layers, expected, samples, correct_bias=recipe.correct_bias != "off", round_together=together)
 
 
-def _mendable(layer: Layer, placement: Placement) -> Mendable:
-    return Mendable(layer.name, layer.node, layer.weights, layer.bias, layer.float_weights, placement.parameters[layer.data][0])
+def _mendable(layer: Layer) -> Mendable:
+    return Mendable(layer.name, layer.node, layer.weights, layer.bias, layer.float_weights, layer.scale)
 
 
 def _static(layer: Layer, placement: Placement) -> Done:
-    scale, zero = placement.parameters[layer.data]
-    bits = placement.activations.bits
-    precision = "int8" if bits == 8 else f"int{bits} x int8"
-    return Done(layer.name, precision, "static", layer.data, scale, zero, _sqnr(layer.float_weights, layer.weights))
+    raised = layer.element != placement.activations
+    reason = "16 bits of data are enough for the bound on the loss" if raised else "static"
+    sqnr = _sqnr(layer.float_weights, layer.weights)
+    return Done(layer.name, _precision(layer.element.bits), reason, layer.data, layer.scale, layer.zero_point, sqnr)
+
+
+def _precision(bits: int) -> str:
+    return "int8" if bits == 8 else f"int{bits} x int8"
 
 
 def _state(found: StateProduct, placement: Placement) -> Done:
-    bits = placement.activations.bits
-    precision = "int8" if bits == 8 else f"int{bits} x int8"
     sqnr = _sqnr(found.float_weights, found.weights)
+    precision = _precision(placement.activations.bits)
     return Done(found.name, precision, "static, one scale for the state of all steps", "", found.scale, found.zero_point, sqnr, found.range)
 
 

@@ -6,7 +6,7 @@ earlier errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,8 @@ from lepton_compiler.quantization.bias import channel_means, take_off
 from lepton_compiler.quantization.rounding import rounded_together
 
 Arrays = list[np.ndarray]
-Visit = Callable[[Node, Sequence[Arrays | None], list[Arrays]], None]
-"""Told about a node: its operands and its results, one array per sample each; it may change the results in place."""
+Step = tuple[Node, Sequence[Arrays | None], list[Arrays]]
+"""A node, its operands and its results, one array per sample each; the results may be changed in place before the next step."""
 
 
 @dataclass(frozen=True)
@@ -67,29 +67,33 @@ def decibels(signal: float, noise: float) -> float:
     return float(np.clip(10 * np.log10(signal / noise), -200, 200))
 
 
-def float_results(graph: Graph, names: Sequence[str], samples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Arrays]:
-    """The values `names` of a graph, one array per sample."""
-    wanted, found = set(names), dict[str, Arrays]()
+class Expected:
+    """The results of layers in the float graph: computed when they are asked for, forgotten once they are taken."""
 
-    def keep(node: Node, operands: Sequence[Arrays | None], results: list[Arrays]) -> None:
-        found.update({v.name: list(r) for v, r in zip(node.outputs, results, strict=True) if v.name in wanted})
+    def __init__(self, graph: Graph, names: Sequence[str], samples: Sequence[Mapping[str, np.ndarray]]) -> None:
+        self._wanted, self._found = set(names), dict[str, Arrays]()
+        self._steps = steps(graph, samples)
 
-    walk(graph, samples, keep)
-    return found
+    def take(self, name: str) -> Arrays:
+        """The value of that name, one array per sample; each name once, cheapest in the order of the graph."""
+        while name not in self._found:
+            node, _, results = next(self._steps)
+            self._found.update({v.name: list(r) for v, r in zip(node.outputs, results, strict=True) if v.name in self._wanted})
+        return self._found.pop(name)
 
 
-def relative_error(wanted: Mapping[str, Arrays], found: Mapping[str, Arrays]) -> float:
-    """The squares of differences, divided by the squares of what is wanted, added over the values."""
-    total = 0.0
-    for name, arrays in wanted.items():
-        power = sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays)
-        noise = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(arrays, found[name], strict=True))
-        total += noise / power if power > 0 else noise
-    return total
+def relative_error(wanted: Sequence[Mapping[str, np.ndarray]], found: Iterable[Mapping[str, np.ndarray]], names: Sequence[str]) -> float:
+    """The squares of differences, divided by the squares of what is wanted, added over the values `names`; one mapping per sample."""
+    power, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    for expected, actual in zip(wanted, found, strict=True):
+        for name in names:
+            power[name] += float(np.square(expected[name], dtype=np.float64).sum())
+            noise[name] += float(np.square(expected[name].astype(np.float64) - actual[name]).sum())
+    return sum(noise[n] / power[n] if power[n] > 0 else noise[n] for n in names)
 
 
 def mend(
-    graph: Graph, layers: Sequence[Mendable], expected: Mapping[str, Arrays], samples: Sequence[Mapping[str, np.ndarray]], *,
+    graph: Graph, layers: Sequence[Mendable], expected: Expected, samples: Sequence[Mapping[str, np.ndarray]], *,
     correct_bias: bool, round_together: bool,
 ) -> dict[str, LayerError]:  # fmt: skip
     """Choose roundings and biases of the layers of a quantized graph, in place; gives the error that is left after each layer, by name.
@@ -97,7 +101,7 @@ def mend(
     Args:
         graph: the quantized graph.
         layers: what may be changed in it.
-        expected: the results of these layers in the float graph, by name, on the same samples.
+        expected: the results of these layers in the float graph, on the same samples.
         samples: feeds.
         correct_bias: see `bias`.
         round_together: see `rounding`.
@@ -105,18 +109,18 @@ def mend(
     by_node = {layer.node: layer for layer in layers}
     errors: dict[str, LayerError] = {}
 
-    def visit(node: Node, operands: Sequence[Arrays | None], results: list[Arrays]) -> None:
+    for node, operands, results in steps(graph, samples):
         layer = by_node.get(node)
         if layer is None:
-            return
+            continue
         if round_together and operands[0] is not None and _round(layer, operands[0]):
             results[0] = _again(layer, operands)
-        wanted = expected[layer.name]
+        wanted = expected.take(layer.name)
         if correct_bias:
             _correct(layer, wanted, results[0])
         errors[layer.name] = _error(wanted, results[0])
-
-    walk(graph, samples, visit)
+        if len(errors) == len(by_node):
+            break
     return errors
 
 
@@ -164,7 +168,7 @@ def _error(wanted: Arrays, results: Arrays) -> LayerError:
     return LayerError(signal / count, noise / count)
 
 
-def walk(graph: Graph, samples: Sequence[Mapping[str, np.ndarray]], visit: Visit) -> None:
+def steps(graph: Graph, samples: Sequence[Mapping[str, np.ndarray]]) -> Iterator[Step]:
     """Evaluate a graph node by node, each node on all samples before the next; values are dropped after their last use."""
     values: dict[Value, Arrays] = {v: [] for v in graph.inputs}
     sizes: list[dict[str, Dim]] = [{} for _ in samples]
@@ -177,9 +181,11 @@ def walk(graph: Graph, samples: Sequence[Mapping[str, np.ndarray]], visit: Visit
         operands = [None if v is None else [v.numpy()] * len(samples) if v.is_constant else values[v] for v in node.inputs]
         columns = [_evaluate(node, [None if o is None else o[k] for o in operands], known) for k, known in enumerate(sizes)]
         results: list[Arrays] = [list(arrays) for arrays in zip(*columns, strict=True)]
-        visit(node, operands, results)
+        del columns
+        yield node, operands, results
         for value, arrays in zip(node.outputs, results, strict=True):
-            values[value] = arrays
+            if left[value]:
+                values[value] = arrays
             for array, known in zip(arrays, sizes, strict=True):
                 learn_sizes(value, array, known)
         for value in node.present_inputs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from lepton_compiler.calibration import OBSERVERS
@@ -26,7 +26,8 @@ class Recipe(Quantize):
         rounding: `nearest`, or `error`: of each layer's weights, choose the roundings together that change its results least.
         equalize: move factors between the channels of neighbouring layers, so that one scale suits all of them.
         smooth: move factors from data of wide channels into the weights of the products that read it; 0 is none, 1 all, 0.5 half each.
-        refine_samples: samples that biases and roundings are worked out with.
+        refine_samples: samples that biases and roundings are worked out with, if they fit in memory (see `held`).
+        higher: what a layer that loses too much is computed in: floating point, or data of 16 bits where that is enough.
     """
 
     observer: str = "auto"
@@ -36,6 +37,7 @@ class Recipe(Quantize):
     equalize: bool = False
     smooth: float = 0.0
     refine_samples: int = 32
+    higher: Literal["float32", "int16x8"] = "float32"
 
     def __post_init__(self) -> None:
         name = self.observer.rstrip("0123456789.")
@@ -52,11 +54,7 @@ class Recipe(Quantize):
     @property
     def step(self) -> Quantize:
         """The pass alone."""
-        return Quantize(self.scheme, self.profile, self.per_channel, self.group, self.keep, self.ranges)
-
-    def keeping(self, layers: tuple[str, ...]) -> Recipe:
-        """The same with these layers in floating point as well."""
-        return replace(self, keep=tuple(dict.fromkeys((*self.keep, *layers))))
+        return Quantize(self.scheme, self.profile, self.per_channel, self.group, self.keep, self.wide, self.ranges)
 
 
 def parse_recipe(text: str) -> Recipe:

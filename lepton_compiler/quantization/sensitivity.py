@@ -10,7 +10,7 @@ import numpy as np
 from lepton_compiler.ir.dim import Dim
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ops.evaluator import check_feeds, evaluate_node, learn_sizes
-from lepton_compiler.passes.quantize.place import Placement
+from lepton_compiler.passes.quantize.place import Layer, Placement
 
 BUDGET = 60.0
 """Seconds that the analysis may take, about; the number of samples follows from it."""
@@ -47,7 +47,7 @@ def _errors(graph: Graph, quantized: Placement, feeds: Mapping[str, np.ndarray])
     found = {}
     for layer in quantized.layers:
         k = place[layer.name]
-        changed = {nodes[k].output: _rounded_layer(nodes[k], layer.data, quantized, layer.weights, values, sizes)}
+        changed = {nodes[k].output: _rounded_layer(nodes[k], layer, values, sizes)}
         _propagate(nodes[k + 1 :], changed, values, sizes, set(graph.outputs))
         found[layer.name] = sum(_relative(values[v], changed[v]) for v in graph.outputs if v in changed and v in values)
     return found
@@ -71,12 +71,10 @@ def _run(node: Node, values: Mapping[Value, np.ndarray], changed: Mapping[Value,
         return evaluate_node(node, inputs, None, sizes)
 
 
-def _rounded_layer(
-    node: Node, data: str, quantized: Placement, weights: Node, values: Mapping[Value, np.ndarray], sizes: Mapping[str, Dim]
-) -> np.ndarray:
+def _rounded_layer(node: Node, layer: Layer, values: Mapping[Value, np.ndarray], sizes: Mapping[str, Dim]) -> np.ndarray:
     """The result of a layer of the float graph on rounded data and weights."""
-    scale, zero = quantized.parameters[data]
-    info = np.iinfo(quantized.activations.numpy)
+    scale, zero, weights = layer.scale, layer.zero_point, layer.weights
+    info = np.iinfo(layer.element.numpy)
     operands = [None if v is None else v.numpy() if v.is_constant else values[v] for v in node.inputs]
     x = operands[0]
     assert x is not None

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from lepton_compiler.calibration import Range, Samples, Statistics, choose_range, evaluator_run, observe, open_samples
-from lepton_compiler.calibration.observe import Run
 from lepton_compiler.errors import LeptonError, UnsupportedError, UsageError
 from lepton_compiler.ir.graph import Graph, Node
 from lepton_compiler.ir.traverse import bodies
+from lepton_compiler.ops.evaluator import evaluate
 from lepton_compiler.passes.quantize import activation_type
 from lepton_compiler.passes.quantize.place import needed
 from lepton_compiler.passes.quantize.profile import profile, profile_for
@@ -21,14 +21,15 @@ from lepton_compiler.passes.quantize.roles import layer_name
 from lepton_compiler.passes.quantize.tables import is_table
 from lepton_compiler.quantization import metric as measures
 from lepton_compiler.quantization.candidate import Candidate, make_candidate
-from lepton_compiler.quantization.lockstep import float_results, relative_error
+from lepton_compiler.quantization.held import samples_at_once
+from lepton_compiler.quantization.lockstep import relative_error
+from lepton_compiler.quantization.loss import Loss, Runner
 from lepton_compiler.quantization.recipe import Recipe
 from lepton_compiler.quantization.report import LayerRow, Report
+from lepton_compiler.quantization.search import Step, Tried, raised, search
 from lepton_compiler.quantization.sensitivity import shares
 from lepton_compiler.quantization.smooth import equalize, smooth, smoothable
 
-Runner = Callable[[Graph, Sequence[str], int], Run]
-"""Makes a run of a graph that gives the tensors of these names; told how many samples will be run."""
 QUANTIZED = frozenset("QuantizeLinear DequantizeLinear DynamicQuantizeLinear MatMulInteger ConvInteger".split())
 
 
@@ -120,12 +121,11 @@ class _Work:
         self.warnings: list[str] = []
         self.shares: dict[str, float] = {}
         self.drop: float | None = None
-        self._float_outputs: list[Mapping[str, np.ndarray]] = []
-        self._float_score: float | None = None
         self._few: list[dict[str, np.ndarray]] = []
         self._others: list[dict[str, np.ndarray]] = []
-        self._wanted: dict[str, list[np.ndarray]] | None = None
+        self._wanted: list[dict[str, np.ndarray]] = []
         self._statistics: dict[str, Statistics] = {}
+        self._made: tuple[Recipe, Candidate] | None = None
 
     # -- before
 
@@ -148,7 +148,7 @@ class _Work:
         if not first:
             raise UsageError(f"{samples.what} holds no sample")
         rows = max(1, max((len(a) for a in first[0].values() if a.ndim), default=1)) if self.graph.free_symbols else 1
-        count = max(1, self.recipe.refine_samples // rows)
+        count = samples_at_once(self.graph, first[0], max(1, self.recipe.refine_samples // rows))
         taken = samples.take(2 * count)
         return taken[:count], taken[count:] or taken
 
@@ -186,28 +186,40 @@ class _Work:
         """Decide what the recipe leaves open, by the error of the model's outputs: how ranges are chosen first, then biases."""
         if not self._few or self.recipe.scheme == "dynamic":
             return
+        open_bias = self.recipe.correct_bias == "auto"
         if self.recipe.is_static and self.recipe.observer == "auto":
-            open_bias = self.recipe.correct_bias == "auto"
-            tried = [(o, self._ranges(o)) for o in ("minmax", "mse")]
-            costs = [
-                self._cost(replace(self.recipe, observer=o, correct_bias="off" if open_bias else self.recipe.correct_bias), r)
-                for o, r in tried
-            ]
-            observer, self.ranges = tried[int(np.argmin(costs))]
-            self.recipe = replace(self.recipe, observer=observer)
-        if self.recipe.correct_bias == "auto":
-            choices = [replace(self.recipe, correct_bias="off"), replace(self.recipe, correct_bias="on")]
-            costs = [self._cost(choice, self.ranges) for choice in choices]
-            self.recipe = choices[int(np.argmin(costs))]
+            bias = "off" if open_bias else self.recipe.correct_bias
+            self._choose([(replace(self.recipe, observer=o, correct_bias=bias), self._ranges(o)) for o in ("minmax", "mse")])
+        elif open_bias:
+            self._choose([(replace(self.recipe, correct_bias="off"), self.ranges)])
+        if open_bias:
+            self._choose([(self.recipe, self.ranges), (replace(self.recipe, correct_bias="on"), self.ranges)])
 
-    def _cost(self, recipe: Recipe, ranges: Mapping[str, Range]) -> float:
+    def _choose(self, choices: Sequence[tuple[Recipe, dict[str, Range]]]) -> None:
+        """Take the recipe and the ranges of the least cost; what was made with them is kept."""
+        best = None
+        for recipe, ranges in choices:
+            cost, made = self._cost(recipe, ranges)
+            if best is None or cost < best[0]:
+                best = cost, recipe, ranges, made
+        assert best is not None
+        _, self.recipe, self.ranges, made = best
+        self._made = self.recipe, made
+
+    def _cost(self, recipe: Recipe, ranges: Mapping[str, Range]) -> tuple[float, Candidate]:
         """The squared error of the outputs of a candidate, relative to these, on samples that it was not made with."""
         self.request.stage(f"try {recipe.observer} ranges, biases {'as they are' if recipe.correct_bias == 'off' else 'corrected'}")
-        found = make_candidate(self.graph, recipe, ranges, self._few, self.request.arch, self.request.emit)
+        found = self._make(recipe, ranges)
         names = [v.name for v in self.graph.outputs if v.type.dtype.is_float]
-        if self._wanted is None:
-            self._wanted = float_results(self.graph, names, self._others)
-        return relative_error(self._wanted, float_results(found.graph, names, self._others))
+        if not self._wanted:
+            self._wanted = [evaluate(self.graph, feeds) for feeds in self._others]
+        return relative_error(self._wanted, (evaluate(found.graph, feeds) for feeds in self._others), names), found
+
+    def _make(self, recipe: Recipe, ranges: Mapping[str, Range]) -> Candidate:
+        """A candidate; the last one that was decided for is not made again."""
+        if self._made is not None and self._made[0] == recipe:
+            return self._made[1]
+        return make_candidate(self.graph, recipe, ranges, self._few, self.request.arch, self.request.emit)
 
     def _warn(self, found: Mapping[str, Statistics]) -> None:
         for value in self.graph.inputs:
@@ -223,57 +235,43 @@ class _Work:
 
     # -- the search
 
-    def candidate(self, keep: tuple[str, ...] = ()) -> Candidate:
-        """The graph quantized with some layers in floating point, mended."""
-        self.request.stage("quantize")
-        return make_candidate(self.graph, self.recipe.keeping(keep), self.ranges, self._few, self.request.arch, self.request.emit)
-
     def within_bound(self) -> Candidate:
-        """The quantized graph with as few layers in floating point as the bound on the loss asks for."""
-        best = self.candidate()
+        """The quantized graph with as few layers in higher precision as the bound on the loss asks for.
+
+        Raises:
+            UnsupportedError: the bound cannot be met.
+        """
         request = self.request
-        if self.samples is None:
+        request.stage("quantize")
+        best = self._make(self.recipe, self.ranges)
+        if self.samples is None or not best.layers:
             return best
-        if best.layers and best.placement is not None and (request.analyse or request.max_drop is not None):
+        if best.placement is not None and (request.analyse or request.max_drop is not None):
             request.stage("find sensitive layers")
             self.shares = shares(self.graph, best.placement, self._few)
-        self.drop = self._drop(best)
+        loss = Loss(self.graph, self.samples, request.runner, request.metric, request.detail)
+        request.stage("measure")
+        self.drop = loss.of(best.graph)
         if request.max_drop is None or self.drop <= request.max_drop:
             return best
-        return self._search(best, request.max_drop)
+        return self._search(Tried((), best, self.drop), request.max_drop, loss)
 
-    def _search(self, whole: Candidate, bound: float) -> Candidate:
-        """Keep the layers that cause most of the error for the least work, as few as it takes: a doubling, then a bisection."""
-        order = self._order(whole)
-        low, high, best = 0, 1, whole
-        while True:
-            best, self.drop = self._try(order[:high])
-            if self.drop <= bound:
-                break
-            if high >= len(order) - 1:
-                self._unreachable(order, bound)
-            low, high = high, min(2 * high, len(order) - 1)
-        while high - low > 1:
-            middle = (low + high) // 2
-            found, drop = self._try(order[:middle])
-            if drop <= bound:
-                high, best, self.drop = middle, found, drop
-            else:
-                low = middle
-        return best
+    def _search(self, whole: Tried, bound: float, loss: Loss) -> Candidate:
+        def attempt(steps: Sequence[Step]) -> Tried:
+            recipe = raised(self.recipe, steps)
+            self.request.stage(f"try {len(set(recipe.keep + recipe.wide))} layers in higher precision")
+            made = self._make(recipe, self.ranges)
+            found = Tried(tuple(steps), made, loss.of(made.graph))
+            self.request.detail(f"{100 * found.drop:.3g} % lost")
+            return found
 
-    def _try(self, keep: Sequence[str]) -> tuple[Candidate, float]:
-        found = self.candidate(tuple(keep))
-        drop = self._drop(found)
-        self.request.detail(f"{len(keep)} layers in floating point: {100 * drop:.3g} % lost")
-        return found, drop
-
-    def _order(self, whole: Candidate) -> list[str]:
-        """Layers by error per multiplication, the worst first."""
-        macs = dict(whole.work)
-        total = sum(macs.values()) or 1
-        worth = {layer.name: self._share(layer.name, whole) / (macs.get(layer.name, 0) / total + 0.01) for layer in whole.layers}
-        return sorted(worth, key=lambda name: -worth[name])
+        worth = {layer.name: self._share(layer.name, whole.candidate) for layer in whole.candidate.layers}
+        rungs = (True, False) if self.recipe.higher == "int16x8" and whole.candidate.placement is not None else (False,)
+        best = search(whole, bound, worth, rungs, attempt)
+        self.drop = best.drop
+        if best.drop > bound:
+            self._unreachable(whole, best, bound)
+        return best.candidate
 
     def _share(self, name: str, whole: Candidate) -> float:
         if name in self.shares:
@@ -281,38 +279,17 @@ class _Work:
         error = whole.errors.get(name)
         return error.noise / error.signal if error is not None and error.signal else 0.0
 
-    def _unreachable(self, order: Sequence[str], bound: float) -> None:
+    def _unreachable(self, whole: Tried, best: Tried, bound: float) -> None:
+        kept = {step.layer for step in best.steps}
+        left = [layer.name for layer in whole.candidate.layers if layer.name not in kept]
         raise UnsupportedError(
-            f"a loss of at most {100 * bound:.3g} % cannot be met: with all but one layer in floating point {100 * (self.drop or 0):.3g} % are lost",
-            where=f"layer '{order[-1]}'",
+            f"a loss of at most {100 * bound:.3g} % cannot be met: with all but {len(left)} of {len(whole.candidate.layers)} layers in "
+            f"floating point {100 * best.drop:.3g} % are lost, with none {100 * whole.drop:.3g} %",
+            where=f"layer '{left[0]}'" if left else "",
             hint="allow a larger --max-drop, or use --quantize int16x8 or w8",
         )
 
     # -- after
-
-    def _drop(self, found: Candidate) -> float:
-        """What a candidate has lost, as a fraction."""
-        assert self.samples is not None
-        self.request.stage("measure")
-        names = [v.name for v in self.graph.outputs]
-        run = self.request.runner(found.graph, names, self.recipe.samples)
-        if self.request.metric is not None:
-            if self._float_score is None:
-                self._float_score = measures.score(self.request.metric, self.request.runner(self.graph, names, self.recipe.samples))
-            lost = self._float_score - measures.score(self.request.metric, run)
-            return lost / abs(self._float_score) if self._float_score else lost
-        agreement = measures.Agreement(self.graph)
-        if not self._float_outputs:
-            float_run = self.request.runner(self.graph, names, self.recipe.samples)
-            self._float_outputs = [{n: o for n, o in float_run(feeds).items() if n in names} for feeds in self._measured()]
-        for feeds, expected in zip(self._measured(), self._float_outputs, strict=True):
-            agreement.add(expected, run(feeds))
-        return 1 - agreement.value
-
-    def _measured(self) -> list[dict[str, np.ndarray]]:
-        """The samples that the loss is measured on."""
-        assert self.samples is not None
-        return self.samples.take(self.recipe.samples)
 
     def report(self, best: Candidate) -> Report:
         """What was done."""

@@ -8,7 +8,7 @@ from lepton_compiler.ir.graph import Node
 
 Kind = Literal["elementwise", "view", "transpose", "reduction", "anchor", "opaque", "control"]
 
-ELEMENTWISE_FAMILIES = frozenset({"unary", "activation", "binary", "cast"})
+ELEMENTWISE_FAMILIES = frozenset({"unary", "activation", "binary", "cast", "lookup"})
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
 REDUCTION_FAMILIES = frozenset({"reduce"})
 NOT_FUSED_REDUCTIONS = frozenset({"TopK", "CumSum", "CumProd", "ArgMax", "ArgMin"})

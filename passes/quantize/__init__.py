@@ -35,6 +35,7 @@ class Quantize(Pass):
         per_channel: weights of static schemes have a scale per output channel.
         group: of `w4`, how many consecutive factors of a sum share a scale.
         keep: layers that stay in floating point, by the name of the value that they give.
+        wide: layers of static schemes whose data gets 16 bits.
         ranges: a file of ranges that `--calibrate` wrote, for static schemes.
     """
 
@@ -45,6 +46,7 @@ class Quantize(Pass):
     per_channel: bool = True
     group: int = 64
     keep: tuple[str, ...] = ()
+    wide: tuple[str, ...] = ()
     ranges: str = ""
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
@@ -64,7 +66,7 @@ class Quantize(Pass):
         """Quantize statically, in place, with known ranges; recurrent layers have been expanded."""
         rules = profile(profile_for(arch, emit) if self.profile == "auto" else self.profile)
         element = DTYPES["int16"] if self.scheme == "int16x8" else rules.activations
-        return place(graph, ranges, rules, activations=element, per_channel=self.per_channel, keep=self.keep)
+        return place(graph, ranges, rules, activations=element, per_channel=self.per_channel, keep=self.keep, wide=self.wide)
 
 
 def activation_type(step: Quantize, arch: str, emit: str) -> DType:

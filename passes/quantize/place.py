@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from lepton_compiler.calibration import Range
 from lepton_compiler.errors import LeptonError
 from lepton_compiler.ir.graph import Graph, Node, Value
-from lepton_compiler.ir.types import DType
+from lepton_compiler.ir.types import DTYPES, DType
 from lepton_compiler.ops.quantize import DequantizeLinear, QuantizeLinear
 from lepton_compiler.passes.quantize import parameters
 from lepton_compiler.passes.quantize.profile import Profile
@@ -19,6 +19,8 @@ from lepton_compiler.passes.quantize.recurrent import StateProduct, place_states
 from lepton_compiler.passes.quantize.roles import bias_after, channel_axis, constant_operand, output_channels, weight_of
 from lepton_compiler.passes.quantize.select import Selection, Unit, groups, select
 
+WIDE = DTYPES["int16"]
+"""Type of the codes of data of 16 bits."""
 UNLIKE = 4.0
 """Joined values whose ranges differ by more than this factor keep scales of their own."""
 
@@ -35,6 +37,9 @@ class Layer:
         axis: of the weights, along which scales differ; None for one scale.
         float_weights: the weights before.
         data: the value that it reads, by its name in the float graph.
+        scale: of the codes of its data.
+        zero_point: of these.
+        element: their type.
         unit: the operators that make up its kernel, in the graph that was quantized.
     """
 
@@ -45,6 +50,9 @@ class Layer:
     axis: int | None
     float_weights: np.ndarray
     data: str
+    scale: float
+    zero_point: int
+    element: DType
     unit: Unit
 
 
@@ -55,14 +63,12 @@ class Placement:
     Attributes:
         layers: that multiply codes.
         ranges: of each value with codes, by its name in the float graph.
-        parameters: its scale and zero point.
-        activations: the type of its codes.
+        activations: the type of codes, except for the data of single layers.
         states: products in the bodies of recurrent layers.
     """
 
     layers: tuple[Layer, ...]
     ranges: Mapping[str, Range]
-    parameters: Mapping[str, tuple[float, int]]
     activations: DType
     states: tuple[StateProduct, ...] = ()
 
@@ -75,6 +81,7 @@ def place(
     activations: DType | None = None,
     per_channel: bool = True,
     keep: Collection[str] = (),
+    wide: Collection[str] = (),
 ) -> Placement:
     """Quantize the layers of `graph` statically, in place.
 
@@ -85,6 +92,7 @@ def place(
         activations: type of codes, instead of the profile's.
         per_channel: weights get a scale per output channel.
         keep: layers that stay in floating point.
+        wide: layers whose data gets codes of 16 bits.
 
     Raises:
         LeptonError: a range is missing.
@@ -92,21 +100,36 @@ def place(
     element = activations or profile.activations
     chosen = select(graph, profile, keep)
     covered, classes = _ranges(chosen, profile, ranges)
-    known: dict[Value, tuple[Value, Value]] = {}
     names = {u: u.head.output.name for u in chosen.layers}
     original = {v: v.name for v in chosen.values}
     covered_by_name = {original[v]: r for v, r in covered.items()}
     computed, quantized = chosen.made_of_codes(), {n for u in chosen.units for n in u.nodes}
+    broad = {u.head: WIDE for u in chosen.layers if names[u] in wide and element.bits < WIDE.bits}
+    known: dict[tuple[Value, DType], Codes] = {}
     for members in classes:
-        scale, zero = parameters.activation_parameters(covered[members[0]], element)
+        kinds = {kind: Codes(*parameters.activation_parameters(covered[members[0]], kind), kind) for kind in (element, *set(broad.values()))}
         for value in members:
-            known[value] = _place_value(value, scale, zero, value in computed, quantized)
-    shown = {name: known[v] for v, name in original.items()}
+            uses = [(n, i) for n, i in value.uses if value in computed or n in quantized]
+            for kind, codes in kinds.items():
+                readers, returned = [use for use in uses if broad.get(use[0], element) == kind], value in computed and kind == element
+                if readers or (returned and value.is_output):
+                    known[value, kind] = codes
+                    _place_value(value, codes, readers, returned)
     layers = tuple(
-        _place_layer(unit, names[unit], original[unit.inputs[0]], known[unit.inputs[0]][0], element, per_channel) for unit in chosen.layers
+        _place_layer(unit, names[unit], original[unit.inputs[0]], known[unit.inputs[0], broad.get(unit.head, element)], per_channel)
+        for unit in chosen.layers
     )
     states = tuple(place_states(graph, ranges, element, keep))
-    return Placement(layers, covered_by_name, {name: (float(s.numpy()), int(z.numpy())) for name, (s, z) in shown.items()}, element, states)
+    return Placement(layers, covered_by_name, element, states)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Scale (float32 scalar) and zero point of codes, and their type."""
+
+    scale: np.ndarray
+    zero: np.ndarray
+    element: DType
 
 
 def needed(graph: Graph, profile: Profile, keep: Collection[str] = ()) -> list[Value]:
@@ -134,28 +157,26 @@ def _spread(sizes: set[float]) -> float:
     return max(present) / min(present) if present else 1.0
 
 
-def _place_value(value: Value, scale: np.ndarray, zero: np.ndarray, computed: bool, quantized: set[Node]) -> tuple[Value, Value]:
-    """Let the quantized users of a value, and all users where the value itself is computed on codes, read it through codes."""
+def _place_value(value: Value, codes: Codes, readers: Sequence[tuple[Node, int]], returned: bool) -> None:
+    """Let some uses of a value read it through codes; the output of the model too, if it is one and that is `returned`."""
     graph = value.graph
-    users = [(n, i) for n, i in value.uses if computed or n in quantized]
     after = value.producer.next if value.producer is not None else next(iter(graph), None)
-    s, z = graph.constant(scale, f"{value.name}_scale"), graph.constant(zero, f"{value.name}_zero")
-    loc = (value.producer or users[0][0]).loc.by("quantize")
+    s, z = graph.constant(codes.scale, f"{value.name}_scale"), graph.constant(codes.zero, f"{value.name}_zero")
+    loc = (value.producer or readers[0][0]).loc.by("quantize")
     q = graph.add(QuantizeLinear(dtype=z.type.dtype), [value, s, z], names=[f"{value.name}_codes"], before=after, loc=loc)
     back = graph.add(DequantizeLinear(), [q.output, s, z], names=[f"{value.name}_real"], before=after, loc=loc)
-    for node, index in users:
+    for node, index in readers:
         inputs = list(node.inputs)
         inputs[index] = back.output
         graph.set_inputs(node, inputs)
-    if computed and value.is_output:
+    if returned and value.is_output:
         name = value.name
         graph.set_outputs(back.output if v is value else v for v in graph.outputs)
         graph.rename(value, f"{name}_before")
         graph.rename(back.output, name)
-    return s, z
 
 
-def _place_layer(unit: Unit, name: str, data: str, data_scale: Value, element: DType, per_channel: bool) -> Layer:
+def _place_layer(unit: Unit, name: str, data: str, codes_of_data: Codes, per_channel: bool) -> Layer:
     node = unit.head
     weight = weight_of(node)
     assert weight is not None
@@ -165,16 +186,17 @@ def _place_layer(unit: Unit, name: str, data: str, data_scale: Value, element: D
     bias = None if holder is None else holder.inputs[index]
     bias_array = None if bias is None or bias.tensor is None else bias.numpy().reshape(-1)
     scales = parameters.weight_scales(array, axis, 8)
-    scales = parameters.scales_with_bias(scales, data_scale.numpy(), bias_array)
+    scales = parameters.scales_with_bias(scales, codes_of_data.scale, bias_array)
     codes = parameters.weight_codes(array, parameters.spread(scales, array.shape, axis), 8)
     back = _dequantized(node, 1, codes, scales, axis, f"{name}_weights")
     on_codes = None
-    if bias_array is not None and holder is not None and bias is not None and element.bits == 8:
-        unit_scale = (scales.astype(np.float64) * float(data_scale.numpy())).astype(np.float32)
+    if bias_array is not None and holder is not None and bias is not None and codes_of_data.element.bits == 8:
+        unit_scale = (scales.astype(np.float64) * float(codes_of_data.scale)).astype(np.float32)
         whole = parameters.bias_codes(bias_array, unit_scale).reshape(bias.type.static_shape)
         per_index = axis is not None
         on_codes = _dequantized(holder, index, whole, unit_scale, bias.type.rank - 1 if per_index else None, f"{name}_bias")
-    return Layer(name, node, back, on_codes, axis, array, data, unit)
+    scale, zero = float(codes_of_data.scale), int(codes_of_data.zero)
+    return Layer(name, node, back, on_codes, axis, array, data, scale, zero, codes_of_data.element, unit)
 
 
 def _groups(node: Node) -> bool:

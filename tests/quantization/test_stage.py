@@ -125,7 +125,7 @@ def test_a_bound_that_cannot_be_met_is_refused_with_the_layer_that_binds():
             all(np.array_equal(o, next(iter(lc.evaluate(classifier(), f).values()))) for o, f in zip(outputs, samples(3), strict=True))
         )
 
-    with pytest.raises(UnsupportedError, match="cannot be met: with all but one layer") as caught:
+    with pytest.raises(UnsupportedError, match="cannot be met: with all but 1 of 3 layers") as caught:
         run("int8", max_drop=0.001, metric=picky)
     assert caught.value.diagnostics[0].where.startswith("layer '") and "int16x8" in caught.value.diagnostics[0].hint
 

@@ -17,6 +17,7 @@ from lepton_compiler.backends.tvm.lower import (
     elementwise,
     grid_sample,
     integer_product,
+    lookup,
     micro_product,
     movement,
     pool,
@@ -47,6 +48,7 @@ FAMILIES = (
     elementwise,
     grid_sample,
     integer_product,
+    lookup,
     movement,
     pool,
     quantize,
@@ -130,11 +132,12 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
 def _flattened(spec: KernelSpec) -> KernelSpec:
     """An element-wise kernel over arrays of one shape, as one over vectors: TVM does not see through several axes in one loop."""
     shape = spec.types[spec.outputs[0]].shape
-    alike = all(t.shape == shape or t.static_shape == () for t in spec.types)
+    tables = {s.inputs[1] for s in spec.steps if s.op.name == "Lookup"}
+    alike = all(t.shape == shape or t.static_shape == () for k, t in enumerate(spec.types) if k not in tables)
     if len(shape) < 2 or not alike or any(s.op.name not in ELEMENTS for s in spec.steps):
         return spec
     flat = (spec.types[spec.outputs[0]].size,)
-    return replace(spec, types=tuple(TensorType(t.dtype, flat) if t.shape else t for t in spec.types))
+    return replace(spec, types=tuple(TensorType(t.dtype, flat) if t.shape and k not in tables else t for k, t in enumerate(spec.types)))
 
 
 def _whole(spec: KernelSpec, ctx: Context, args: dict[int, Arg]) -> list[Any] | None:
