@@ -8,7 +8,7 @@ same data, a row keeps its nearest roundings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from lepton_compiler.ops.window import channels_first, ints
 
 ROWS = 4096
 """Rows of data, such as windows of a convolution, that a layer is fitted on."""
+CHUNK = 256
+"""Windows of a convolution that are in memory at once."""
 DAMPING = 0.01
 """Of the mean square of the data, what is added to each: the less data, the less the fit may follow it."""
 LARGEST = 2e11
@@ -35,17 +37,17 @@ def rounded_together(node: Node, data: Sequence[np.ndarray], weights: np.ndarray
         bits: of a code; codes are symmetric around zero.
 
     Returns:
-        Codes of the shape of the weights, as int8; None for a layer whose form or size does not allow this.
+        Codes of the shape of the weights, as int8; None for a layer whose form or size does not allow this, or without data.
     """
-    rows = _rows(node, data, weights.shape[2:])
-    if rows is None:
+    if node.op.name not in ("Conv", "MatMul", "Gemm") or not data:
         return None
     matrix, factor = (_as_matrix(node, a) for a in (weights, np.broadcast_to(scales, weights.shape)))
-    groups, size = len(rows), rows[0].shape[1]
-    if float(len(matrix)) * size * size > LARGEST:
+    if float(len(matrix)) * matrix.shape[1] ** 2 > LARGEST:
         return None
-    parts = [_round(rows[g], m, f, bits) for g, (m, f) in enumerate(zip(np.split(matrix, groups), np.split(factor, groups), strict=True))]
-    return _from_matrix(node, np.concatenate(parts), weights.shape).astype(np.int8)
+    square = _products(node, data, weights.shape[2:])
+    grouped = (len(square), -1, matrix.shape[1])
+    codes = _round(square, matrix.reshape(grouped), factor.reshape(grouped), bits)
+    return _from_matrix(node, codes.reshape(matrix.shape), weights.shape).astype(np.int8)
 
 
 def _as_matrix(node: Node, weights: np.ndarray) -> np.ndarray:
@@ -65,22 +67,26 @@ def _transposed(node: Node) -> bool:
     return bool(getattr(node.op, "trans_b", False))
 
 
-def _rows(node: Node, data: Sequence[np.ndarray], taps: Sequence[int]) -> list[np.ndarray] | None:
-    """What each output sums over, at most `ROWS` of them, as a matrix per group of channels."""
-    share = max(1, ROWS // max(1, len(data)))
+def _products(node: Node, data: Sequence[np.ndarray], taps: Sequence[int]) -> np.ndarray:
+    """The mean products of what an output sums over: [groups, factors, factors]."""
+    share = max(1, ROWS // len(data))
     rng = np.random.default_rng(0)
-    match node.op.name:
-        case "MatMul" | "Gemm":
-            rows = [a.reshape(-1, a.shape[-1]) for a in data]
-            return [np.concatenate([r[np.sort(rng.permutation(len(r))[:share])] for r in rows]).astype(np.float64)]
-        case "Conv":
-            parts = [_windows(node.op, taps, a, share, rng) for a in data]
-            return list(np.concatenate(parts, 1)) if parts else None
-    return None
+    total, count = np.zeros(()), 0
+    for array in data:
+        for rows in _matrix_rows(array, share, rng) if node.op.name != "Conv" else _windows(node.op, taps, array, share, rng):
+            total = total + rows.transpose(0, 2, 1) @ rows
+            count += rows.shape[1]
+    return np.asarray(total / max(1, count))
 
 
-def _windows(op: Any, taps: Sequence[int], x: np.ndarray, share: int, rng: np.random.Generator) -> np.ndarray:
-    """Some windows of a convolution: [groups, rows, channels per group * taps]."""
+def _matrix_rows(array: np.ndarray, share: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Some rows of a matrix: [1, rows, columns]."""
+    rows = array.reshape(-1, array.shape[-1])
+    yield rows[np.sort(rng.permutation(len(rows))[:share])].astype(np.float64)[None]
+
+
+def _windows(op: Any, taps: Sequence[int], x: np.ndarray, share: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Some windows of a convolution, some at a time: [groups, rows, channels per group * taps]."""
     x = channels_first(x) if op.layout == "NHWC" else x
     spatial, pads = x.ndim - 2, ints(op.pads)
     x = np.pad(x, [(0, 0), (0, 0), *zip(pads[:spatial], pads[spatial:], strict=True)])
@@ -90,38 +96,40 @@ def _windows(op: Any, taps: Sequence[int], x: np.ndarray, share: int, rng: np.ra
     holes = tuple(slice(None, None, d) for d in op.dilations)
     index: tuple[Any, ...] = (slice(None), slice(None), *steps, *holes)
     view = view[index]
-    places = np.prod([view.shape[0], *view.shape[2 : 2 + spatial]], dtype=np.int64)
-    chosen = np.sort(rng.permutation(int(places))[:share])
-    batch, *at = np.unravel_index(chosen, (view.shape[0], *view.shape[2 : 2 + spatial]))
-    index = (batch, slice(None), *at)
-    windows = view[index]
-    return np.asarray(windows.reshape(len(chosen), op.groups, -1).transpose(1, 0, 2), np.float64)
+    places = (view.shape[0], *view.shape[2 : 2 + spatial])
+    chosen = np.sort(rng.permutation(int(np.prod(places, dtype=np.int64)))[:share])
+    for k in range(0, len(chosen), CHUNK):
+        batch, *at = np.unravel_index(chosen[k : k + CHUNK], places)
+        index = (batch, slice(None), *at)
+        windows = view[index]
+        yield windows.reshape(len(windows), op.groups, -1).transpose(1, 0, 2).astype(np.float64)
 
 
-def _round(rows: np.ndarray, weights: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
-    """Codes [out, in] of a matrix that `rows` [n, in] are multiplied by."""
+def _round(square: np.ndarray, weights: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
+    """Codes [groups, out, in] of matrices that multiply data with the mean products `square` [groups, in, in]."""
     most = 2 ** (bits - 1) - 1
     nearest = np.clip(np.rint(weights / scales), -most, most)
-    square = rows.T @ rows / max(1, len(rows))
-    damping = DAMPING * float(np.mean(np.diag(square)))
-    if damping <= 0:
-        return np.asarray(nearest)
-    damped = square + damping * np.eye(len(square))
-    order = np.argsort(-np.diag(square), kind="stable")
-    inverse = np.linalg.inv(damped[np.ix_(order, order)])
-    upper = np.linalg.cholesky((inverse + inverse.T) / 2).T
-    left, scale = weights[:, order].copy(), scales[:, order]
+    diagonal = np.diagonal(square, axis1=1, axis2=2)
+    damping = DAMPING * diagonal.mean(1)
+    damping = np.where(damping > 0, damping, 1.0)  # without any data, every rounding is as good
+    size = square.shape[1]
+    damped = square + damping[:, None, None] * np.eye(size)
+    order = np.argsort(-diagonal, axis=1, kind="stable")
+    columns = np.broadcast_to(order[:, None, :], weights.shape)
+    inverse = np.linalg.inv(np.take_along_axis(np.take_along_axis(damped, order[:, :, None], 1), order[:, None, :], 2))
+    upper = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
+    left, scale = np.take_along_axis(weights, columns, 2), np.take_along_axis(scales, columns, 2)
     codes = np.empty_like(left)
-    for k in range(left.shape[1]):
-        codes[:, k] = np.clip(np.rint(left[:, k] / scale[:, k]), -most, most)
-        error = (left[:, k] - codes[:, k] * scale[:, k]) / upper[k, k]
-        left[:, k + 1 :] -= np.outer(error, upper[k, k + 1 :])
+    for k in range(size):
+        codes[..., k] = np.clip(np.rint(left[..., k] / scale[..., k]), -most, most)
+        error = (left[..., k] - codes[..., k] * scale[..., k]) / upper[:, None, k, k]
+        left[..., k + 1 :] -= error[..., None] * upper[:, None, k, k + 1 :]
     together = np.empty_like(codes)
-    together[:, order] = codes
+    np.put_along_axis(together, columns, codes, 2)
     return np.asarray(np.where(_change(together, weights, scales, damped) < _change(nearest, weights, scales, damped), together, nearest))
 
 
 def _change(codes: np.ndarray, weights: np.ndarray, scales: np.ndarray, square: np.ndarray) -> np.ndarray:
     """The mean squared change of each output, as a column."""
     error = codes * scales - weights
-    return np.asarray(((error @ square) * error).sum(1)[:, None])
+    return np.asarray(((error @ square) * error).sum(-1)[..., None])
