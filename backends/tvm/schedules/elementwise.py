@@ -10,6 +10,12 @@ from tvm.tirx.analysis import undefined_vars
 from lepton_compiler.backends.tvm.schedules.loops import element_bits, parallelize, vectorize, work_of
 from lepton_compiler.target import Target
 
+GATHERED = 4
+"""Elements at once where each is read from a place of its own: no processor reads many such bytes at once, and longer vectors are put
+together one by one."""
+MOST = 1 << 10
+"""Elements at once in other blocks: no bound."""
+
 
 def schedule_elementwise(sch: Any, name: str, target: Target) -> None:
     """Vectorise the innermost axes of the block `name`, with an exact tail, and run the outer ones in parallel if that pays."""
@@ -18,9 +24,23 @@ def schedule_elementwise(sch: Any, name: str, target: Target) -> None:
         return
     work, flat = work_of(sch, name), contiguous_axes(sch, name)
     outer, inner = loops[: len(loops) - flat], loops[len(loops) - flat :]
-    vectorize(sch, sch.fuse(*inner) if flat > 1 else inner[0], target.lanes(element_bits(sch, name)))
+    lanes = min(target.lanes(element_bits(sch, name)), GATHERED if _gathers(sch, name) else MOST)
+    vectorize(sch, sch.fuse(*inner) if flat > 1 else inner[0], lanes)
     inside = sch.get_loops(name)[len(outer) :]
     parallelize(sch, outer, work, [loop for loop in inside if sch.get(loop).kind == tirx.ForKind.SERIAL])
+
+
+def _gathers(sch: Any, name: str) -> bool:
+    """Whether data decides which of its neighbours an element of the block reads."""
+    return any(_loads(access.region[-1].min) for access in sch.get(sch.get_sblock(name)).reads if len(access.region))
+
+
+def _loads(index: Any) -> bool:
+    """Whether an index is read from a buffer."""
+    if hasattr(index, "source"):
+        return True
+    parts = [getattr(index, name) for name in ("value", "a", "b", "condition", "true_value", "false_value") if hasattr(index, name)]
+    return any(_loads(part) for part in [*parts, *getattr(index, "args", ())] if not isinstance(part, str | int | float))
 
 
 def contiguous_axes(sch: Any, name: str) -> int:
