@@ -20,7 +20,7 @@ FEWEST = 64
 LONGEST = 32
 """Operators that are looked at: more are no activation."""
 COSTLY = frozenset(
-    "Acos Acosh Asin Asinh Atan Atanh Celu Cos Cosh Elu Erf Exp Gelu HardSwish Log Mish Pow Selu Sigmoid Sin Sinh Softplus Swish Tan Tanh".split()
+    "Acos Acosh Asin Asinh Atan Atanh Celu Cos Cosh Elu Erf Exp Gelu HardSwish Log Lookup Mish Pow Selu Sigmoid Sin Sinh Softplus Swish Tan Tanh".split()
 )
 """Functions that take vector code longer than a read of each element from a table."""
 FREE = frozenset({"Cast", "DequantizeLinear"})
