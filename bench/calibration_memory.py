@@ -72,7 +72,16 @@ def measure(model: Path, count: int, size: int, options: Sequence[str]) -> dict[
         (folder / "pages").mkdir()
         draw_pages(folder / "pages", count, size)
         command = [
-            *(sys.executable, "-m", "lepton_compiler.cli.leptonc", str(model), "-o", str(folder / "out"), "--input", f"x=1x3x{size}x{size}"),
+            *(
+                sys.executable,
+                "-m",
+                "lepton_compiler.cli.leptonc",
+                str(model),
+                "-o",
+                str(folder / "out"),
+                "--input",
+                f"x=1x3x{size}x{size}",
+            ),
             *("--quantize", "int8", "--calibrate", f"{folder / 'pages'}{PREPROCESSING}", "-v", *options),
         ]
         return _watched(command)

@@ -14,7 +14,7 @@ from lepton_compiler.calibration.samples import load_function
 from lepton_compiler.errors import LeptonError, UsageError
 from lepton_compiler.identity import FOLDER_KINDS
 from lepton_compiler.ir.graph import Graph
-from lepton_compiler.quantization import Quantized, Recipe, Request, parse_drop, parse_recipe, quantize, refuse_quantized
+from lepton_compiler.quantization import Quantized, Recipe, Request, parse_drop, parse_recipe, quantize, quantized_nodes
 from lepton_compiler.quantization.metric import Metric
 
 NATIVE_FROM = 4e9
@@ -101,10 +101,10 @@ def compress(graphs: Mapping[tuple[int, ...], Graph], wanted: Compression, tools
     if len(graphs) != 1:
         raise UsageError("--quantize takes one size of each dimension", hint="write --emit onnx first, then compile that for several sizes")
     (graph,) = graphs.values()
-    refuse_quantized(graph)
+    already = quantized_nodes(graph)
     request = Request(
         wanted.recipe, wanted.data, wanted.max_drop, wanted.metric, tools.arch, tools.emit,
-        lambda g, names, count: _runner(g, names, count, tools.build), wanted.analyse, tools.stage, tools.detail,
+        lambda g, names, count: _runner(g, names, count, tools.build), wanted.analyse, already, tools.stage, tools.detail,
     )  # fmt: skip
     return quantize(tools.optimise(graph), request)
 

@@ -28,7 +28,9 @@ class Loss:
         detail: told how far it is.
     """
 
-    def __init__(self, graph: Graph, samples: Samples, runner: Runner, metric: measures.Metric | None, detail: Callable[[str], None]) -> None:
+    def __init__(
+        self, graph: Graph, samples: Samples, runner: Runner, metric: measures.Metric | None, detail: Callable[[str], None]
+    ) -> None:
         self.graph, self.samples, self.runner, self.metric, self.detail = graph, samples, runner, metric, detail
         self.names = [v.name for v in graph.outputs]
         self._float_run: Run | None = None

@@ -35,7 +35,9 @@ def raised(recipe: Recipe, steps: Sequence[Step]) -> Recipe:
     keep = [name for name, wide in last.items() if not wide]
     wide = [name for name, is_wide in last.items() if is_wide]
     return replace(
-        recipe, keep=tuple(dict.fromkeys((*recipe.keep, *keep))), wide=tuple(dict.fromkeys((*(w for w in recipe.wide if w not in keep), *wide)))
+        recipe,
+        keep=tuple(dict.fromkeys((*recipe.keep, *keep))),
+        wide=tuple(dict.fromkeys((*(w for w in recipe.wide if w not in keep), *wide))),
     )
 
 

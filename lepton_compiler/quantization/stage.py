@@ -11,7 +11,6 @@ import numpy as np
 from lepton_compiler.calibration import Range, Samples, Statistics, choose_range, evaluator_run, observe, open_samples
 from lepton_compiler.errors import LeptonError, UnsupportedError, UsageError
 from lepton_compiler.ir.graph import Graph, Node
-from lepton_compiler.ir.traverse import bodies
 from lepton_compiler.ops.evaluator import evaluate
 from lepton_compiler.passes.quantize import activation_type
 from lepton_compiler.passes.quantize.place import needed
@@ -30,8 +29,6 @@ from lepton_compiler.quantization.search import Step, Tried, raised, search
 from lepton_compiler.quantization.sensitivity import shares
 from lepton_compiler.quantization.smooth import equalize, smooth, smoothable
 
-QUANTIZED = frozenset("QuantizeLinear DequantizeLinear DynamicQuantizeLinear MatMulInteger ConvInteger".split())
-
 
 @dataclass(frozen=True)
 class Request:
@@ -46,6 +43,7 @@ class Request:
         emit: kind of output.
         runner: runs graphs.
         analyse: work out which layer causes which part of the error.
+        quantized: how many nodes of the model are quantized already.
         stage: told what is going on.
         detail: told how far it is.
     """
@@ -58,6 +56,7 @@ class Request:
     emit: str = "lib"
     runner: Runner = field(default=lambda graph, names, count: evaluator_run(graph, names))
     analyse: bool = False
+    quantized: int = 0
     stage: Callable[[str], None] = lambda name: None
     detail: Callable[[str], None] = lambda text: None
 
@@ -69,21 +68,6 @@ class Quantized:
     graph: Graph
     report: Report
     ranges: Mapping[str, Range]
-
-
-def refuse_quantized(graph: Graph) -> None:
-    """Refuse a model that somebody has quantized already.
-
-    Raises:
-        UnsupportedError: it is.
-    """
-    found = [node for part in bodies(graph) for node in part if node.op.name in QUANTIZED]
-    if found:
-        raise UnsupportedError(
-            f"the model is quantized already: {len(found)} of its nodes are, the first one here",
-            where=found[0].describe(),
-            hint="compile it without --quantize, or quantize the float model that it was made from",
-        )
 
 
 def quantize(graph: Graph, request: Request) -> Quantized:
@@ -118,7 +102,8 @@ class _Work:
         self.graph, self.request, self.recipe, self.samples = graph, request, request.recipe, samples
         self.count = 0
         self.ranges: dict[str, Range] = {}
-        self.warnings: list[str] = []
+        here = f"{request.quantized} nodes of the model are quantized already and stay as they are"
+        self.warnings = [here] if request.quantized else []
         self.shares: dict[str, float] = {}
         self.drop: float | None = None
         self._few: list[dict[str, np.ndarray]] = []
@@ -327,4 +312,4 @@ class _Work:
         )  # fmt: skip
 
 
-__all__ = ["LeptonError", "Quantized", "Request", "quantize", "refuse_quantized"]
+__all__ = ["LeptonError", "Quantized", "Request", "quantize"]

@@ -63,12 +63,14 @@ class Placement:
     Attributes:
         layers: that multiply codes.
         ranges: of each value with codes, by its name in the float graph.
+        parameters: scale and zero point of its codes.
         activations: the type of codes, except for the data of single layers.
         states: products in the bodies of recurrent layers.
     """
 
     layers: tuple[Layer, ...]
     ranges: Mapping[str, Range]
+    parameters: Mapping[str, tuple[float, int]]
     activations: DType
     states: tuple[StateProduct, ...] = ()
 
@@ -107,20 +109,27 @@ def place(
     broad = {u.head: WIDE for u in chosen.layers if names[u] in wide and element.bits < WIDE.bits}
     known: dict[tuple[Value, DType], Codes] = {}
     for members in classes:
-        kinds = {kind: Codes(*parameters.activation_parameters(covered[members[0]], kind), kind) for kind in (element, *set(broad.values()))}
+        kinds = {
+            kind: Codes(*parameters.activation_parameters(covered[members[0]], kind), kind) for kind in (element, *set(broad.values()))
+        }
         for value in members:
+            if (own := _codes_of(value, element)) is not None:
+                known[value, element] = own
+                continue
             uses = [(n, i) for n, i in value.uses if value in computed or n in quantized]
             for kind, codes in kinds.items():
                 readers, returned = [use for use in uses if broad.get(use[0], element) == kind], value in computed and kind == element
                 if readers or (returned and value.is_output):
                     known[value, kind] = codes
                     _place_value(value, codes, readers, returned)
-    layers = tuple(
-        _place_layer(unit, names[unit], original[unit.inputs[0]], known[unit.inputs[0], broad.get(unit.head, element)], per_channel)
-        for unit in chosen.layers
-    )
+    layers = []
+    for unit in chosen.layers:
+        (data,) = unit.inputs
+        codes = known.get((data, broad.get(unit.head, element))) or known[data, element]
+        layers.append(_place_layer(unit, names[unit], original[data], codes, per_channel))
     states = tuple(place_states(graph, ranges, element, keep))
-    return Placement(layers, covered_by_name, element, states)
+    shared = {original[v]: (float(c.scale), int(c.zero)) for (v, kind), c in known.items() if kind == element}
+    return Placement(tuple(layers), covered_by_name, shared, element, states)
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,21 @@ class Codes:
     scale: np.ndarray
     zero: np.ndarray
     element: DType
+
+
+def _codes_of(value: Value, element: DType) -> Codes | None:
+    """The codes that a value of a model quantized in part is made of, if these are of the same width and have one scale."""
+    source = value.producer
+    if source is None or source.op.name != "DequantizeLinear" or source.op.block_size:  # type: ignore[attr-defined]
+        return None
+    codes, scale, zero = (*source.inputs, None)[:3]
+    assert codes is not None and scale is not None
+    kind = codes.type.dtype
+    known = scale.tensor is not None and scale.type.size == 1 and (zero is None or zero.tensor is not None)
+    if not known or not kind.is_integer or kind.bits != element.bits:
+        return None
+    point = np.zeros((), kind.numpy) if zero is None else zero.numpy().reshape(())
+    return Codes(scale.numpy().astype(np.float32).reshape(()), point, kind)
 
 
 def needed(graph: Graph, profile: Profile, keep: Collection[str] = ()) -> list[Value]:

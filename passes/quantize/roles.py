@@ -60,7 +60,10 @@ def data_operands(node: Node) -> list[Value]:
 
 
 def weight_of(node: Node) -> Value | None:
-    """The constant weights of a convolution or product, of rank 2 or more and known values; None for other nodes."""
+    """The constant weights of a convolution or product, of rank 2 or more and known values; None for other nodes.
+
+    A layer that is on codes already, as `simplify-quantization` writes it, is none: its data is codes less a zero point, its weights are whole.
+    """
     if node.op.name not in ("Conv", "ConvTranspose", "MatMul", "Gemm") or len(node.inputs) < 2:
         return None
     weight, op = node.inputs[1], node.op
@@ -68,7 +71,18 @@ def weight_of(node: Node) -> Value | None:
         return None
     if node.op.name == "Gemm" and (op.alpha != 1 or op.beta != 1 or op.trans_a):  # type: ignore[attr-defined]
         return None
-    return weight if node.op.name != "MatMul" or weight.type.rank == 2 else None
+    return weight if (node.op.name != "MatMul" or weight.type.rank == 2) and not _is_on_codes(node, weight) else None
+
+
+def _is_on_codes(node: Node, weight: Value) -> bool:
+    data = node.inputs[0]
+    while data is not None and data.producer is not None and data.producer.op.name in KEEPING:
+        data = data.producer.inputs[0]
+    source = None if data is None else data.producer
+    if source is None or source.op.name != "DequantizeLinear" or source.present_inputs[1].tensor is None:
+        return False
+    array = weight.numpy()
+    return bool(np.all(source.present_inputs[1].numpy() == 1) and np.all(array == np.rint(array)))
 
 
 def layer_name(node: Node) -> str:

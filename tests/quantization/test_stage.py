@@ -12,8 +12,10 @@ from lepton_compiler.errors import UnsupportedError, UsageError
 from lepton_compiler.ir.graph import Graph
 from lepton_compiler.ir.types import tensor_type
 from lepton_compiler.ops.builder import Builder
-from lepton_compiler.quantization import Request, parse_drop, parse_recipe, quantize, refuse_quantized
+from lepton_compiler.quantization import Request, parse_drop, parse_recipe, quantize, quantized_nodes
+from lepton_compiler.quantization.candidate import Candidate, Done
 from lepton_compiler.quantization.page import page
+from lepton_compiler.quantization.search import Tried, search
 from lepton_compiler.quantization.smooth import equalize
 
 RNG = np.random.default_rng(0)
@@ -118,6 +120,43 @@ def test_a_bound_is_met_by_keeping_the_layers_that_hurt_most():
     assert "kept to lose at most" in next(row.reason for row in tight.report.layers if row.name == worst.name)
 
 
+def test_layers_that_are_not_needed_for_the_bound_go_back():
+    """Of three layers the slowest hurts least; the order of error per time would keep it together with the others."""
+    tried = []
+
+    def attempt(steps):
+        tried.append([s.layer for s in steps])
+        bad = {"a", "c"} - {s.layer for s in steps}
+        return Tried(tuple(steps), whole, 0.5 if bad else 0.0)
+
+    layers = tuple(Done(name, "int8", "") for name in "abcd")
+    whole = Candidate(classifier(), layers, (), frozenset(), {"b": 900, "a": 50, "c": 40, "d": 10}, {}, None, (0, 0))
+    shares = {"a": 0.3, "b": 0.9, "c": 0.01, "d": 0.0001}
+    best = search(Tried((), whole, 0.5), 0.1, shares, (False,), attempt)
+    assert {s.layer for s in best.steps} == {"a", "c"} and best.drop == 0
+    assert ["a", "c"] in tried and len(tried) <= 7
+
+
+def test_data_of_16_bits_comes_before_floating_point():
+    graph = classifier(300.0)
+    wanted = [next(iter(lc.evaluate(graph, feeds).values())) for feeds in samples()]
+
+    def likeness(run):
+        found = [next(iter(run(feeds).values())) for feeds in samples()]
+        return 1 - float(np.abs(np.concatenate(found) - np.concatenate(wanted)).mean() / np.abs(np.concatenate(wanted)).mean())
+
+    loose = run("int8", graph, metric=likeness)
+    tight = run("int8{higher=int16x8}", graph, max_drop=loose.report.drop * 0.8, metric=likeness)
+    rows = {row.name: row for row in tight.report.layers}
+    wide = [row for row in rows.values() if row.precision == "int16 x int8"]
+    assert wide and not tight.report.kept and all("16 bits" in row.reason for row in wide)
+    assert any(node.op.name == "QuantizeLinear" and node.op.dtype.name == "int16" for node in tight.graph)
+    feeds = samples(1)[0]
+    (expected,) = lc.evaluate(tight.graph, feeds).values()
+    (found,) = lc.compile(tight.graph, inputs={"x": (2, 3, 6, 6)}).run(feeds).values()
+    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
+
+
 def test_a_bound_that_cannot_be_met_is_refused_with_the_layer_that_binds():
     def picky(run):
         outputs = [next(iter(run(feeds).values())) for feeds in samples(3)]
@@ -164,8 +203,22 @@ def test_constant_channels_are_told():
 
 def test_models_that_are_quantized_already_are_refused():
     with pytest.raises(UnsupportedError, match="quantized already"):
-        refuse_quantized(run("int8").graph)
-    refuse_quantized(classifier())
+        quantized_nodes(run("int8").graph)
+    assert quantized_nodes(classifier()) == 0
+
+
+@pytest.mark.parametrize("profile", ["x86", "arm"])
+def test_the_rest_of_a_model_that_is_quantized_in_part_is_quantized(profile):
+    """What is on codes stays bit for bit as it is, whatever type of codes the profile wants; its codes are read as they are."""
+    names = [node.output.name for node in classifier() if node.op.name in ("Conv", "Gemm")]
+    partly = run(f"int8{{keep={names[2]}}}").graph
+    graph = lc.optimize(partly)
+    found = quantize(graph, Request(parse_recipe(f"int8{{profile={profile}}}"), samples(), quantized=quantized_nodes(partly)))
+    assert [row.operator for row in found.report.layers if row.precision == "int8"] == ["Gemm"]
+    assert found.report.warnings[0].endswith("nodes of the model are quantized already and stay as they are")
+    assert sqnr(classifier(), found.graph) > 30
+    before, after = ({n.op.name for n in g if n.op.name != "Gemm"} for g in (graph, found.graph))
+    assert before <= after
 
 
 def test_models_without_layers_are_refused():
