@@ -54,7 +54,7 @@ class Histogram:
         if step > 1:
             step += 1 - step % 2  # an odd stride does not fall in step with an even number of channels
         chosen = flat[::step]
-        places = ((chosen.astype(np.float32) + np.float32(self.limit)) * np.float32(1 / self.width)).astype(np.int64)
+        places = ((chosen.astype(np.float64) + self.limit) / self.width).astype(np.int64)
         self.counts += np.bincount(np.minimum(places, BINS - 1), minlength=BINS) * (flat.size / chosen.size)
         return True
 

@@ -25,6 +25,12 @@ CHUNK = 16
 Feeds = dict[str, np.ndarray]
 
 
+class FromFile(dict[str, Any]):
+    """A sample that was read from the file called `name`."""
+
+    name = ""
+
+
 @dataclass(frozen=True)
 class Samples:
     """Feeds for a model, which can be gone through again and again.
@@ -52,7 +58,8 @@ class Samples:
         empty = True
         for number, sample in enumerate(self.source()):
             empty = False
-            yield from _split(self._arrays(sample, f"sample {number + 1} of {self.what}"), self.inputs)
+            name = f", {sample.name}" if isinstance(sample, FromFile) else ""
+            yield from _split(self._arrays(sample, f"sample {number + 1} of {self.what}{name}"), self.inputs)
         if empty:
             raise UsageError(f"{self.what} holds no sample")
 
@@ -97,8 +104,9 @@ def _misfits(array: np.ndarray, value: Value) -> list[str]:
         many = axis == 0 and stacked and isinstance(dim, int) and dim and size % dim == 0
         if isinstance(dim, int) and dim != size and not many:
             return [f"input '{value.name}' is {value.type}, the sample has shape {array.shape}"]
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        return [f"input '{value.name}' holds NaN or infinity"]
+    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
+        where = ", ".join(map(str, np.unravel_index(int(np.argmin(finite)), array.shape)))
+        return [f"input '{value.name}' holds NaN or infinity: {array.size - int(finite.sum())} of {array.size} elements, the first at [{where}]"]
     return []
 
 
@@ -160,7 +168,7 @@ def _from_text(text: str, inputs: tuple[Value, ...], limit: int) -> Samples:
         if not files:
             raise UsageError(f"'{path}' holds no .npy, .npz or image files")
         steps = Preprocessing.parse(options.rstrip("}") if brace else "")
-        return Samples(lambda: (_read(file, inputs, steps) for file in files), inputs, limit, f"'{path}'")
+        return Samples(lambda: (_named(file, inputs, steps) for file in files), inputs, limit, f"'{path}'")
     if Path(path).suffix.lower() in (".npy", ".npz"):
         return Samples(lambda: iter([_read(Path(path), inputs, Preprocessing())]), inputs, limit, f"'{path}'")
     module, colon, function = text.partition(":")
@@ -199,6 +207,12 @@ def _called(function: Callable[..., Any], what: str) -> Iterator[Mapping[str, An
         raise
     except Exception as error:
         raise UsageError(f"{what} failed: {type(error).__name__}: {error}", hint="it must give an iterable of dicts of arrays") from error
+
+
+def _named(file: Path, inputs: tuple[Value, ...], steps: Preprocessing) -> FromFile:
+    sample = FromFile(_read(file, inputs, steps))
+    sample.name = file.name
+    return sample
 
 
 def _read(file: Path, inputs: tuple[Value, ...], steps: Preprocessing) -> Mapping[str, Any]:

@@ -108,10 +108,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _compile(args: argparse.Namespace) -> int:
     from lepton_compiler import driver
     from lepton_compiler.job import refuse_planned
-    from lepton_compiler.quantization.page import write_report
+    from lepton_compiler.quantization.page import check_place, write_report
 
     refuse_planned({name: getattr(args, name) for name in ("prune", "recover")})
     options.load_passes(args.load_pass)
+    if args.report:
+        check_place(Path(args.report))
     reports: list[TuningReport] = []
     with Progress("leptonc", args.verbose, args.quiet) as progress:
         job = _job(args, progress, reports.append)

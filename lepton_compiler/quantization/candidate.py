@@ -110,7 +110,7 @@ def _mendable(layer: Layer) -> Mendable:
 
 def _static(layer: Layer, placement: Placement) -> Done:
     raised = layer.element.bits > placement.activations.bits
-    reason = "16 bits of data are enough for the bound on the loss" if raised else "static"
+    reason = "16 bits of data are enough for the bound on the loss" if raised else "as the recipe says"
     sqnr = _sqnr(layer.float_weights, layer.weights)
     return Done(layer.name, _precision(layer.element.bits), reason, layer.data, layer.scale, layer.zero_point, sqnr)
 

@@ -19,8 +19,37 @@ td:first-child { max-width: 280px; overflow: hidden; text-overflow: ellipsis; wh
 tr.kept { background: #fff4e0 } .facts { columns: 2; margin: 0; padding: 0; list-style: none }
 .warning { background: #fff4e0; padding: .4em .8em } svg text { font: 11px system-ui, sans-serif; fill: #51606f }
 """
-COLUMNS = ("layer", "operator", "weights", "precision", "range of data", "scale", "zero", "weights dB", "result dB", "error %", "why")
+COLUMNS = {
+    "layer": "the value that the layer gives",
+    "operator": "what it computes",
+    "weights": "shape of its weights",
+    "precision": "of its data and weights",
+    "range of data": "the numbers that its codes cover; others are cut off",
+    "scale": "of the codes of its data",
+    "zero": "the code of 0",
+    "weights dB": "signal to noise of its weights, against those of the float model",
+    "result dB": "signal to noise of its result in the quantized model, errors of the layers before it included",
+    "error %": "its part of the error of the model's outputs: each layer is quantized alone",
+    "why": "why it has this precision",
+}
+LEGEND = (
+    "<p>Layers on yellow stay in floating point. <b>weights dB</b> and <b>result dB</b> are signal to noise against the float model: 20 dB are "
+    "errors of a tenth, 40 dB of a hundredth; results include what the layers before add. <b>error %</b> is what each layer adds to the error "
+    "of the model's outputs when it is quantized alone.</p>"
+)
 BAR, LEFT, WIDTH = 16, 260, 1060
+
+
+def check_place(file: Path) -> None:
+    """Find out whether the page can be written before hours of work.
+
+    Raises:
+        UsageError: its folder is not there, or it is a folder itself.
+    """
+    if not file.parent.is_dir():
+        raise UsageError(f"cannot write '{file}': there is no folder '{file.parent}'")
+    if file.is_dir():
+        raise UsageError(f"cannot write '{file}': it is a folder")
 
 
 def write_report(file: Path, report: Report) -> None:
@@ -38,13 +67,14 @@ def write_report(file: Path, report: Report) -> None:
 def page(report: Report) -> str:
     """The page as HTML: facts, a plot of each layer's error, the table, and the same as JSON."""
     rows = "\n".join(_row(row) for row in report.layers)
-    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
+    head = "".join(f"<th title='{html.escape(meaning, quote=True)}'>{name}</th>" for name, meaning in COLUMNS.items())
+    title = html.escape(f"Quantization of {report.model}" if report.model else "Quantization")
     data = json.dumps(report.as_json(), allow_nan=False).replace("</", "<\\/")
     warnings = "".join(f"<p class=warning>{html.escape(text)}</p>" for text in report.warnings)
     return (
-        f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>Quantization</title>\n<style>{STYLE}</style>\n<h1>Quantization</h1>\n"
+        f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>{title}</title>\n<style>{STYLE}</style>\n<h1>{title}</h1>\n"
         f"<p>{html.escape(report.summary())}</p>\n<ul class=facts>{_facts(report)}</ul>\n{warnings}\n"
-        f"<h2>Where the error comes from</h2>\n{plot(report)}\n<h2>Layers</h2>\n<table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n"
+        f"<h2>Where the error comes from</h2>\n{plot(report)}\n<h2>Layers</h2>\n{LEGEND}\n<table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n"
         f"</tbody></table>\n<script type=application/json id=report>{data}</script>\n</html>\n"
     )
 

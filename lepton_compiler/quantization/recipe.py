@@ -46,6 +46,12 @@ class Recipe(Quantize):
         if not 0 <= self.smooth <= 1 or self.samples < 1 or self.refine_samples < 1 or self.group < 2:
             raise ValueError("smooth is a number from 0 to 1, samples and refine-samples at least 1, group at least 2")
 
+    def __str__(self) -> str:
+        """As the user writes it: the scheme, and the options that are not the default."""
+        options = super().__str__().removeprefix(self.name).strip("{}").split(",")
+        given = ",".join(option for option in options if option and not option.startswith("scheme="))
+        return f"{self.scheme}{{{given}}}" if given else self.scheme
+
     @property
     def is_static(self) -> bool:
         """Whether the ranges of data are found with calibration data."""

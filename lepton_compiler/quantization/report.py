@@ -46,6 +46,7 @@ class Report:
 
     Attributes:
         recipe: the options, as text.
+        model: name of the graph.
         layers: in the order of the model.
         samples: how many samples were used.
         drop: what was lost, as a fraction; None where there is no data to tell by.
@@ -63,6 +64,7 @@ class Report:
     bound: float | None = None
     weight_bytes: tuple[int, int] = (0, 0)
     warnings: tuple[str, ...] = field(default=())
+    model: str = ""
 
     @property
     def kept(self) -> list[str]:
@@ -78,7 +80,7 @@ class Report:
         kept = len(self.kept)
         before, after = self.weight_bytes
         text = f"{len(self.layers) - kept} of {len(self.layers)} layers quantized, weights {before:,} -> {after:,} bytes"
-        return text if self.drop is None else f"{text}, {self.measure} lost {100 * self.drop:.3g} %"
+        return text if self.drop is None else f"{text}, {self.measure} {'gained' if self.drop < 0 else 'lost'} {100 * abs(self.drop):.3g} %"
 
 
 def bytes_ratio(report: Report) -> float:

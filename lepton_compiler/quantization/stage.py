@@ -110,7 +110,7 @@ class _Work:
         self._others: list[dict[str, np.ndarray]] = []
         self._wanted: list[dict[str, np.ndarray]] = []
         self._statistics: dict[str, Statistics] = {}
-        self._made: tuple[Recipe, Candidate] | None = None
+        self._made: tuple[Recipe, Candidate, float] | None = None
 
     # -- before
 
@@ -182,23 +182,21 @@ class _Work:
 
     def _choose(self, choices: Sequence[tuple[Recipe, dict[str, Range]]]) -> None:
         """Take the recipe and the ranges of the least cost; what was made with them is kept."""
-        best = None
-        for recipe, ranges in choices:
-            cost, made = self._cost(recipe, ranges)
-            if best is None or cost < best[0]:
-                best = cost, recipe, ranges, made
-        assert best is not None
-        _, self.recipe, self.ranges, made = best
-        self._made = self.recipe, made
+        for number, (recipe, ranges) in enumerate(choices):
+            if self._made is not None and self._made[0] == recipe:
+                continue
+            made, cost = self._cost(recipe, ranges)
+            if not number or self._made is None or cost < self._made[2]:
+                self.recipe, self.ranges, self._made = recipe, ranges, (recipe, made, cost)
 
-    def _cost(self, recipe: Recipe, ranges: Mapping[str, Range]) -> tuple[float, Candidate]:
-        """The squared error of the outputs of a candidate, relative to these, on samples that it was not made with."""
+    def _cost(self, recipe: Recipe, ranges: Mapping[str, Range]) -> tuple[Candidate, float]:
+        """A candidate, and the squared error of its outputs, relative to these, on samples that it was not made with."""
         self.request.stage(f"try {recipe.observer} ranges, biases {'as they are' if recipe.correct_bias == 'off' else 'corrected'}")
-        found = self._make(recipe, ranges)
+        found = make_candidate(self.graph, recipe, ranges, self._few, self.request.arch, self.request.emit)
         names = [v.name for v in self.graph.outputs if v.type.dtype.is_float]
         if not self._wanted:
             self._wanted = [evaluate(self.graph, feeds) for feeds in self._others]
-        return relative_error(self._wanted, (evaluate(found.graph, feeds) for feeds in self._others), names), found
+        return found, relative_error(self._wanted, (evaluate(found.graph, feeds) for feeds in self._others), names)
 
     def _make(self, recipe: Recipe, ranges: Mapping[str, Range]) -> Candidate:
         """A candidate; the last one that was decided for is not made again."""
@@ -207,6 +205,14 @@ class _Work:
         return make_candidate(self.graph, recipe, ranges, self._few, self.request.arch, self.request.emit)
 
     def _warn(self, found: Mapping[str, Statistics]) -> None:
+        seen = [found[v.name].histogram for v in self.graph.inputs if v.name in found]
+        if seen and len(seen) == len(self.graph.inputs) and all(h.low == h.high for h in seen):
+            raise UsageError(
+                f"the calibration data is {seen[0].low:.6g} throughout: it says nothing about the numbers inside the model",
+                hint="give samples of what the model will meet, preprocessed as it expects",
+            )
+        if self.count == 1:
+            self.warnings.append("there is one sample only: values that it does not show will be cut off at its extremes")
         for value in self.graph.inputs:
             low, high = (getattr(found.get(value.name), f"channel_{end}", None) for end in ("low", "high"))
             if low is not None and high is not None and (still := np.flatnonzero(low == high)).size:
@@ -289,6 +295,7 @@ class _Work:
             self.request.max_drop,
             best.weight_bytes,
             tuple(self.warnings),
+            self.graph.name,
         )
 
     def _row(self, node: Node, best: Candidate) -> LayerRow:
