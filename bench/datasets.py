@@ -37,6 +37,12 @@ def fashion_mnist(part: str) -> Split:
     return Split(samples, np.frombuffer(labels, np.uint8, offset=8).astype(np.int64))
 
 
+def fashion_rows(part: str) -> Split:
+    """The images of `fashion_mnist` as series [N, 28, 28]: one row of pixels after the other."""
+    found = fashion_mnist(part)
+    return Split(np.ascontiguousarray(found.samples[:, 0]), found.labels)
+
+
 def japanese_vowels(part: str) -> Split:
     """Utterances [N, 29, 12] of `train` (270) or `test` (370), padded with zeros; the label says which of 9 people speaks.
 

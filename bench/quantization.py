@@ -1,21 +1,23 @@
 """Quantized nets beside ONNX Runtime's: `python -m bench.quantization [--net NAME] [--write]`.
 
 Every variant is made from the same float net with the same calibration samples, and measured on the whole test set. Ours run through the
-evaluator, which defines what native code computes.
+evaluator, which defines what native code computes. Accuracies that differ are compared image by image: the tables tell how many answers
+change which way, and how probable such a difference is between nets that are equally good.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 import lepton_compiler as lc
-from bench.quantization_cases import CASES, Case, Score, evaluate_scores, score
+from bench.paired import Pairs
+from bench.quantization_cases import CASES, Case, evaluate_scores, sqnr
 from bench.runtime_quantizer import quantize_dynamic, quantize_static, session_run
 from lepton_compiler.quantization import Request, parse_recipe, quantize
 
@@ -26,7 +28,19 @@ THEIRS = ("minmax", "percentile", "entropy")
 
 @dataclass(frozen=True)
 class Row:
-    """One variant of one net; `bytes` is that of its weights, `ratio` relative to the float net."""
+    """One variant of one net.
+
+    Attributes:
+        net: its name.
+        by: whose quantizer.
+        scheme: what it did.
+        accuracy: share of right answers.
+        agreement: share of answers that are the float net's.
+        sqnr: signal to noise of the scores, in decibels; None for the float net.
+        ratio: bytes of the weights, relative to the float net's.
+        lost: samples that only the float net has right.
+        won: samples that only this one has right.
+    """
 
     net: str
     by: str
@@ -35,49 +49,95 @@ class Row:
     agreement: float
     sqnr: float | None
     ratio: float | None
+    lost: int
+    won: int
 
 
-def rows(case: Case, ours: Sequence[str] = OURS) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Duel:
+    """Our int8 against one of ONNX Runtime's: where only one of them is right, and where only one gives the float net's answer."""
+
+    net: str
+    against: str
+    right: Pairs
+    like_float: Pairs
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The scores that a quantized net gives on the test set; `ratio` as in `Row`."""
+
+    by: str
+    scheme: str
+    scores: np.ndarray
+    ratio: float | None = None
+
+
+def variants(case: Case, ours: Sequence[str]) -> Iterator[Variant]:
     """The float net, ours, theirs."""
     test, samples = case.test(), case.samples()
     graph = lc.optimize(lc.import_model(case.model), 2)
-
-    def through_evaluator(variant: lc.Graph) -> np.ndarray:
-        return evaluate_scores(lambda feeds: lc.evaluate(variant, feeds), test)
-
-    wanted = through_evaluator(graph)
-    exact = score(wanted, wanted, test.labels)
-    yield Row(case.name, "float", "float32", exact.accuracy, 1.0, None, 1.0)
+    yield Variant("float", "float32", evaluate_scores(lambda feeds: lc.evaluate(graph, feeds), test), 1.0)
     for scheme in ours:
         done = quantize(graph, Request(parse_recipe(scheme), samples))
         before, after = done.report.weight_bytes
-        yield _row(case, "lepton", scheme, score(through_evaluator(done.graph), wanted, test.labels), after / before)
+        scores = evaluate_scores(lambda feeds, made=done.graph: lc.evaluate(made, feeds), test)  # type: ignore[misc]
+        yield Variant("lepton", scheme, scores, after / before)
     for method in THEIRS:
         run = session_run(quantize_static(case.model, samples, method))
-        yield _row(case, "ONNX Runtime", f"int8, {method}", score(evaluate_scores(run, test), wanted, test.labels), None)
-    run = session_run(quantize_dynamic(case.model))
-    yield _row(case, "ONNX Runtime", "dynamic", score(evaluate_scores(run, test), wanted, test.labels), None)
+        yield Variant("ONNX Runtime", f"int8, {method}", evaluate_scores(run, test))
+    yield Variant("ONNX Runtime", "dynamic", evaluate_scores(session_run(quantize_dynamic(case.model)), test))
 
 
-def _row(case: Case, by: str, scheme: str, found: Score, ratio: float | None) -> Row:
-    return Row(case.name, by, scheme, found.accuracy, found.agreement, found.sqnr, ratio)
+def rows(case: Case, found: Sequence[Variant]) -> list[Row]:
+    """What each of the variants is worth; the first one is the float net."""
+    labels, exact = case.test().labels, found[0].scores
+    return [_row(case.name, variant, exact, labels) for variant in found]
 
 
-def table(found: list[Row]) -> str:
-    """A Markdown table."""
-    lines = ["| Net | By | Scheme | Accuracy | Same class as float | Scores, dB | Weights / float |", "|---|---|---|---:|---:|---:|---:|"]
+def _row(net: str, found: Variant, exact: np.ndarray, labels: np.ndarray) -> Row:
+    best, wanted = found.scores.argmax(1), exact.argmax(1)
+    pairs = Pairs.of(wanted == labels, best == labels)
+    quality = None if found.by == "float" else sqnr(found.scores, exact)
+    right, same = float((best == labels).mean()), float((best == wanted).mean())
+    return Row(net, found.by, found.scheme, right, same, quality, found.ratio, pairs.first, pairs.second)
+
+
+def duels(case: Case, found: Sequence[Variant]) -> list[Duel]:
+    """Our int8 against ONNX Runtime's."""
+    labels, wanted = case.test().labels, found[0].scores.argmax(1)
+    ours = [v.scores.argmax(1) for v in found if (v.by, v.scheme) == ("lepton", "int8")]
+    theirs = [(v.scheme, v.scores.argmax(1)) for v in found if v.by == "ONNX Runtime" and v.scheme != "dynamic"]
+    return [
+        Duel(case.name, scheme, Pairs.of(a == labels, b == labels), Pairs.of(a == wanted, b == wanted)) for a in ours for scheme, b in theirs
+    ]
+
+
+def table(found: Sequence[Row]) -> str:
+    """A Markdown table of the variants."""
+    lines = [
+        "| Net | By | Scheme | Accuracy | Only float right | Only it right | Chance | Same class as float | Scores, dB | Weights / float |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
     for row in found:
-        sqnr = "" if row.sqnr is None else f"{min(row.sqnr, 99.9):.1f}"
-        ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
-        lines.append(
-            f"| {row.net} | {row.by} | {row.scheme} | {100 * row.accuracy:.2f} % | {100 * row.agreement:.2f} % | {sqnr} | {ratio} |"
-        )
+        cells = [row.net, row.by, row.scheme, f"{100 * row.accuracy:.2f} %"]
+        exact = row.sqnr is None
+        cells += ["", "", ""] if exact else [str(row.lost), str(row.won), f"{Pairs(row.lost, row.won).chance:.2f}"]
+        cells += [f"{100 * row.agreement:.2f} %", "" if row.sqnr is None else f"{min(row.sqnr, 99.9):.1f}"]
+        lines.append(f"| {' | '.join([*cells, '' if row.ratio is None else f'{row.ratio:.3f}'])} |")
     return "\n".join(lines) + "\n"
 
 
-def as_json(found: list[Row]) -> list[Mapping[str, object]]:
-    """Rows as JSON values."""
-    return [asdict(row) for row in found]
+def duel_table(found: Sequence[Duel]) -> str:
+    """A Markdown table of our int8 against theirs, sample by sample."""
+    lines = [
+        "| Net | Against ONNX Runtime's | Only ours right | Only theirs right | Chance | Only ours as float | Only theirs as float | Chance |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for duel in found:
+        numbers = [f"{p.first} | {p.second} | {p.chance:.2g}" for p in (duel.right, duel.like_float)]
+        lines.append(f"| {duel.net} | {duel.against} | {' | '.join(numbers)} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -87,16 +147,16 @@ def main() -> None:
     parser.add_argument("--scheme", choices=OURS, action="append", help="of ours, only these")
     parser.add_argument("--write", action="store_true", help="also write bench/results/quantization.json and .md")
     args = parser.parse_args()
-    found: list[Row] = []
+    found, fought = list[Row](), list[Duel]()
     for case in CASES:
         if not args.net or case.name in args.net:
-            for row in rows(case, args.scheme or OURS):
-                print(row, flush=True)
-                found.append(row)
-    print(table(found))
+            made = list(variants(case, args.scheme or OURS))
+            found, fought = [*found, *rows(case, made)], [*fought, *duels(case, made)]
+            print(table(rows(case, made)), duel_table(duels(case, made)), sep="\n", flush=True)
     if args.write:
-        (RESULTS / "quantization.json").write_text(json.dumps(as_json(found), indent=1) + "\n")
-        (RESULTS / "quantization.md").write_text(table(found))
+        as_json = {"rows": [asdict(row) for row in found], "duels": [asdict(duel) for duel in fought]}
+        (RESULTS / "quantization.json").write_text(json.dumps(as_json, indent=1) + "\n")
+        (RESULTS / "quantization.md").write_text(f"{table(found)}\n{duel_table(fought)}")
 
 
 if __name__ == "__main__":
