@@ -109,7 +109,9 @@ def duels(case: Case, found: Sequence[Variant]) -> list[Duel]:
     ours = [v.scores.argmax(1) for v in found if (v.by, v.scheme) == ("lepton", "int8")]
     theirs = [(v.scheme, v.scores.argmax(1)) for v in found if v.by == "ONNX Runtime" and v.scheme != "dynamic"]
     return [
-        Duel(case.name, scheme, Pairs.of(a == labels, b == labels), Pairs.of(a == wanted, b == wanted)) for a in ours for scheme, b in theirs
+        Duel(case.name, scheme, Pairs.of(a == labels, b == labels), Pairs.of(a == wanted, b == wanted))
+        for a in ours
+        for scheme, b in theirs
     ]
 
 

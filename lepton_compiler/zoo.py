@@ -15,7 +15,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -98,14 +98,28 @@ def fetch(entry: Entry, copy_to: str | os.PathLike[str] | None = None) -> Path:
         FetchError: see there.
         MissingDependency: this Python has no pip.
     """
-    suffix = PurePosixPath(entry.path).suffix
-    target = cache_folder() / (entry.id.replace("/", "__").replace(":", "__") + suffix)
-    if not target.exists() or _digest(target) != entry.sha256:
-        _download(entry, target)
+    (target,) = fetch_all([entry])
     if copy_to is not None:
         shutil.copyfile(target, copy_to)
         return Path(copy_to)
     return target
+
+
+def fetch_all(wanted: Sequence[Entry]) -> list[Path]:
+    """The files of several models, those of one package from one download.
+
+    Raises:
+        FetchError, MissingDependency: see `fetch`.
+    """
+    placed = [(entry, _target(entry)) for entry in wanted]
+    missing = [(entry, target) for entry, target in placed if not target.exists() or _digest(target) != entry.sha256]
+    for package in dict.fromkeys((entry.package, entry.version) for entry, _ in missing):
+        _download([(entry, target) for entry, target in missing if (entry.package, entry.version) == package])
+    return [target for _, target in placed]
+
+
+def _target(entry: Entry) -> Path:
+    return cache_folder() / (entry.id.replace("/", "__").replace(":", "__") + PurePosixPath(entry.path).suffix)
 
 
 def cache_folder() -> Path:
@@ -125,17 +139,19 @@ def _list_file() -> Path:
     return path
 
 
-def _download(entry: Entry, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as folder:
-        archive = _archive(entry, Path(folder))
-        part = Path(folder) / "member"
-        _unpack(entry, archive, part)
-        if (found := _digest(part)) != entry.sha256:
-            raise FetchError(
-                f"{entry.path} has SHA-256 {found}, expected {entry.sha256}", where=entry.id, hint="the package has changed; do not use it"
-            )
-        os.replace(part, target)
+def _download(members: Sequence[tuple[Entry, Path]]) -> None:
+    """Fetch one package and put some of its members where they belong."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache_folder()) as folder:
+        archive = _archive(members[0][0], Path(folder))
+        for entry, target in members:
+            part = Path(folder) / "member"
+            _unpack(entry, archive, part)
+            if (found := _digest(part)) != entry.sha256:
+                raise FetchError(
+                    f"{entry.path} has SHA-256 {found}, expected {entry.sha256}", where=entry.id, hint="the package has changed; do not use it"
+                )
+            os.replace(part, target)
 
 
 def _archive(entry: Entry, folder: Path) -> Path:
