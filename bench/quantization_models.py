@@ -1,8 +1,7 @@
 """Models of the zoo, int8 beside ONNX Runtime's int8: `python -m bench.quantization_models [--model NAME] [--write]`.
 
-Inputs are what the models are for where that can be had offline: files of this repository for magika, its text drawn as lines for PP-OCR.
-The vocabulary of MiniLM is not in its package, so its sentences are token numbers of Zipf's distribution; the voice that silero-vad hears is
-synthetic: pulses through formants, with pauses.
+`bench.task_inputs` tells what the inputs are. ONNX Runtime's quantizer is taken with its defaults, which quantize every operator that it knows,
+and with products and convolutions alone.
 """
 
 from __future__ import annotations
@@ -10,20 +9,24 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import lepton_compiler as lc
-from bench.runtime_quantizer import quantize_static, session_run
+from bench import faces, task_inputs
+from bench.pretrained import onnx_file
+from bench.runtime_quantizer import LAYERS, quantize_static, session_run
 from lepton_compiler import zoo
 from lepton_compiler.quantization import Request, parse_recipe, quantize
 
-ROOT = Path(__file__).parent.parent
-Feeds = dict[str, np.ndarray]
+RESULTS = Path(__file__).parent / "results"
 Outputs = Mapping[str, np.ndarray]
+Run = Callable[[Mapping[str, np.ndarray]], Outputs]
+THEIRS = {"ONNX Runtime": None, "ONNX Runtime, layers only": LAYERS}
+"""Ways of using ONNX Runtime's quantizer: its name, and the operators that it may quantize."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +34,20 @@ class Task:
     """A model, its inputs, and what its outputs are judged by.
 
     Attributes:
-        model: part of its id in the zoo.
+        model: its name.
+        file: gives the float ONNX file.
         bound: shapes or constants of inputs.
-        samples: for calibration first, then for the comparison.
-        calibration: how many of them are for calibration.
-        output: the one that signal to noise is told of; the first one where empty.
+        samples: for calibration, and for the comparison.
         judge: from outputs of the float and of the quantized model to a number, and what that number is.
         what: the name of that number.
+        output: the one that signal to noise is told of; the first one where empty.
         recipe: how we quantize.
     """
 
     model: str
+    file: Callable[[], Path]
     bound: Mapping[str, Any]
-    samples: Callable[[Path], list[Feeds]]
-    calibration: int
+    samples: Callable[[Path], task_inputs.Split]
     judge: Callable[[Sequence[Outputs], Sequence[Outputs]], float]
     what: str
     output: str = ""
@@ -53,71 +56,21 @@ class Task:
 
 @dataclass(frozen=True)
 class Row:
-    """One quantized model: signal to noise of its output in decibels, and the task's number."""
+    """One quantized model: signal to noise of its output in decibels, None where the task is more than one model, and the task's number."""
 
     model: str
     by: str
-    sqnr: float
+    sqnr: float | None
     agreement: float
     what: str
 
 
-def file_beginnings(path: Path) -> list[Feeds]:
-    """The first and last 1,024 bytes of files, as magika reads them; 256 pads short ones."""
-    files = [
-        f for kind in ("*.py", "*.md", "*.toml", "*.json", "*.onnx", "*.lir", "Makefile", "LICENSE") for f in sorted(ROOT.rglob(kind))[:12]
-    ]
-    found = []
-    for file in files:
-        content = file.read_bytes()
-        begin, end = content[:4096].lstrip()[:1024], content[-4096:].rstrip()[-1024:]
-        row = np.full((1, 2048), 256, np.int32)
-        row[0, : len(begin)] = np.frombuffer(begin, np.uint8)
-        row[0, 2048 - len(end) :] = np.frombuffer(end, np.uint8)
-        found.append({"bytes": row})
-    return [found[k] for k in np.random.default_rng(0).permutation(len(found))]
+@dataclass
+class Measured:
+    """What was found out of a model, and what runs its quantized forms, by whose they are."""
 
-
-def sentences(path: Path) -> list[Feeds]:
-    """Token numbers between the marks of a sentence, padded to 64."""
-    rng, found = np.random.default_rng(0), []
-    for _ in range(24):
-        length = int(rng.integers(8, 40))
-        ids, mask = np.zeros((1, 64), np.int64), np.zeros((1, 64), np.int64)
-        words = np.minimum(1996 + rng.zipf(1.3, length - 2), 29999)
-        ids[0, :length], mask[0, :length] = [101, *words, 102], 1
-        found.append({"input_ids": ids, "attention_mask": mask})
-    return found
-
-
-def text_lines(path: Path) -> list[Feeds]:
-    """Lines of this repository's README, drawn 48 pixels high, as PP-OCR reads them."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    font = ImageFont.load_default(30)
-    words = (ROOT / "README.md").read_text().replace("`", "").replace("|", " ").split()
-    found = []
-    for k in range(16):
-        image = Image.new("RGB", (320, 48), (250 - 3 * k, 245, 240))
-        ImageDraw.Draw(image).text((6, 6 + k % 4), " ".join(words[3 * k : 3 * k + 3])[:22], (10 * k, 30, 20), font=font)
-        pixels = np.asarray(image, np.float32)[..., ::-1].transpose(2, 0, 1)
-        found.append({"x": np.ascontiguousarray((pixels / 255 - 0.5) / 0.5)[None].astype(np.float32)})
-    return found
-
-
-def voice(path: Path) -> list[Feeds]:
-    """Frames of a synthetic voice with pauses, and the state that the float model has at each."""
-    rng, rate = np.random.default_rng(0), 16000
-    time = np.arange(rate * 4) / rate
-    pitch = 2 * np.pi * np.cumsum(110 + 25 * np.sin(2 * np.pi * 0.7 * time)) / rate
-    source = sum(np.sin(k * pitch) * np.exp(-((k * 115 - f) ** 2) / 90000.0) for k in range(1, 30) for f in (500, 1500, 2500))
-    signal = 0.08 * source * (np.sin(2 * np.pi * 0.5 * time) > -0.2) + 0.003 * rng.normal(size=len(time))
-    run, state, found = session_run(path), np.zeros((2, 1, 128), np.float32), []
-    for k in range(64, len(signal) - 512, 512):
-        feeds = {"input": signal[None, k - 64 : k + 512].astype(np.float32), "state": state, "sr": np.array(rate, np.int64)}
-        state = run(feeds)["stateN"]
-        found.append(feeds)
-    return [found[k] for k in rng.permutation(len(found))]
+    rows: list[Row]
+    runs: dict[str, Run] = field(default_factory=dict)
 
 
 def same_class(wanted: Sequence[Outputs], found: Sequence[Outputs]) -> float:
@@ -151,29 +104,97 @@ def same_decision(wanted: Sequence[Outputs], found: Sequence[Outputs]) -> float:
     return float(np.mean([(w["output"] > 0.5) == (f["output"] > 0.5) for w, f in zip(wanted, found, strict=True)]))
 
 
+def same_windows(wanted: Sequence[Outputs], found: Sequence[Outputs]) -> float:
+    """The share of windows that both, or neither, take for a face."""
+    pairs = [(w["probability"][:, 1] > 0.6, f["probability"][:, 1] > 0.6) for w, f in zip(wanted, found, strict=True)]
+    return float(np.mean(np.concatenate([(w == f).ravel() for w, f in pairs])))
+
+
+def same_faces(float_nets: Mapping[str, Run], nets: Mapping[str, Run], least: float = 0.8) -> float:
+    """The share of faces that are found with float nets and with others, boxes overlapping by at least `least`, in all that either finds."""
+    both = either = 0
+    for image in task_inputs.face_photographs(task_inputs.FACES[1]):
+        a, b = (faces.detect(some, image) for some in (float_nets, nets))
+        matched = int((faces.overlap(a, b) >= least).any(1).sum()) if len(a) and len(b) else 0
+        both, either = both + matched, either + len(a) + len(b) - matched
+    return both / max(1, either)
+
+
+def _zoo(name: str) -> Callable[[], Path]:
+    return lambda: zoo.fetch(zoo.find(name))
+
+
+def _face_task(net: str) -> Task:
+    bound = {"pnet": {}, "rnet": {"x": (1, 3, 24, 24)}, "onet": {"x": (1, 3, 48, 48)}}[net]
+    samples = lambda path: task_inputs.face_windows(net, {name: onnx_file(name) for name in faces.NETS})  # noqa: E731
+    return Task(f"mtcnn {net}", lambda: onnx_file(net), bound, samples, same_windows, "same windows taken for faces")
+
+
 MINILM = {"input_ids": (1, 64), "attention_mask": (1, 64)}
 TASKS = (
-    Task("magika/standard", {"bytes": (1, 2048)}, file_beginnings, 32, same_class, "same type of file"),
-    Task("minilm/", MINILM, sentences, 12, least_cosine, "least cosine", "461", "int8{observer=minmax,refine-samples=8}"),
-    Task("ch_pp_ocrv4_rec", {"x": (1, 3, 48, 320)}, text_lines, 8, same_text, "same text", "", "int8{refine-samples=2}"),
-    Task("silero_vad_16k_op15", {"input": (1, 576), "state": (2, 1, 128)}, voice, 64, same_decision, "same decision", "output"),
+    Task("magika/standard", _zoo("magika/standard"), {"bytes": (1, 2048)}, task_inputs.file_beginnings, same_class, "same type of file"),
+    Task(
+        "minilm/",
+        _zoo("minilm/"),
+        MINILM,
+        task_inputs.sentences,
+        least_cosine,
+        "least cosine",
+        "461",
+        "int8{observer=minmax,refine-samples=8}",
+    ),
+    Task(
+        "ch_pp_ocrv4_rec",
+        _zoo("ch_pp_ocrv4_rec"),
+        {"x": (1, 3, 48, 320)},
+        task_inputs.text_lines,
+        same_text,
+        "same text",
+        "",
+        "int8{refine-samples=2}",
+    ),
+    Task(
+        "silero_vad_16k_op15",
+        _zoo("silero_vad_16k_op15"),
+        {"input": (1, 576), "state": (2, 1, 128)},
+        task_inputs.voice,
+        same_decision,
+        "same decision",
+        "output",
+    ),
+    Task(
+        "efficientnet_lite0", lambda: onnx_file("efficientnet_lite0"), {}, task_inputs.photograph_crops, same_class, "same class of 1,000"
+    ),
+    *(_face_task(net) for net in faces.NETS),
 )
 
 
-def measure(task: Task) -> list[Row]:
+def measure(task: Task) -> Measured:
     """Ours, and ONNX Runtime's with the same calibration samples."""
-    path = zoo.fetch(zoo.find(task.model))
-    samples = task.samples(path)
-    train, test = samples[: task.calibration], samples[task.calibration :]
+    path = task.file()
+    train, test = task.samples(path)
     graph = lc.optimize(lc.import_model(path, inputs=dict(task.bound)), 2)
-    wanted = [session_run(path)(feeds) for feeds in test]
+    float_run = session_run(path)
+    wanted = [float_run(feeds) for feeds in test]
     ours = quantize(graph, Request(parse_recipe(task.recipe), train)).graph
-    rows = [_row(task, "lepton", wanted, [lc.evaluate(ours, feeds) for feeds in test])]
+    runs: dict[str, Run] = {"lepton": lambda feeds: lc.evaluate(ours, feeds)}
+    runs |= {by: _theirs(path, train, operators) for by, operators in THEIRS.items()}
+    return Measured([_row(task, by, wanted, [run(feeds) for feeds in test]) for by, run in runs.items()], runs)
+
+
+def _theirs(path: Path, train: list[task_inputs.Feeds], operators: Sequence[str] | None) -> Run:
     try:
-        by, theirs = "ONNX Runtime", session_run(quantize_static(path, train, "minmax"))
-    except ValueError:  # its quantizer trips over some small biases
-        by, theirs = "ONNX Runtime, one scale per tensor", session_run(quantize_static(path, train, "minmax", per_channel=False))
-    return [*rows, _row(task, by, wanted, [theirs(feeds) for feeds in test])]
+        return session_run(quantize_static(path, train, "minmax", operators=operators))  # type: ignore[no-any-return]
+    except ValueError:  # its quantizer trips over some small biases if weights have a scale per channel
+        return session_run(quantize_static(path, train, "minmax", per_channel=False, operators=operators))  # type: ignore[no-any-return]
+
+
+def face_rows(measured: Mapping[str, Measured]) -> list[Row]:
+    """The faces that the three nets of MTCNN find together, each net quantized."""
+    nets = {name: measured[f"mtcnn {name}"].runs for name in faces.NETS}
+    float_nets = {name: session_run(onnx_file(name)) for name in faces.NETS}
+    what = "same faces, boxes overlapping by 0.8"
+    return [Row("mtcnn", by, None, same_faces(float_nets, {n: nets[n][by] for n in nets}), what) for by in ("lepton", *THEIRS)]
 
 
 def _row(task: Task, by: str, wanted: Sequence[Outputs], found: Sequence[Outputs]) -> Row:
@@ -186,7 +207,7 @@ def _row(task: Task, by: str, wanted: Sequence[Outputs], found: Sequence[Outputs
 def table(rows: Sequence[Row]) -> str:
     """A Markdown table."""
     lines = ["| Model | By | Output, dB | Judged by | |", "|---|---|---:|---|---:|"]
-    lines += [f"| {r.model} | {r.by} | {r.sqnr:.1f} | {r.what} | {r.agreement:.4f} |" for r in rows]
+    lines += [f"| {r.model} | {r.by} | {'' if r.sqnr is None else f'{r.sqnr:.1f}'} | {r.what} | {r.agreement:.4f} |" for r in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -196,15 +217,18 @@ def main() -> None:
     parser.add_argument("--model", choices=[task.model for task in TASKS], action="append")
     parser.add_argument("--write", action="store_true", help="also write bench/results/quantization_models.json and .md")
     args = parser.parse_args()
-    rows: list[Row] = []
+    measured: dict[str, Measured] = {}
     for task in TASKS:
         if not args.model or task.model in args.model:
-            rows += measure(task)
-            print(table(rows[-2:]), flush=True)
+            measured[task.model] = measure(task)
+            print(table(measured[task.model].rows), flush=True)
+    rows = [row for found in measured.values() for row in found.rows]
+    if all(f"mtcnn {name}" in measured for name in faces.NETS):
+        rows += face_rows(measured)
+        print(table(rows[-3:]), flush=True)
     if args.write:
-        results = ROOT / "bench" / "results"
-        (results / "quantization_models.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-        (results / "quantization_models.md").write_text(table(rows))
+        (RESULTS / "quantization_models.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        (RESULTS / "quantization_models.md").write_text(table(rows))
 
 
 if __name__ == "__main__":

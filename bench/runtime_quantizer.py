@@ -31,7 +31,17 @@ class Reader:
         return iter(self.samples)
 
 
-def quantize_static(model: Path, samples: Sequence[Mapping[str, np.ndarray]], method: str, per_channel: bool = True) -> bytes:
+LAYERS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+"""Operators that multiply by weights."""
+
+
+def quantize_static(
+    model: Path,
+    samples: Sequence[Mapping[str, np.ndarray]],
+    method: str,
+    per_channel: bool = True,
+    operators: Sequence[str] | None = None,
+) -> bytes:
     """The model as QDQ, weights in int8, data in uint8.
 
     Args:
@@ -39,6 +49,7 @@ def quantize_static(model: Path, samples: Sequence[Mapping[str, np.ndarray]], me
         samples: feeds.
         method: `minmax`, `percentile` or `entropy`.
         per_channel: whether weights have a scale per channel.
+        operators: the only ones to quantize; all that it can by default.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quant_pre_process
     from onnxruntime.quantization import quantize_static as run
@@ -52,7 +63,7 @@ def quantize_static(model: Path, samples: Sequence[Mapping[str, np.ndarray]], me
             quant_pre_process(_per_channel_opset(model), str(prepared), skip_symbolic_shape=True)
             run(
                 str(prepared), str(out), Reader(samples), quant_format=QuantFormat.QDQ, per_channel=per_channel, activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8, calibrate_method=chosen,
+                weight_type=QuantType.QInt8, calibrate_method=chosen, op_types_to_quantize=None if operators is None else list(operators),
             )  # fmt: skip
         finally:
             root.setLevel(level)
