@@ -125,9 +125,8 @@ def _zoo(name: str) -> Callable[[], Path]:
 
 
 def _face_task(net: str) -> Task:
-    bound = {"pnet": {}, "rnet": {"x": (1, 3, 24, 24)}, "onet": {"x": (1, 3, 48, 48)}}[net]
     samples = lambda path: task_inputs.face_windows(net, {name: onnx_file(name) for name in faces.NETS})  # noqa: E731
-    return Task(f"mtcnn {net}", lambda: onnx_file(net), bound, samples, same_windows, "same windows taken for faces")
+    return Task(f"mtcnn {net}", lambda: onnx_file(net), {}, samples, same_windows, "same windows taken for faces")
 
 
 MINILM = {"input_ids": (1, 64), "attention_mask": (1, 64)}
