@@ -44,7 +44,9 @@ def fashion_rows(part: str) -> Split:
 
 
 def japanese_vowels(part: str) -> Split:
-    """Utterances [N, 29, 12] of `train` (270) or `test` (370), padded with zeros; the label says which of 9 people speaks.
+    """Utterances [N, 29, 24] of `train` (270) or `test` (370), padded with zeros; the label says which of 9 people speaks.
+
+    A step has 12 cepstral coefficients, and by how much each of them has changed since the step before.
 
     The files of aeon are read without aeon itself, which needs a numba that may not know the numpy that is installed.
 
@@ -56,11 +58,12 @@ def japanese_vowels(part: str) -> Split:
         raise MissingDependency("aeon is not installed", hint="pip install aeon")
     file = Path(found.origin).parent / "datasets" / "data" / "JapaneseVowels" / f"JapaneseVowels_{part.upper()}.ts"
     lines = file.read_text().partition("@data")[2].split()
-    samples, labels = np.zeros((len(lines), 29, 12), np.float32), np.zeros(len(lines), np.int64)
+    samples, labels = np.zeros((len(lines), 29, 24), np.float32), np.zeros(len(lines), np.int64)
     for k, line in enumerate(lines):
         *series, label = line.split(":")
         for channel, values in enumerate(series):
             numbers = np.array(values.split(","), np.float32)
             samples[k, : len(numbers), channel] = numbers
+            samples[k, 1 : len(numbers), 12 + channel] = np.diff(numbers)
         labels[k] = int(label) - 1
     return Split(samples, labels)

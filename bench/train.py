@@ -96,7 +96,7 @@ class Recipe:
 RECIPES = {
     "resnet": Recipe(resnet, FASHION, 5, 128, augment=True),
     "ds_cnn": Recipe(ds_cnn, FASHION, 3, 64),
-    "gru": Recipe(lambda: Recurrent(12, 9), VOWELS, 60, 16),
+    "gru": Recipe(lambda: Recurrent(24, 9), VOWELS, 60, 16),
     "gru_rows": Recipe(lambda: Recurrent(28, 10), ROWS, 4, 64),
 }
 """By name."""
