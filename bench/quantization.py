@@ -89,10 +89,9 @@ def variants(case: Case, ours: Sequence[str]) -> Iterator[Variant]:
     yield Variant("ONNX Runtime", "dynamic", evaluate_scores(session_run(quantize_dynamic(case.model)), test))
 
 
-def rows(case: Case, found: Sequence[Variant]) -> list[Row]:
+def rows(case: Case, found: Sequence[Variant], labels: np.ndarray) -> list[Row]:
     """What each of the variants is worth; the first one is the float net."""
-    labels, exact = case.test().labels, found[0].scores
-    return [_row(case.name, variant, exact, labels) for variant in found]
+    return [_row(case.name, variant, found[0].scores, labels) for variant in found]
 
 
 def _row(net: str, found: Variant, exact: np.ndarray, labels: np.ndarray) -> Row:
@@ -103,9 +102,9 @@ def _row(net: str, found: Variant, exact: np.ndarray, labels: np.ndarray) -> Row
     return Row(net, found.by, found.scheme, right, same, quality, found.ratio, pairs.first, pairs.second)
 
 
-def duels(case: Case, found: Sequence[Variant]) -> list[Duel]:
+def duels(case: Case, found: Sequence[Variant], labels: np.ndarray) -> list[Duel]:
     """Our int8 against ONNX Runtime's."""
-    labels, wanted = case.test().labels, found[0].scores.argmax(1)
+    wanted = found[0].scores.argmax(1)
     ours = [v.scores.argmax(1) for v in found if (v.by, v.scheme) == ("lepton", "int8")]
     theirs = [(v.scheme, v.scores.argmax(1)) for v in found if v.by == "ONNX Runtime" and v.scheme != "dynamic"]
     return [
@@ -153,8 +152,10 @@ def main() -> None:
     for case in CASES:
         if not args.net or case.name in args.net:
             made = list(variants(case, args.scheme or OURS))
-            found, fought = [*found, *rows(case, made)], [*fought, *duels(case, made)]
-            print(table(rows(case, made)), duel_table(duels(case, made)), sep="\n", flush=True)
+            labels = case.test().labels
+            found += rows(case, made, labels)
+            fought += duels(case, made, labels)
+            print(table(rows(case, made, labels)), duel_table(duels(case, made, labels)), sep="\n", flush=True)
     if args.write:
         as_json = {"rows": [asdict(row) for row in found], "duels": [asdict(duel) for duel in fought]}
         (RESULTS / "quantization.json").write_text(json.dumps(as_json, indent=1) + "\n")
