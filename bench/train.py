@@ -44,11 +44,11 @@ def resnet() -> nn.Module:
 
 
 def ds_cnn() -> nn.Module:
-    """Depthwise separable convolutions, 110,000 weights: 64 and 128 channels at 14 pixels, 256 at 7, as in keyword spotting."""
-    layers: list[nn.Module] = [nn.Conv2d(1, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-    for inputs, outputs, stride in ((64, 128, 1), (128, 256, 2), (256, 256, 1)):
-        layers += [nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False), nn.BatchNorm2d(inputs), nn.ReLU()]
-        layers += [nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    """Depthwise separable convolutions, 115,000 weights: 128 and 256 channels at 7 pixels, 256 at 4, as in keyword spotting."""
+    layers: list[nn.Module] = [nn.Conv2d(1, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
+    for inputs, outputs, stride in ((64, 128, 2), (128, 256, 1), (256, 256, 2)):
+        layers += [nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False), nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)]
+        layers += [nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 10))
 
 
