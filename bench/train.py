@@ -97,7 +97,7 @@ RECIPES = {
     "resnet": Recipe(resnet, FASHION, 5, 128, augment=True),
     "ds_cnn": Recipe(ds_cnn, FASHION, 2, 64),
     "gru": Recipe(lambda: Recurrent(24, 9), VOWELS, 60, 16),
-    "gru_rows": Recipe(lambda: Recurrent(28, 10), ROWS, 3, 64),
+    "gru_rows": Recipe(lambda: Recurrent(28, 10), ROWS, 2, 64),
 }
 """By name."""
 
