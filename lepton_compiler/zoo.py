@@ -149,7 +149,9 @@ def _download(members: Sequence[tuple[Entry, Path]]) -> None:
             _unpack(entry, archive, part)
             if (found := _digest(part)) != entry.sha256:
                 raise FetchError(
-                    f"{entry.path} has SHA-256 {found}, expected {entry.sha256}", where=entry.id, hint="the package has changed; do not use it"
+                    f"{entry.path} has SHA-256 {found}, expected {entry.sha256}",
+                    where=entry.id,
+                    hint="the package has changed; do not use it",
                 )
             os.replace(part, target)
 

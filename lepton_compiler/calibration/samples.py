@@ -106,7 +106,9 @@ def _misfits(array: np.ndarray, value: Value) -> list[str]:
             return [f"input '{value.name}' is {value.type}, the sample has shape {array.shape}"]
     if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
         where = ", ".join(map(str, np.unravel_index(int(np.argmin(finite)), array.shape)))
-        return [f"input '{value.name}' holds NaN or infinity: {array.size - int(finite.sum())} of {array.size} elements, the first at [{where}]"]
+        return [
+            f"input '{value.name}' holds NaN or infinity: {array.size - int(finite.sum())} of {array.size} elements, the first at [{where}]"
+        ]
     return []
 
 

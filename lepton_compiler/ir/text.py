@@ -128,7 +128,7 @@ def format_node(node: Node) -> str:
     operands = ", ".join("none" if v is None else format_name("%", v.name) for v in node.inputs)
     head = ", ".join(format_name("%", o.name) for o in node.outputs)
     types = ", ".join(repr(o.type) for o in node.outputs)
-    return f"{head} = {format_op(node.op)}({operands}) : {types}{_loc(node.loc)}"
+    return f"{head} = {format_op(node.op)}({operands}){f' : {types}' if types else ''}{_loc(node.loc)}"
 
 
 def _graph_lines(graph: Graph, weights: dict[str, Tensor], indent: str) -> Iterator[str]:

@@ -38,7 +38,7 @@ class Facts:
         """An element of an operator without multiply-accumulates counts as one."""
         inner = list(node.regions[0]) if node.op.name == "Fused" else [node]
         costs = [n.op.cost([v.type if v else None for v in n.inputs], [o.type for o in n.outputs]) for n in inner]
-        work = sum(c.macs or n.output.type.size for n, c in zip(inner, costs, strict=True))
+        work = sum(c.macs or (n.output.type.size if n.outputs else 0) for n, c in zip(inner, costs, strict=True))
         view = is_view(node)
         return Facts(work, not view and node.op.name not in CONTROL and spec_of(node).shares, view)
 
