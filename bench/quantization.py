@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -151,15 +152,31 @@ def main() -> None:
     found, fought = list[Row](), list[Duel]()
     for case in CASES:
         if not args.net or case.name in args.net:
-            made = list(variants(case, args.scheme or OURS))
+            made = []
+            for variant in variants(case, args.scheme or OURS):
+                print(f"{case.name}: {variant.by} {variant.scheme}", file=sys.stderr, flush=True)
+                made.append(variant)
             labels = case.test().labels
             found += rows(case, made, labels)
             fought += duels(case, made, labels)
             print(table(rows(case, made, labels)), duel_table(duels(case, made, labels)), sep="\n", flush=True)
     if args.write:
-        as_json = {"rows": [asdict(row) for row in found], "duels": [asdict(duel) for duel in fought]}
-        (RESULTS / "quantization.json").write_text(json.dumps(as_json, indent=1) + "\n")
-        (RESULTS / "quantization.md").write_text(f"{table(found)}\n{duel_table(fought)}")
+        write(found, fought)
+
+
+def write(found: list[Row], fought: list[Duel], folder: Path = RESULTS) -> None:
+    """Put results into `quantization.json` and `.md`, beside those of nets that were not measured this time."""
+    file, again = folder / "quantization.json", {row.net for row in found}
+    if file.exists():
+        known = json.loads(file.read_text())
+        found = [*(Row(**row) for row in known["rows"] if row["net"] not in again), *found]
+        old = [Duel(d["net"], d["against"], Pairs(**d["right"]), Pairs(**d["like_float"])) for d in known["duels"]]
+        fought = [*(duel for duel in old if duel.net not in again), *fought]
+    order = {case.name: place for place, case in enumerate(CASES)}
+    found.sort(key=lambda row: order[row.net])
+    fought.sort(key=lambda duel: order[duel.net])
+    file.write_text(json.dumps({"rows": [asdict(row) for row in found], "duels": [asdict(duel) for duel in fought]}, indent=1) + "\n")
+    (folder / "quantization.md").write_text(f"{table(found)}\n{duel_table(fought)}")
 
 
 if __name__ == "__main__":

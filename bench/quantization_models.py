@@ -230,8 +230,18 @@ def main() -> None:
         rows += face_rows(measured)
         print(table(rows[-2 * (1 + len(THEIRS)) :]), flush=True)
     if args.write:
-        (RESULTS / "quantization_models.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-        (RESULTS / "quantization_models.md").write_text(table(rows))
+        write(rows)
+
+
+def write(rows: list[Row], folder: Path = RESULTS) -> None:
+    """Put results into `quantization_models.json` and `.md`, beside those of models that were not measured this time."""
+    file, again = folder / "quantization_models.json", {row.model for row in rows}
+    if file.exists():
+        rows = [*(Row(**row) for row in json.loads(file.read_text()) if row["model"] not in again), *rows]
+    order = {name: place for place, name in enumerate([*(task.model for task in TASKS), "mtcnn"])}
+    rows.sort(key=lambda row: order[row.model])
+    file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    (folder / "quantization_models.md").write_text(table(rows))
 
 
 if __name__ == "__main__":
