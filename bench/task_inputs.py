@@ -88,7 +88,7 @@ def photograph_crops(path: Path) -> Split:
     """Parts of photographs, 224 pixels wide, as EfficientNet-Lite sees them."""
     train = photographs(["china", "astronaut", "coffee", "bus", "motorcycle_left", "color", "hubble_deep_field", "t1"])
     test = photographs(["flower", "chelsea", "rocket", "zidane", "grace_hopper", "coins"])
-    return _as_inputs(crops(train, 224, 8)), _as_inputs(crops(test, 224, 8))
+    return _as_inputs(crops(train, 224, 4)), _as_inputs(crops(test, 224, 5))
 
 
 def _as_inputs(images: Sequence[np.ndarray]) -> list[Feeds]:
