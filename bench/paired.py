@@ -24,4 +24,4 @@ class Pairs:
     def chance(self) -> float:
         """The probability of a difference at least as large, either way, between two that are equally good: McNemar's exact test."""
         total, few = self.first + self.second, min(self.first, self.second)
-        return min(1.0, 2 * sum(comb(total, k) for k in range(few + 1)) / 2**total)
+        return min(1.0, 2 * sum(comb(total, k) for k in range(few + 1)) / (1 << total))

@@ -78,11 +78,11 @@ def test_faces_are_found_by_whatever_runs_the_nets():
         def run(feeds):
             looks.append(feeds["x"].shape)
             count = len(feeds["x"])
-            return {"probability": np.tile(np.float32([0.1, 0.9]), (count, 1)), "box": np.full((count, 4), moved, np.float32)}
+            return {"probability": np.tile(np.array([0.1, 0.9], np.float32), (count, 1)), "box": np.full((count, 4), moved, np.float32)}
 
         return run
 
-    looks = []
+    looks: list[tuple[int, ...]] = []
     image = np.random.default_rng(0).integers(0, 256, (100, 140, 3)).astype(np.uint8)
     (found,) = faces.detect({"pnet": propose, "rnet": look(0.0), "onet": look(0.1)}, image)
     assert looks == [(1, 3, 24, 24), (1, 3, 48, 48)]
