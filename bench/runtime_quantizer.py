@@ -51,16 +51,18 @@ def quantize_static(
         per_channel: whether weights have a scale per channel.
         operators: the only ones to quantize; all that it can by default.
     """
+    import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quant_pre_process
     from onnxruntime.quantization import quantize_static as run
 
     chosen = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile, "entropy": CalibrationMethod.Entropy}[method]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        prepared, out = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
+        whole, prepared, out = (Path(folder) / f"{name}.onnx" for name in ("whole", "prepared", "quantized"))
         level, root = logging.getLogger().level, logging.getLogger()
         root.setLevel(logging.ERROR)
         try:
-            quant_pre_process(_per_channel_opset(model), str(prepared), skip_symbolic_shape=True)
+            onnx.save(_per_channel_opset(model), str(whole))  # a model in memory makes the next step fail where it has small constants
+            quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
             run(
                 str(prepared), str(out), Reader(samples), quant_format=QuantFormat.QDQ, per_channel=per_channel, activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8, calibrate_method=chosen, op_types_to_quantize=None if operators is None else list(operators),
