@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -62,7 +63,7 @@ def draw_pages(folder: Path, count: int, size: int) -> None:
 
 
 def measure(model: Path, count: int, size: int, options: Sequence[str]) -> dict[str, Any]:
-    """Quantize and compile once: `{"seconds", "peak_bytes", "stages": {name: seconds}, "peaks": {name: bytes}, "summary"}`.
+    """Quantize and compile once: `{"seconds", "cpu_seconds", "peak_bytes", "stages": {name: seconds}, "peaks": {name: bytes}, "summary"}`.
 
     Raises:
         LeptonError: the command failed.
@@ -89,7 +90,7 @@ def measure(model: Path, count: int, size: int, options: Sequence[str]) -> dict[
 
 def _watched(command: Sequence[str]) -> dict[str, Any]:
     """Run a command that tells of its stages on stderr, and watch its memory."""
-    begun, lines = time.monotonic(), list[str]()
+    begun, spent, lines = time.monotonic(), cpu_seconds(), list[str]()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     now, peaks = 0, dict[str, int]()
     assert process.stderr is not None
@@ -117,8 +118,14 @@ def _watched(command: Sequence[str]) -> dict[str, Any]:
             stages[_stage(line)] = round(stages.get(_stage(line), 0.0) + float(line.split()[-2]), 2)
     peak = max([now, *peaks.values()])
     return {
-        "seconds": round(time.monotonic() - begun, 1), "peak_bytes": peak, "stages": stages, "peaks": peaks, "summary": output.strip()
+        "seconds": round(time.monotonic() - begun, 1), "cpu_seconds": round(cpu_seconds() - spent, 1), "peak_bytes": peak, "stages": stages, "peaks": peaks, "summary": output.strip()
     }  # fmt: skip
+
+
+def cpu_seconds() -> float:
+    """Processor time of all processes that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _stage(line: str) -> str:
@@ -164,7 +171,7 @@ def _run(args: argparse.Namespace) -> int:
     else:
         for name, seconds in row["stages"].items():
             print(f"{seconds:8.1f} s  {row['peaks'].get(name, 0) / 1e6:8.0f} MB  {name}")
-        print(f"{row['seconds']:8.1f} s  {row['peak_bytes'] / 1e6:8.0f} MB  in all, of {LIMIT / 1e6:.0f} MB")
+        print(f"{row['seconds']:8.1f} s  {row['peak_bytes'] / 1e6:8.0f} MB  in all, of {LIMIT / 1e6:.0f} MB; {row['cpu_seconds']:.1f} s of processor time")
         print(json.dumps(row["summary"].splitlines()[-1] if row["summary"] else ""))
     return 0 if row["peak_bytes"] <= LIMIT else 1
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lepton_compiler.backends.tvm.spec import is_elementwise
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.traverse import bodies, erase_dead
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.evaluator import evaluate_node
 from lepton_compiler.ops.lookup import ENTRIES, Lookup
-from lepton_compiler.passes.fuse.kinds import kind
 from lepton_compiler.pipeline import Pass, PassContext
 from lepton_compiler.target import Target
 
@@ -23,6 +23,8 @@ COSTLY = frozenset(
     "Acos Acosh Asin Asinh Atan Atanh Celu Cos Cosh Elu Erf Exp Gelu HardSwish Log Lookup Mish Pow Selu Sigmoid Sin Sinh Softplus Swish Tan Tanh".split()
 )
 """Functions that take vector code longer than a read of each element from a table."""
+CODES = frozenset({"DequantizeLinear", "QuantizeLinear"})
+"""Operators between codes and numbers; each element stands for itself, since scales are single here."""
 FREE = frozenset({"Cast", "DequantizeLinear"})
 """Operators that readers of codes repeat rather than share."""
 
@@ -67,7 +69,7 @@ def _function(last: Node) -> Function | None:
         if node in found:
             continue
         found.add(node)
-        if kind(node) != "elementwise" or len(found) > LONGEST:
+        if len(found) > LONGEST or not (is_elementwise(node.op) or node.op.name in CODES):
             return None
         for value in node.present_inputs:
             if value.is_constant:
