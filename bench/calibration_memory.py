@@ -171,7 +171,9 @@ def _run(args: argparse.Namespace) -> int:
     else:
         for name, seconds in row["stages"].items():
             print(f"{seconds:8.1f} s  {row['peaks'].get(name, 0) / 1e6:8.0f} MB  {name}")
-        print(f"{row['seconds']:8.1f} s  {row['peak_bytes'] / 1e6:8.0f} MB  in all, of {LIMIT / 1e6:.0f} MB; {row['cpu_seconds']:.1f} s of processor time")
+        print(
+            f"{row['seconds']:8.1f} s  {row['peak_bytes'] / 1e6:8.0f} MB  in all, of {LIMIT / 1e6:.0f} MB; {row['cpu_seconds']:.1f} s of processor time"
+        )
         print(json.dumps(row["summary"].splitlines()[-1] if row["summary"] else ""))
     return 0 if row["peak_bytes"] <= LIMIT else 1
 
