@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from lepton_compiler.passes.quantize.recurrent import StateProduct
 from lepton_compiler.passes.quantize.roles import weight_of
 from lepton_compiler.passes.quantize.tables import Table, is_table, place_tables
 from lepton_compiler.passes.quantize.weight_only import Stored, place_weights
-from lepton_compiler.quantization.lockstep import Expected, LayerError, Mendable, decibels, mend
+from lepton_compiler.quantization.lockstep import Expected, LayerError, Mendable, Settled, decibels, mend, settled_codes
 from lepton_compiler.quantization.recipe import Recipe
 
 
@@ -49,6 +49,7 @@ class Candidate:
         errors: what is left of errors after mending, by name of layer, where samples were there.
         placement: of static schemes.
         weight_bytes: of the constants before and after.
+        codes: of the weights of layers, with their scales, by name.
     """
 
     graph: Graph
@@ -59,6 +60,7 @@ class Candidate:
     errors: Mapping[str, LayerError]
     placement: Placement | None
     weight_bytes: tuple[int, int]
+    codes: Mapping[str, Settled] = field(default_factory=dict)
 
     @property
     def rows(self) -> dict[str, Done]:
@@ -67,9 +69,10 @@ class Candidate:
 
 
 def make_candidate(
-    source: Graph, recipe: Recipe, ranges: Mapping[str, Range], samples: Sequence[Mapping[str, np.ndarray]], arch: str, emit: str
-) -> Candidate:
-    """Quantize a copy of `source` and mend its layers on samples."""
+    source: Graph, recipe: Recipe, ranges: Mapping[str, Range], samples: Sequence[Mapping[str, np.ndarray]], arch: str, emit: str,
+    settled: Mapping[str, Settled] | None = None,
+) -> Candidate:  # fmt: skip
+    """Quantize a copy of `source` and mend its layers on samples; `settled` are codes of weights that are taken over."""
     graph = source.copy()
     placement, mendable, done = None, list[Mendable](), list[Done]()
     match recipe.scheme:
@@ -82,7 +85,7 @@ def make_candidate(
             placement = recipe.step.place_static(graph, ranges, arch, emit)
             mendable = [_mendable(layer) for layer in placement.layers]
     tables = [_table(found) for found in place_tables(graph, recipe.keep)]
-    errors = _mend(source, graph, mendable, recipe, samples)
+    errors = _mend(source, graph, mendable, recipe, samples, settled)
     if placement is not None:
         done = [_static(layer, placement) for layer in placement.layers]
         done += [_state(found, placement) for found in placement.states]
@@ -91,17 +94,19 @@ def make_candidate(
     done += tables
     order = tuple(node for part in bodies(source) for node in part if weight_of(node) is not None or is_table(node))
     sizes = _weight_bytes(source), _weight_bytes(graph)
-    return Candidate(graph, tuple(done), order, frozenset(recipe.keep), _work(source), errors, placement, sizes)
+    return Candidate(graph, tuple(done), order, frozenset(recipe.keep), _work(source), errors, placement, sizes, settled_codes(mendable))
 
 
 def _mend(
-    source: Graph, graph: Graph, layers: Sequence[Mendable], recipe: Recipe, samples: Sequence[Mapping[str, np.ndarray]]
-) -> dict[str, LayerError]:
+    source: Graph, graph: Graph, layers: Sequence[Mendable], recipe: Recipe, samples: Sequence[Mapping[str, np.ndarray]],
+    settled: Mapping[str, Settled] | None,
+) -> dict[str, LayerError]:  # fmt: skip
     if not samples or not layers:
         return {}
     expected = Expected(source, [layer.name for layer in layers], samples)
     together = recipe.rounding == "error"
-    return mend(graph, layers, expected, samples, correct_bias=recipe.correct_bias != "off", round_together=together)
+    corrected = recipe.correct_bias != "off"
+    return mend(graph, layers, expected, samples, correct_bias=corrected, round_together=together, settled=settled)
 
 
 def _mendable(layer: Layer) -> Mendable:

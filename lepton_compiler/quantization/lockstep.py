@@ -26,6 +26,10 @@ Step = tuple[Node, Sequence[Arrays | None], list[Arrays]]
 """A node, its operands and its results, one array per sample each; the results may be changed in place before the next step."""
 
 
+Settled = tuple[np.ndarray, np.ndarray]
+"""Scales and codes of the weights of a layer."""
+
+
 @dataclass(frozen=True)
 class Mendable:
     """A layer whose weights are codes.
@@ -94,7 +98,7 @@ def relative_error(wanted: Sequence[Mapping[str, np.ndarray]], found: Iterable[M
 
 def mend(
     graph: Graph, layers: Sequence[Mendable], expected: Expected, samples: Sequence[Mapping[str, np.ndarray]], *,
-    correct_bias: bool, round_together: bool,
+    correct_bias: bool, round_together: bool, settled: Mapping[str, Settled] | None = None,
 ) -> dict[str, LayerError]:  # fmt: skip
     """Choose roundings and biases of the layers of a quantized graph, in place; gives the error that is left after each layer, by name.
 
@@ -105,6 +109,7 @@ def mend(
         samples: feeds.
         correct_bias: see `bias`.
         round_together: see `rounding`.
+        settled: codes of weights by name of layer, which are taken over where scales are the same, instead of being chosen again.
     """
     by_node = {layer.node: layer for layer in layers}
     errors: dict[str, LayerError] = {}
@@ -113,7 +118,7 @@ def mend(
         layer = by_node.get(node)
         if layer is None:
             continue
-        if round_together and operands[0] is not None and _round(layer, operands[0]):
+        if round_together and operands[0] is not None and _round(layer, operands[0], (settled or {}).get(layer.name)):
             results[0] = _again(layer, operands)
         wanted = expected.take(layer.name)
         if correct_bias:
@@ -124,13 +129,21 @@ def mend(
     return errors
 
 
-def _round(layer: Mendable, data: Arrays) -> bool:
+def settled_codes(layers: Sequence[Mendable]) -> dict[str, Settled]:
+    """What `mend` has chosen."""
+    return {layer.name: (scale.numpy(), codes.numpy()) for layer in layers for codes, scale in [layer.weights.present_inputs[:2]]}
+
+
+def _round(layer: Mendable, data: Arrays, settled: Settled | None) -> bool:
     """Choose the codes of a layer's weights; whether there are new ones."""
     codes, scale = layer.weights.present_inputs[:2]
     op: Any = layer.weights.op
     bits = codes.type.dtype.bits
     factor = spread(scale.numpy(), codes.type.static_shape, op.axis % codes.type.rank, op.block_size)
-    found = rounded_together(layer.node, data, layer.float_weights, factor, bits)
+    if settled is not None and settled[1].shape == codes.type.static_shape and np.array_equal(settled[0], scale.numpy()):
+        found: np.ndarray | None = settled[1]
+    else:
+        found = rounded_together(layer.node, data, layer.float_weights, factor, bits)
     if found is None:
         return False
     graph = layer.node.graph

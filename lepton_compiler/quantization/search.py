@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from lepton_compiler.quantization.candidate import Candidate
 from lepton_compiler.quantization.recipe import Recipe
 
-RETURNED = 8
+RETURNED = 5
 """Layers that are tried in low precision again, the slowest first, once the bound is met."""
 
 

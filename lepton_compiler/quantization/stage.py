@@ -248,12 +248,14 @@ class _Work:
         return self._search(Tried((), best, self.drop), request.max_drop, loss)
 
     def _search(self, whole: Tried, bound: float, loss: Loss) -> Candidate:
+        lost = [whole.drop]
+
         def attempt(steps: Sequence[Step]) -> Tried:
             recipe = raised(self.recipe, steps)
-            self.request.stage(f"try {len(set(recipe.keep + recipe.wide))} layers in higher precision")
-            made = self._make(recipe, self.ranges)
+            self.request.stage(f"{100 * lost[-1]:.3g} % lost: try {len(set(recipe.keep + recipe.wide))} layers in higher precision")
+            made = make_candidate(self.graph, recipe, self.ranges, self._few, self.request.arch, self.request.emit, whole.candidate.codes)
             found = Tried(tuple(steps), made, loss.of(made.graph))
-            self.request.detail(f"{100 * found.drop:.3g} % lost")
+            lost.append(found.drop)
             return found
 
         worth = {layer.name: self._share(layer.name, whole.candidate) for layer in whole.candidate.layers}
