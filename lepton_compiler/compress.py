@@ -61,6 +61,7 @@ class Tools:
         build: native code for this machine.
         arch: architecture of the target.
         emit: kind of output.
+        small: size counts more than time.
         stage: told what is going on.
         detail: told how far it is.
     """
@@ -69,6 +70,7 @@ class Tools:
     build: Callable[[Graph], Runnable]
     arch: str
     emit: str
+    small: bool
     stage: Callable[[str], None]
     detail: Callable[[str], None]
 
@@ -104,7 +106,7 @@ def compress(graphs: Mapping[tuple[int, ...], Graph], wanted: Compression, tools
     already = quantized_nodes(graph)
     request = Request(
         wanted.recipe, wanted.data, wanted.max_drop, wanted.metric, tools.arch, tools.emit,
-        lambda g, names, count: _runner(g, names, count, tools.build), wanted.analyse, already, tools.stage, tools.detail,
+        lambda g, names, count: _runner(g, names, count, tools.build), wanted.analyse, already, tools.small, tools.stage, tools.detail,
     )  # fmt: skip
     return quantize(tools.optimise(graph), request)
 

@@ -409,7 +409,7 @@ def _compressed(source: Any, graphs: dict[tuple[int, ...], Graph], job: Job) -> 
     def build(graph: Graph) -> CompiledModel:
         return compile(graph, here, job.level, threads=os.cpu_count() or 1, jobs=job.jobs, cache_dir=job.cache_dir)
 
-    tools = Tools(lambda graph: _optimised(graph, plain), build, job.target.arch, job.emit, job.stage, job.detail)
+    tools = Tools(lambda graph: _optimised(graph, plain), build, job.target.arch, job.emit, job.level == "Os", job.stage, job.detail)
     result = compress(graphs, job.compression, tools)
     return result.graph, dict.fromkeys(graphs, result.graph), result.report
 

@@ -27,7 +27,8 @@ class Recipe(Quantize):
         equalize: move factors between the channels of neighbouring layers, so that one scale suits all of them.
         smooth: move factors from data of wide channels into the weights of the products that read it; 0 is none, 1 all, 0.5 half each.
         refine_samples: samples that biases and roundings are worked out with, if they fit in memory (see `held`).
-        higher: what a layer that loses too much is computed in: floating point, or data of 16 bits where that is enough.
+        higher: what a layer that loses too much is computed in: `float32`, or `int16x8`, data of 16 bits where that is enough; `auto` is the
+            latter where size counts, since such layers keep 8-bit weights and take about the time of floating point.
     """
 
     observer: str = "auto"
@@ -37,7 +38,7 @@ class Recipe(Quantize):
     equalize: bool = False
     smooth: float = 0.0
     refine_samples: int = 32
-    higher: Literal["float32", "int16x8"] = "float32"
+    higher: Literal["auto", "float32", "int16x8"] = "auto"
 
     def __post_init__(self) -> None:
         name = self.observer.rstrip("0123456789.")

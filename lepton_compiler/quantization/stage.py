@@ -44,6 +44,7 @@ class Request:
         runner: runs graphs.
         analyse: work out which layer causes which part of the error.
         quantized: how many nodes of the model are quantized already.
+        small: size counts more than time.
         stage: told what is going on.
         detail: told how far it is.
     """
@@ -57,6 +58,7 @@ class Request:
     runner: Runner = field(default=lambda graph, names, count: evaluator_run(graph, names))
     analyse: bool = False
     quantized: int = 0
+    small: bool = False
     stage: Callable[[str], None] = lambda name: None
     detail: Callable[[str], None] = lambda text: None
 
@@ -259,7 +261,8 @@ class _Work:
             return found
 
         worth = {layer.name: self._share(layer.name, whole.candidate) for layer in whole.candidate.layers}
-        rungs = (True, False) if self.recipe.higher == "int16x8" and whole.candidate.placement is not None else (False,)
+        wide = self.recipe.higher == "int16x8" or (self.recipe.higher == "auto" and self.request.small)
+        rungs = (True, False) if wide and self.recipe.scheme == "int8" else (False,)
         best = search(whole, bound, worth, rungs, attempt)
         self.drop = best.drop
         if best.drop > bound:
