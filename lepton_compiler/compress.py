@@ -57,7 +57,7 @@ class Tools:
     """What compression needs of the driver.
 
     Attributes:
-        optimise: the passes of the level.
+        optimise: the passes of the level; told whether the model is quantized in part.
         build: native code for this machine.
         arch: architecture of the target.
         emit: kind of output.
@@ -66,7 +66,7 @@ class Tools:
         detail: told how far it is.
     """
 
-    optimise: Callable[[Graph], Graph]
+    optimise: Callable[[Graph, bool], Graph]
     build: Callable[[Graph], Runnable]
     arch: str
     emit: str
@@ -108,7 +108,7 @@ def compress(graphs: Mapping[tuple[int, ...], Graph], wanted: Compression, tools
         wanted.recipe, wanted.data, wanted.max_drop, wanted.metric, tools.arch, tools.emit,
         lambda g, names, count: _runner(g, names, count, tools.build), wanted.analyse, already, tools.small, tools.stage, tools.detail,
     )  # fmt: skip
-    return quantize(tools.optimise(graph), request)
+    return quantize(tools.optimise(graph, already > 0), request)
 
 
 def _runner(graph: Graph, names: Sequence[str], count: int, build: Callable[[Graph], Runnable]) -> Run:

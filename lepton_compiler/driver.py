@@ -409,16 +409,24 @@ def _compressed(source: Any, graphs: dict[tuple[int, ...], Graph], job: Job) -> 
     def build(graph: Graph) -> CompiledModel:
         return compile(graph, here, job.level, threads=os.cpu_count() or 1, jobs=job.jobs, cache_dir=job.cache_dir)
 
-    tools = Tools(lambda graph: _optimised(graph, plain), build, job.target.arch, job.emit, job.level == "Os", job.stage, job.detail)
+    def optimised(graph: Graph, partly: bool) -> Graph:
+        return _optimised(graph, plain, keep_codes=partly)
+
+    tools = Tools(optimised, build, job.target.arch, job.emit, job.level == "Os", job.stage, job.detail)
     result = compress(graphs, job.compression, tools)
     return result.graph, dict.fromkeys(graphs, result.graph), result.report
 
 
-def _optimised(graph: Graph, job: Job) -> Graph:
+def _optimised(graph: Graph, job: Job, *, keep_codes: bool = False) -> Graph:
     if job.compression is not None and not job.compression.optimised_again(job.emit):
         return graph
     job.stage("optimise")
-    return optimize(graph, job.level, job.machine, job.passes, job.instruments)
+    passes: str | Sequence[Pass] | None = job.passes
+    if keep_codes and passes is None:
+        from lepton_compiler.passes.levels import keeping_codes
+
+        passes = keeping_codes(level_pipeline(job.level).passes)
+    return optimize(graph, job.level, job.machine, passes, job.instruments)
 
 
 def _write_exchange(graph: Graph, file: Path, kind: str, opset: int) -> None:

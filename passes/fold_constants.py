@@ -24,11 +24,13 @@ class FoldConstants(Pass):
         limit: bytes that any result may have.
         growth: how many times larger than the operands a larger result may be.
         dequantize: whether quantized weights may turn into float weights, four to eight times larger.
+        small: bytes of float weights that quantized ones become in any case.
     """
 
     limit: int = 1 << 20
     growth: float = 1.0
     dequantize: bool = True
+    small: int = 16 << 10
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         for part in list(bodies(graph)):
@@ -57,7 +59,7 @@ class FoldConstants(Pass):
         if node.op.name == "ConstantOfShape" and any(user.op.name in WEIGHTED for user in node.output.users):
             return True
         if node.op.name == "DequantizeLinear":
-            return self.dequantize or size <= SMALL_WEIGHTS
+            return self.dequantize or size <= self.small
         return size <= max(self.limit, self.growth * source)
 
 
@@ -80,9 +82,6 @@ def _known_contents(node: Node) -> list[np.ndarray] | None:
 
 DATA_SIZED = frozenset({"NonZero", "Compress", "Unique", "NonMaxSuppression", "Dynamic"})
 """Operators whose results may be folded although inference does not know their size; none is larger than a few times the operands."""
-
-SMALL_WEIGHTS = 16 << 10
-"""Bytes of float weights that stay even where quantized ones are kept small."""
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 """Operators whose weights must be constants to run fast, whatever their size."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lepton_compiler.errors import UsageError
@@ -69,6 +70,12 @@ Os: tuple[Pass, ...] = tuple(replace(p, limit=1 << 12, dequantize=False) if isin
 """As O2, but constants are folded only where that does not make the model larger: quantized weights stay quantized."""
 
 LEVELS: dict[str, tuple[Pass, ...]] = {"O0": O0, "O1": O1, "O2": O2, "O3": O3, "Os": Os}
+
+
+def keeping_codes(passes: Sequence[Pass]) -> tuple[Pass, ...]:
+    """The same, for a model that is quantized in part and whose rest is to be quantized: without what turns codes into other numbers."""
+    kept = (step for step in passes if not isinstance(step, SimplifyQuantization))
+    return tuple(replace(step, dequantize=False, small=0) if isinstance(step, FoldConstants) else step for step in kept)
 
 
 def passes_for_level(level: str) -> tuple[Pass, ...]:

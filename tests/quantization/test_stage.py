@@ -12,6 +12,7 @@ from lepton_compiler.errors import UnsupportedError, UsageError
 from lepton_compiler.ir.graph import Graph
 from lepton_compiler.ir.types import tensor_type
 from lepton_compiler.ops.builder import Builder
+from lepton_compiler.passes.levels import LEVELS, keeping_codes
 from lepton_compiler.quantization import Request, parse_drop, parse_recipe, quantize, quantized_nodes
 from lepton_compiler.quantization.candidate import Candidate, Done
 from lepton_compiler.quantization.page import page
@@ -118,6 +119,19 @@ def test_a_bound_is_met_by_keeping_the_layers_that_hurt_most():
     assert tight.report.drop <= bound < loose.report.drop
     assert worst.name in tight.report.kept and len(tight.report.kept) < len(tight.report.layers)
     assert "kept to lose at most" in next(row.reason for row in tight.report.layers if row.name == worst.name)
+
+
+@pytest.mark.parametrize("level", ["O0", "O2"])
+def test_codes_stay_codes_while_the_rest_is_quantized(level):
+    name = next(node.output.name for node in classifier() if node.op.name == "Gemm")
+    partly = run(f"int8{{keep={name}}}").graph
+    graph = lc.optimize(partly, passes=keeping_codes(LEVELS[level]))
+    count = [sum(node.op.name == "DequantizeLinear" for node in g) for g in (partly, graph)]
+    assert count[0] == count[1] > 4
+    model = lc.compile(partly, inputs={"x": (2, 3, 6, 6)}, level=level.removeprefix("O"), quantize="int8", calibration=samples())
+    feeds = samples(1)[0]
+    (wanted,), (found,) = lc.evaluate(classifier(), feeds).values(), model.run(feeds).values()
+    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
 def test_layers_that_are_not_needed_for_the_bound_go_back():
