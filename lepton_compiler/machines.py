@@ -63,11 +63,11 @@ MACHINES: dict[str, Machine] = {
     "cortex-m7": _micro("microcontroller, armv7e-m: DSP, FPU of single precision", "thumbv7em-unknown-none-eabihf", "cortex-m7", "hard", ("-fp64",)),
     "cortex-m33": _micro("microcontroller, armv8-m: DSP, FPU of single precision", "thumbv8m.main-unknown-none-eabihf", "cortex-m33", "hard"),
     "cortex-m55": _micro(
-        "microcontroller, armv8.1-m: DSP, FPU; without the Helium vectors", "thumbv8.1m.main-unknown-none-eabihf", "cortex-m55", "hard",
-        ("-v8.1m.main", "-mve", "-mve.fp", "-lob", "-fullfp16", "-fp64"),
+        "microcontroller, armv8.1-m: Helium vectors, DSP, FPU; ,-mve for a core without vectors", "thumbv8.1m.main-unknown-none-eabihf", "cortex-m55", "hard",
+        ("-fp64",),
     ),
 }  # fmt: skip
-"""By target name. The Cortex-M55 is compiled for what the emulator can run, and so verify: scalar code of armv8-m."""
+"""By target name."""
 
 CPUS: dict[str, Cpu] = {
     "generic": Cpu("aarch64", 128, 32, l2_bytes=256 << 10),
@@ -86,6 +86,27 @@ CPUS: dict[str, Cpu] = {
     "cortex-m4": Cpu("thumb", 0, 24, 32 << 10, 128 << 10, ("dsp", "fpu")),
     "cortex-m7": Cpu("thumb", 0, 24, 32 << 10, 256 << 10, ("dsp", "fpu")),
     "cortex-m33": Cpu("thumb", 0, 24, 32 << 10, 128 << 10, ("dsp", "fpu")),
-    "cortex-m55": Cpu("thumb", 0, 24, 32 << 10, 256 << 10, ("dsp", "fpu")),
+    "cortex-m55": Cpu("thumb", 128, 8, 32 << 10, 256 << 10, ("dsp", "fpu", "mve")),
 }
-"""By LLVM's name. Microcontrollers have no vectors; their registers are those of the FPU where there is one."""
+"""By LLVM's name. Registers of microcontrollers without vectors are those of the FPU where there is one."""
+
+
+@dataclass(frozen=True)
+class Lesser:
+    """A processor that its maker has built without an extension.
+
+    Attributes:
+        cpu: what remains.
+        features: LLVM attributes instead of the target's own.
+    """
+
+    cpu: Cpu
+    features: tuple[str, ...]
+
+
+_SCALAR_M55 = Lesser(
+    Cpu("thumb", 0, 24, 32 << 10, 256 << 10, ("dsp", "fpu")), ("-v8.1m.main", "-mve", "-mve.fp", "-lob", "-fullfp16", "-fp64")
+)
+LESSER: dict[tuple[str, str], Lesser] = {("cortex-m55", "mve"): _SCALAR_M55, ("cortex-m55", "mve.fp"): _SCALAR_M55}
+"""By processor, and the extension that the user takes away. Without vectors, the Cortex-M55 is compiled for as scalar code of armv8-m, which
+more emulators know; vectors of integers alone are not used."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from lepton_compiler import machines
 from lepton_compiler.errors import UsageError
-from lepton_compiler.machines import MACHINES, Cpu
+from lepton_compiler.machines import LESSER, MACHINES, Cpu
 
 __all__ = ["CPUS", "PLANNED", "TARGETS", "Cpu", "FloatUnit", "Target", "parse_target", "runs_here", "target_of"]
 
@@ -41,7 +41,7 @@ class Target:
         system: `linux`, or `none` where there is no operating system.
         pointer_bits: width of an address.
         float_abi: `hard`, `soft`, or empty where the instruction set leaves no choice.
-        extensions: of the instruction set, those that kernels ask for: `dotprod`, `i8mm`, `fp16`, `dsp`, `fpu`.
+        extensions: of the instruction set, those that kernels ask for: `dotprod`, `i8mm`, `fp16`, `dsp`, `fpu`, `mve`.
         small: whether code is to be small rather than quick.
     """
 
@@ -76,6 +76,16 @@ class Target:
         if self.lanes(32) > 1:
             return "vectors"
         return "none" if self.arch == "thumb" and "fpu" not in self.extensions else "single"
+
+    @property
+    def keeps_codes(self) -> bool:
+        """Whether quantized layers read and write nothing but codes, in kernels that the backend writes for microcontrollers."""
+        return self.lanes(8) == 1 or self.has_helium
+
+    @property
+    def has_helium(self) -> bool:
+        """Whether there are the vectors of Cortex-M: 16 bytes, whose products are added up in core registers."""
+        return "mve" in self.extensions
 
     @property
     def is_firmware(self) -> bool:
@@ -183,12 +193,14 @@ def _foreign(name: str, cpu: str | None, features: Sequence[str]) -> Target:
     if known is None or chosen not in fitting:
         raise UsageError(f"unknown processor '{chosen}' for {name}", hint=_suggest(chosen, fitting))
     signed = [f if f[:1] in "+-" else f"+{f}" for f in features if "=" not in f]
+    lesser = next((LESSER[chosen, f[1:]] for f in signed if f[0] == "-" and (chosen, f[1:]) in LESSER), None)
+    known, own = (lesser.cpu, lesser.features) if lesser else (known, machine.features)
     caches = {"l1": known.l1_bytes, "l2": known.l2_bytes, **dict(_cache_size(f) for f in features if "=" in f)}
     extensions = {*known.extensions} | {f[1:] for f in signed if f[0] == "+"}
     extensions -= {f[1:] for f in signed if f[0] == "-"}
     spelled = tuple(f[0] + LLVM_FEATURES.get(f[1:], f[1:]) for f in signed)
     return Target(
-        name, machine.arch, machine.triple, chosen, (*machine.features, *spelled),
+        name, machine.arch, machine.triple, chosen, (*own, *(f for f in spelled if f not in own)),
         known.vector_bits, known.vector_registers, caches["l1"], caches["l2"], system=machine.system,
         pointer_bits=machine.pointer_bits, float_abi=machine.float_abi, extensions=tuple(sorted(extensions)),
     )  # fmt: skip
@@ -206,7 +218,7 @@ def target_of(manifest: Mapping[str, Any]) -> Target:
         UsageError: the manifest names a target that this version does not know.
     """
     row = manifest["target"]
-    target = parse_target(row["name"], row["cpu"])
+    target = parse_target(",".join([row["name"], *row["features"]]), row["cpu"])
     return replace(target, features=tuple(row["features"]))
 
 

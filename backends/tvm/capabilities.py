@@ -117,7 +117,7 @@ def is_integer_product(node: Node, target: Target | None = None) -> bool:
         return False
     groups = getattr(node.op, "groups", 1)
     depthwise = groups > 1 and groups == w.type.shape[0] and w.type.shape[1] == 1
-    if depthwise and (target is None or target.lanes(8) > 1):
+    if depthwise and (target is None or not target.keeps_codes):
         weights_as_floats = w.type.dtype.name == "int8" and (len(zeros) < 2 or zeros[1] is None)
         depthwise = weights_as_floats and w.type.size // groups <= MOST_TAPS
     if (groups != 1 and not depthwise) or w.type.size == 0 or (x.type.is_static and x.type.size == 0):

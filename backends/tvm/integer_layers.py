@@ -31,7 +31,7 @@ class IntegerLayers(Pass):
     """
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
-        if ctx.target.lanes(8) > 1:
+        if not ctx.target.keeps_codes:
             return
         rewrite(graph, [integer_conv, integer_matmul, integer_average, relu_of_codes], ctx.tracer)
         for part in list(graph.graphs()):

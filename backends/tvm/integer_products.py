@@ -41,7 +41,7 @@ class IntegerProducts(Pass):
     """
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
-        unsigned = ctx.target.lanes(8) > 1 and "dotprod" not in ctx.target.extensions
+        unsigned = not ctx.target.keeps_codes and "dotprod" not in ctx.target.extensions
         for part in list(bodies(graph)):
             for node in part.nodes:
                 found = _found(node)

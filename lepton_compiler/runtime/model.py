@@ -103,7 +103,7 @@ class CompiledModel:
         """
         from lepton_compiler.runtime.emulator import check_installed
 
-        check_installed()
+        check_installed(target_of(self.manifest))
         if self._emulation is None:
             self._emulation = _load_emulation(self._complete("emulation"))
         return self._emulation.run(checked_feeds(self.manifest, feeds), count)
@@ -154,16 +154,13 @@ def load_library(artifact: Artifact) -> NativeLibrary:
 
 
 def _load_emulation(artifact: Artifact) -> Emulation:
-    from lepton_compiler.runtime.emulator import Emulation
-    from lepton_compiler.runtime.emulator.firmware import link_firmware
+    from lepton_compiler.runtime.emulator import load_emulation
 
     manifest, target = artifact.manifest, target_of(artifact.manifest)
-    name = manifest["name"]
-    file = f"lib{name}.a" if target.is_firmware else f"lib{name}.so"
+    file = f"lib{manifest['name']}.a" if target.is_firmware else f"lib{manifest['name']}.so"
     if file not in artifact.files:
         raise UsageError(f"the artefact has no {file} that could be emulated", hint="compile with emit='lib'")
-    code = link_firmware(artifact.files, name, target, bool(manifest.get("states"))) if target.is_firmware else artifact.files[file]
-    return Emulation(code, manifest, target)
+    return load_emulation(artifact.files, manifest, target)
 
 
 def load(folder: Any) -> CompiledModel:

@@ -41,7 +41,7 @@ Emit = Callable[[Sequence[Expr], Expr], None]
 def suits(target: Target, op: Any, operands: Sequence[Arg | None]) -> bool:
     """Whether a product is one for the kernels of this file: on a core without vectors, with zero points that are known."""
     x, w, *zeros = operands
-    if target.lanes(8) > 1 or x is None or w is None or getattr(op, "layout", "NHWC") != "NHWC":
+    if not target.keeps_codes or x is None or w is None or getattr(op, "layout", "NHWC") != "NHWC":
         return False
     return w.is_weight and w.stored is None and all(zero is None or zero.number is not None for zero in zeros)
 

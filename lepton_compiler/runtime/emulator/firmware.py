@@ -9,8 +9,6 @@ from pathlib import Path
 from lepton_compiler.target import Target
 from lepton_compiler.toolchain import find_toolchain
 
-BASE = 0x0010_0000
-
 MEMORY_FUNCTIONS = """\
 #include <stddef.h>
 #include <stdint.h>
@@ -44,13 +42,15 @@ int lepton_entry(const void *inputs, void *outputs, void *arena) {
 """What keeps both functions of a stateful model in the program."""
 
 
-def link_firmware(files: Mapping[str, bytes], name: str, target: Target, stateful: bool = False) -> bytes:
+def link_firmware(files: Mapping[str, bytes], name: str, target: Target, base: int, start_up: str = "", stateful: bool = False) -> bytes:
     """The program of a static library.
 
     Args:
         files: of the artefact.
         name: of the artefact.
         target: the machine.
+        base: the address of the program.
+        start_up: C that defines `lepton_start` and calls the model; without any, somebody else will call it.
         stateful: whether the library has a function that resets it.
 
     Raises:
@@ -58,10 +58,15 @@ def link_firmware(files: Mapping[str, bytes], name: str, target: Target, statefu
         LeptonError: the linker failed, for instance because the library needs something that firmware does not have.
     """
     tools = find_toolchain(target)
+    entry = "lepton_start" if start_up else "lepton_entry" if stateful else f"{name}_run"
     with tempfile.TemporaryDirectory(prefix="lepton-") as temporary:
         folder = Path(temporary)
         (folder / f"lib{name}.a").write_bytes(files[f"lib{name}.a"])
-        (folder / "memory.c").write_text(MEMORY_FUNCTIONS + (ENTRY.replace("NAME", name) if stateful else ""))
-        memory = tools.compile(folder, "memory.c", "-O1", "-ffreestanding", "-fno-builtin")
-        tools.executable(folder, [memory, f"lib{name}.a"], "program", "lepton_entry" if stateful else f"{name}_run", BASE)
+        (folder / "memory.c").write_text(MEMORY_FUNCTIONS + (ENTRY.replace("NAME", name) if entry == "lepton_entry" else ""))
+        sources = ["memory.c"]
+        if start_up:
+            (folder / "start_up.c").write_text(start_up)
+            sources.append("start_up.c")
+        objects = [tools.compile(folder, file, "-O1", "-ffreestanding", "-fno-builtin") for file in sources]
+        tools.executable(folder, [*objects, f"lib{name}.a"], "program", entry, base)
         return (folder / "program").read_bytes()

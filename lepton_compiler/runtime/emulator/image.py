@@ -13,6 +13,8 @@ RELATIVE = {"EM_AARCH64": 1027, "EM_ARM": 23, "EM_RISCV": 3}
 """Relocations that add the place where the file was loaded."""
 ADDRESS = {"EM_AARCH64": {257, 1025, 1026}, "EM_ARM": {2, 21, 22}, "EM_RISCV": {2, 5}}
 """Relocations that store the address of a symbol."""
+EXECUTABLE = 4
+"""The flag of sections of instructions."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,18 @@ class Image:
         base: address of its first page.
         memory: its bytes from there on, relocated.
         symbols: addresses of functions and data by name; the lowest bit of Thumb functions is set.
+        executable: where instructions lie: (address, size) of each section of them.
     """
 
     base: int
     memory: bytes
     symbols: Mapping[str, int]
+    executable: tuple[tuple[int, int], ...] = ()
+
+    def where(self, address: int) -> str:
+        """The function at an address."""
+        below = [(at, name) for name, at in self.symbols.items() if at <= address | 1]
+        return f"{max(below)[1]} at {address:#x}" if below else f"{address:#x}"
 
 
 def imports(code: bytes) -> list[str]:
@@ -62,7 +71,8 @@ def load(code: bytes, base: int, known: Mapping[str, int]) -> Image:
         _relocate(elf, memory, start, shift, known)
     table = elf.get_section_by_name(".symtab") or elf.get_section_by_name(".dynsym")
     symbols = {s.name: s["st_value"] + shift for s in table.iter_symbols() if s.name and s["st_shndx"] != "SHN_UNDEF"} if table else {}
-    return Image(start + shift, bytes(memory), symbols)
+    code_sections = tuple((s["sh_addr"] + shift, s["sh_size"]) for s in elf.iter_sections() if s["sh_flags"] & EXECUTABLE)
+    return Image(start + shift, bytes(memory), symbols, code_sections)
 
 
 def _relocate(elf: Any, memory: bytearray, start: int, shift: int, known: Mapping[str, int]) -> None:
