@@ -62,6 +62,8 @@ SATURATED = "tirx.lepton_saturated"
 register_op_attr(SATURATED, "TCallEffectKind", PURE)
 WHOLE, WHOLE_BITS = 1.5 * 2**23, 0x4B400000
 """A float32 in whose neighbourhood, 2^22 either way, there are whole numbers only, and its bits."""
+HELIUM_LANES = 4
+"""Floats in a vector of Cortex-M."""
 SELDOM = "!7001"
 """Metadata: a branch that is hardly ever taken, so that LLVM does not compute what lies behind it in advance."""
 
@@ -129,11 +131,16 @@ def weight(call: Any) -> int:
     return len(writer.lines)
 
 
-def take_definitions(vcvtr: bool = False) -> str:
-    """LLVM IR of the functions that were lowered since the last call; `vcvtr` says that the target has ARM's instruction of that name."""
+def take_definitions(vcvtr: bool = False, helium: bool = False) -> str:
+    """LLVM IR of the functions that were lowered since the last call.
+
+    Args:
+        vcvtr: whether the target has ARM's instruction of that name.
+        helium: whether it has the vectors of Cortex-M.
+    """
     chosen = sorted(_used)
     _used.clear()
-    writers = [(_Writer(_bodies[key][0], lanes, vcvtr), key, lanes) for key, lanes in chosen]
+    writers = [(_Writer(_bodies[key][0], lanes, vcvtr, helium), key, lanes) for key, lanes in chosen]
     functions = [w.function(_symbol(key, lanes), _bodies[key][1]) for w, key, lanes in writers]
     weights = [f'{SELDOM} = !{{!"branch_weights", i32 1, i32 4000}}'] if any(w.branches for w, _, _ in writers) else []
     return "\n".join([*functions, *sorted({d for w, _, _ in writers for d in w.declarations}), *weights])
@@ -170,8 +177,9 @@ def _bits(element: str) -> int:
 class _Writer:
     """Writes one expression as the body of an LLVM function over vectors of `lanes` elements."""
 
-    def __init__(self, parameters: Iterable[Any], lanes: int, vcvtr: bool = False) -> None:
-        self.lanes, self.lines, self.vcvtr = lanes, list[str](), vcvtr and lanes == 1
+    def __init__(self, parameters: Iterable[Any], lanes: int, vcvtr: bool = False, helium: bool = False) -> None:
+        self.lanes, self.lines = lanes, list[str]()
+        self.vcvtr, self.vcvtn = vcvtr and lanes == 1, helium and lanes == HELIUM_LANES
         self.parameters = tuple(parameters)
         self.names: dict[int, str] = {hash(p): f"%x{k}" for k, p in enumerate(self.parameters)}
         self.block, self.branches = "entry", False
@@ -255,8 +263,10 @@ class _Writer:
         return self.intrinsic(INTRINSICS[operator], x, values[0])
 
     def nearest(self, x: Any, value: str) -> str:
-        """See `nearest`; the ARM instruction rounds, saturates at 32 bits and knows NaN."""
+        """See `nearest`; the ARM instructions round, saturate at 32 bits and know NaN."""
         limit, whole = NEAREST_LIMIT, self.vector("i32")
+        if self.vcvtn and str(x.ty) == "float32":
+            return self.clamped(self.converted(value), -limit, limit - 1)
         if self.vcvtr and str(x.ty) == "float32":
             self.declarations.add("declare float @llvm.arm.vcvtr.f32(float)")
             bits = self.emit(f"call float @llvm.arm.vcvtr.f32(float {value})")
@@ -276,6 +286,9 @@ class _Writer:
     def saturated(self, x: Any, value: str, zero: int, low: int, high: int) -> str:
         """See `saturated`: bounded as a float, then rounded by the addition of a number beside which there are whole ones only."""
         whole, kind, truth = self.vector("i32"), self.vector("float"), self.vector("i1")
+        if self.vcvtn:
+            number = self.clamped(self.converted(value), low - zero, high - zero)
+            return self.emit(f"add {whole} {number}, {self.splat('i32', str(zero))}") if zero else number
         if self.vcvtr:
             number = self.emit(f"add i32 {self.nearest(x, value)}, {zero}")
             for condition, bound in (("slt", low), ("sgt", high)):
@@ -291,6 +304,20 @@ class _Writer:
         moved = self.emit(f"fadd {kind} {bounded}, {self.constant(tirx.FloatImm('float32', WHOLE))}")
         bits = self.emit(f"bitcast {kind} {moved} to {whole}")
         return self.emit(f"add {whole} {bits}, {self.constant(tirx.IntImm('int32', zero - WHOLE_BITS))}")
+
+    def converted(self, value: str) -> str:
+        """`VCVTN`: floats rounded to the nearest integers, ties to even, saturated at 32 bits, 0 for NaN."""
+        self.declarations.add("declare <4 x i32> @llvm.arm.mve.vcvtn.v4i32.v4f32(i32, <4 x float>)")
+        return self.emit(f"call <4 x i32> @llvm.arm.mve.vcvtn.v4i32.v4f32(i32 0, <4 x float> {value})")
+
+    def clamped(self, value: str, low: int, high: int) -> str:
+        """A vector of int32 within bounds."""
+        kind = self.vector("i32")
+        for function, bound in (("smax", low), ("smin", high)):
+            name = f"@llvm.{function}.v{self.lanes}i32"
+            self.declarations.add(f"declare {kind} {name}({kind}, {kind})")
+            value = self.emit(f"call {kind} {name}({kind} {value}, {kind} {self.splat('i32', str(bound))})")
+        return value
 
     def rarely(self, x: Any) -> str:
         """The third argument, and, if the first holds for any lane, the second one in those lanes."""

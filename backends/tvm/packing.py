@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lepton_compiler.backends.tvm.helium_packing import pack_helium_conv, pack_helium_depthwise, pack_helium_matmul
 from lepton_compiler.backends.tvm.integer_packing import (
     pack_integer_conv,
     pack_integer_depthwise,
@@ -114,6 +115,9 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "depthwise": _depthwise,
     "depthwise1d": _depthwise1d,
     "depthwisetall": _depthwisetall,
+    "helium_conv": pack_helium_conv,
+    "helium_depthwise": pack_helium_depthwise,
+    "helium_matmul": pack_helium_matmul,
     "integer_conv": pack_integer_conv,
     "integer_conv_sums": sum_integer_conv,
     "integer_depthwise": pack_integer_depthwise,

@@ -51,26 +51,47 @@ def lower_micro(ctx: Context, op: Any, operands: Sequence[Arg | None], others: S
     x, w, *points = operands
     assert x is not None and w is not None
     zeros = [0 if point is None else int(point.number or 0) for point in (*points, None, None)[:2]]
-    kernel = (_Depthwise if getattr(op, "groups", 1) > 1 else _Product)(ctx, op, x, w, zeros)
+    kernel = _kernel_class(ctx.target, op, x.type, w.type, zeros)(ctx, op, x, w, zeros)
     ctx.outputs = (last.type,)
     stored = list({id(a): a for a in others if a.number is None and a is not x}.values())
 
-    def write(data: Arg, weights: Arg, *rest: Any) -> None:
+    def write(data: Arg, weights: Arg, totals: Arg | None, *rest: Any) -> None:
         loaded, (y,) = rest[: len(stored)], rest[len(stored) :]
         with read_through([x, *stored], [data, *loaded]):
-            kernel.write(data, weights, lambda at, value: _emit(y, at, value, result, last))
+            kernel.open(data, weights, totals)
+            kernel.write(lambda at, value: _emit(y, at, value, result, last))
 
-    return procedure(ctx, "micro", [x, kernel.packed, *stored], write)
+    return procedure(ctx, "micro", [x, kernel.packed, kernel.totals, *stored], write)
+
+
+def _kernel_class(target: Target, op: Any, x: TensorType, w: TensorType, zeros: Sequence[int]) -> type[MicroKernel]:
+    from lepton_compiler.backends.tvm.lower.helium_depthwise import HeliumDepthwise
+    from lepton_compiler.backends.tvm.lower.helium_product import HeliumProduct
+
+    depthwise = getattr(op, "groups", 1) > 1
+    if target.has_helium and w.dtype == INT8 and not zeros[1]:
+        if not depthwise:
+            return HeliumProduct
+        if HeliumDepthwise.suits(x, w):
+            return HeliumDepthwise
+    return Depthwise if depthwise else Product
 
 
 def _emit(y: Buffer, at: Sequence[Expr], value: Expr, result: Result, last: Arg) -> None:
-    done = Cell("int32", value)
-    result.value = done.get()
+    result.value = value
     store(y, at, expression(last, at))
 
 
-class _Kernel:
-    """What both kinds have in common."""
+class MicroKernel:
+    """What all kinds have in common.
+
+    Attributes:
+        packed: the weights as the kernel reads them.
+        totals: sums of the weights of each output channel, for kernels that take the zero point of the data from the sums.
+    """
+
+    packed: Arg
+    totals: Arg | None = None
 
     def __init__(self, ctx: Context, op: Any, x: Arg, w: Arg, zeros: Sequence[int]) -> None:
         self.dsp, self.small = "dsp" in ctx.target.extensions, ctx.target.small
@@ -78,6 +99,14 @@ class _Kernel:
         self.zero, self.w_zero = zeros
         self.data: Arg = x
         self.w: Arg = x
+
+    def open(self, data: Arg, weights: Arg, totals: Arg | None) -> None:
+        """Take the buffers."""
+        self.data, self.w, self.totals = data, weights, totals
+
+    def write(self, emit: Emit) -> None:
+        """Emit all loops."""
+        raise NotImplementedError
 
     def word(self, offset: Expr) -> Expr:
         """Four neighbouring bytes of the data as a word."""
@@ -102,7 +131,7 @@ class _Kernel:
         return number - self.w_zero if self.w_zero else number
 
 
-class _Product(_Kernel):
+class Product(MicroKernel):
     """A convolution that sums over all channels, or a matrix product."""
 
     def __init__(self, ctx: Context, op: Any, x: Arg, w: Arg, zeros: Sequence[int]) -> None:
@@ -110,23 +139,30 @@ class _Product(_Kernel):
         self.shape: Geometry = geometry_of(op, x.type, w.type)
         self.matrix = is_matrix(op, w.type)
         self.total = self.shape.images * self.shape.lines * self.shape.pixels
-        self.pixels, self.channels = (1, 3) if self.total == 1 else (2, 2)
-        if not self.dsp:
-            self.pixels, self.channels = 1, 4
+        self.kind = "conv" if op.name == "ConvInteger" else "matmul"
+        self.pixels, self.channels = self.tile_size()
         self.groups = -(-self.shape.run // GROUP)
         self.rows = self.shape.kernel[0] * self.shape.taps
-        taps = (self.shape.taps,) if op.name == "ConvInteger" else ()
-        name = "micro_conv" if op.name == "ConvInteger" else "micro_matmul"
-        form = 1 if self.dsp else 0 if w.type.dtype == UINT8 else FLIPPED
-        self.w_zero += 128 if form == FLIPPED else 0
-        self.packed = Arg(TensorType(INT8, (1,)), ctx.pack(w, name, self.channels, *taps, form))
+        self.packed = self.pack(ctx, w)
         self.seen: Cell | None = None
 
-    def write(self, data: Arg, weights: Arg, emit: Emit) -> None:
+    def tile_size(self) -> tuple[int, int]:
+        """Pixels and output channels of a register tile."""
+        if not self.dsp:
+            return 1, 4
+        return (1, 3) if self.total == 1 else (2, 2)
+
+    def pack(self, ctx: Context, w: Arg) -> Arg:
+        """The weights as `block` reads them."""
+        taps = (self.shape.taps,) if self.kind == "conv" else ()
+        form = 1 if self.dsp else 0 if w.type.dtype == UINT8 else FLIPPED
+        self.w_zero += 128 if form == FLIPPED else 0
+        return Arg(TensorType(INT8, (1,)), ctx.pack(w, f"micro_{self.kind}", self.channels, *taps, form))
+
+    def write(self, emit: Emit) -> None:
         """All tiles. Where they do not come out even, the last one begins earlier and computes pixels again, which takes no code of its own."""
-        self.data, self.w = data, weights
         last = self.total - self.pixels
-        with _loop(-(-self.total // self.pixels)) as tile:
+        with loop(-(-self.total // self.pixels)) as tile:
             first = tile * self.pixels
             self.tile(tirx.min(first, tirx.const(last, "int32")) if self.total % self.pixels else first, self.pixels, emit)
 
@@ -140,7 +176,7 @@ class _Product(_Kernel):
             self.expand(run, p * length, place)
         blocks, rest = divmod(self.shape.outputs, self.channels)
         if blocks:
-            with _loop(blocks) as block:
+            with loop(blocks) as block:
                 self.block(run, length, block, places, self.channels, emit)
         if rest:
             self.block(run, length, tirx.const(blocks, "int32"), places, rest, emit)
@@ -158,7 +194,7 @@ class _Product(_Kernel):
     def expand(self, run: Buffer, base: int, place: tuple[Expr, Expr, Expr]) -> None:
         """What a pixel sees, as 16-bit numbers in the order in which `SXTB16` puts them."""
         shape, (image, line, column) = self.shape, place
-        with _loop(shape.kernel[0]) as r, _loop(shape.taps) as tap:
+        with loop(shape.kernel[0]) as r, loop(shape.taps) as tap:
             at = base + (r * shape.taps + tap) * self.groups * GROUP
             row = Cell("int32", line * shape.strides[0] + (r * shape.dilations[0] - shape.pads[0])).get()
             left = Cell("int32", column * shape.strides[1] + (tap * shape.dilations[1] - shape.pads[1])).get()
@@ -184,11 +220,11 @@ class _Product(_Kernel):
         whole, rest = divmod(self.shape.run, GROUP)
         first = Cell("int32", start).get()
         if self.dsp and whole:
-            with _loop(whole) as k:
+            with loop(whole) as k:
                 for half, pair in enumerate(self.pairs(Cell("int32", self.word(first + k * GROUP)).get())):
                     store(run, [tirx.Ramp(at + k * GROUP + 2 * half, 1, 2)], tirx.reinterpret("int16x2", pair))
         elif whole:
-            with _loop(whole * GROUP) as e:
+            with loop(whole * GROUP) as e:
                 self.keep(run, at + e, self.byte(first + e))
         for e in range(whole * GROUP, whole * GROUP + (GROUP if rest else 0)):
             value = self.byte(first + e) if e < self.shape.run else tirx.const(0, "int32")
@@ -204,11 +240,11 @@ class _Product(_Kernel):
     def copy_border(self, run: Buffer, at: Expr, start: Expr, row: Expr, left: Expr) -> None:
         """A run of which a part, or all, is padding."""
         shape = self.shape
-        with _loop(self.groups * GROUP) as e:
+        with loop(self.groups * GROUP) as e:
             store(run, [at + e], tirx.const(0, "int16"))
         width = shape.run // shape.channels
         with when(row >= 0, row < shape.size[0]):
-            low, high = _clamped(left, width, shape.size[1], 1)
+            low, high = clamped(left, width, shape.size[1], 1)
             with T.serial(low * shape.channels, high * shape.channels) as e:
                 self.keep(run, at + self.slot(e), self.byte(start + e))
 
@@ -225,14 +261,14 @@ class _Product(_Kernel):
         count = len(places)
         first = tirx.const(0, "int32") if self.seen is None else self.seen.get() * -self.w_zero
         sums = [[Cell("int32", first) for _ in range(self.channels)] for _ in range(count)]
-        with _loop(self.rows * self.groups) as g:
+        with loop(self.rows * self.groups) as g:
             if self.dsp:
                 self.multiply_pairs(run, length, block, g, sums)
             else:
                 self.multiply(run, length, block, g, sums)
         for p, (image, line, column) in enumerate(places):
             for c in range(channels):
-                emit(self.index(image, line, column, block * self.channels + c), sums[p][c].get())
+                emit(self.index(image, line, column, block * self.channels + c), Cell("int32", sums[p][c].get()).get())
 
     def multiply_pairs(self, run: Buffer, length: int, block: Expr, g: Expr, sums: Sequence[Sequence[Cell]]) -> None:
         """Four products per sum, in two instructions."""
@@ -268,7 +304,7 @@ class _Product(_Kernel):
         return [image, column, channel] if len(outer) == 2 else [image, line, column, channel]
 
 
-class _Depthwise(_Kernel):
+class Depthwise(MicroKernel):
     """A convolution that filters each channel by itself."""
 
     def __init__(self, ctx: Context, op: Any, x: Arg, w: Arg, zeros: Sequence[int]) -> None:
@@ -280,15 +316,19 @@ class _Depthwise(_Kernel):
         strides, dilations = ((1, *op.strides), (1, *op.dilations)) if flat else (op.strides, op.dilations)
         self.shape = Geometry(shape[0], size, shape[-1], shape[-1], kernel, strides, dilations, pads)
         self.flat = flat
-        self.packed = Arg(TensorType(INT8, (1,)), ctx.pack(w, "micro_depthwise", int(self.dsp)))
+        self.packed = self.pack(ctx, w)
 
-    def write(self, data: Arg, weights: Arg, emit: Emit) -> None:
+    def pack(self, ctx: Context, w: Arg) -> Arg:
+        """The weights as `tap` reads them."""
+        return Arg(TensorType(INT8, (1,)), ctx.pack(w, "micro_depthwise", int(self.dsp)))
+
+    def write(self, emit: Emit) -> None:
         """Four channels after another, and for each all pixels."""
-        self.data, self.w, shape = data, weights, self.shape
+        shape = self.shape
         whole, rest = divmod(shape.channels, GROUP)
-        with _loop(shape.images) as image:
+        with loop(shape.images) as image:
             if whole:
-                with _loop(whole) as block:
+                with loop(whole) as block:
                     self.pixels(block, GROUP, image, emit)
             if rest:
                 self.pixels(tirx.const(whole, "int32"), rest, image, emit)
@@ -298,10 +338,10 @@ class _Depthwise(_Kernel):
         shape = self.shape
         if self.dsp and channels == GROUP:
             self.keep_weights(block)
-        with _loop(shape.lines) as line:
+        with loop(shape.lines) as line:
             row = Cell("int32", line * shape.strides[0] - shape.pads[0]).get()
-            rows = _clamped(row, shape.kernel[0], shape.size[0], shape.dilations[0])
-            with _loop(shape.pixels) as column:
+            rows = clamped(row, shape.kernel[0], shape.size[0], shape.dilations[0])
+            with loop(shape.pixels) as column:
                 left = Cell("int32", column * shape.strides[1] - shape.pads[1]).get()
                 start = Cell("int32", ((image * shape.size[0] + row) * shape.size[1] + left) * shape.channels + block * GROUP).get()
                 sums = [Cell("int32", tirx.const(0, "int32")) for _ in range(channels)]
@@ -318,7 +358,7 @@ class _Depthwise(_Kernel):
                             self.taps_inside(block, start, rows, left, sums)
                 for c in range(channels):
                     channel = block * GROUP + c
-                    emit([image, column, channel] if self.flat else [image, line, column, channel], sums[c].get())
+                    emit([image, column, channel] if self.flat else [image, line, column, channel], Cell("int32", sums[c].get()).get())
 
     def bounds(self, row: Expr, left: Expr) -> list[Expr]:
         """The conditions under which all taps of a pixel are inside; none where they always are."""
@@ -333,7 +373,7 @@ class _Depthwise(_Kernel):
     def taps_inside(self, block: Expr, start: Expr, rows: tuple[Expr, Expr], left: Expr, sums: Sequence[Cell]) -> None:
         """A pixel some of whose taps may be outside."""
         shape = self.shape
-        columns = _clamped(left, shape.kernel[1], shape.size[1], shape.dilations[1])
+        columns = clamped(left, shape.kernel[1], shape.size[1], shape.dilations[1])
         with T.serial(*rows) as r, T.serial(*columns) as s:
             self.tap(block, start, r, s, sums)
 
@@ -344,14 +384,14 @@ class _Depthwise(_Kernel):
                 for s in range(self.shape.kernel[1]):
                     self.tap(block, start, r, s, sums)
             return
-        with _loop(self.shape.kernel[0]) as r, _loop(self.shape.kernel[1]) as s:
+        with loop(self.shape.kernel[0]) as r, loop(self.shape.kernel[1]) as s:
             self.tap(block, start, r, s, sums)
 
     def keep_weights(self, block: Expr) -> None:
         """The weights of four channels as pairs of 16-bit numbers, on the stack."""
         taps = self.shape.kernel[0] * self.shape.kernel[1]
         self.kept = T.alloc_buffer((2 * taps,), "int32", scope="global")
-        with _loop(taps) as tap:
+        with loop(taps) as tap:
             word = Cell("int32", self.w[[block, tap]]).get()
             for half, pair in enumerate(self.weight_pairs(word)):
                 store(self.kept, [2 * tap + half], pair)
@@ -377,7 +417,7 @@ class _Depthwise(_Kernel):
 
 
 @contextmanager
-def _loop(extent: int) -> Iterator[Any]:
+def loop(extent: int) -> Iterator[Any]:
     """A loop, or its body where it would run once."""
     if extent == 1:
         yield tirx.const(0, "int32")
@@ -386,7 +426,7 @@ def _loop(extent: int) -> Iterator[Any]:
         yield k
 
 
-def _clamped(first: Expr, taps: int, size: int, step: int) -> tuple[Expr, Expr]:
+def clamped(first: Expr, taps: int, size: int, step: int) -> tuple[Expr, Expr]:
     """Which of `taps` positions, `step` apart from `first` on, are in [0, size): a range, kept in variables."""
     low = tirx.max(tirx.const(0, "int32"), tirx.truncdiv(step - 1 - first, tirx.const(step, "int32")))
     high = tirx.min(tirx.const(taps, "int32"), tirx.truncdiv(size + step - 1 - first, tirx.const(step, "int32")))
