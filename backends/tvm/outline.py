@@ -287,8 +287,7 @@ class _Writer:
         """See `saturated`: bounded as a float, then rounded by the addition of a number beside which there are whole ones only."""
         whole, kind, truth = self.vector("i32"), self.vector("float"), self.vector("i1")
         if self.vcvtn:
-            number = self.clamped(self.converted(value), low - zero, high - zero)
-            return self.emit(f"add {whole} {number}, {self.splat('i32', str(zero))}") if zero else number
+            return self.shifted(self.converted(value), zero, low, high)
         if self.vcvtr:
             number = self.emit(f"add i32 {self.nearest(x, value)}, {zero}")
             for condition, bound in (("slt", low), ("sgt", high)):
@@ -309,6 +308,22 @@ class _Writer:
         """`VCVTN`: floats rounded to the nearest integers, ties to even, saturated at 32 bits, 0 for NaN."""
         self.declarations.add("declare <4 x i32> @llvm.arm.mve.vcvtn.v4i32.v4f32(i32, <4 x float>)")
         return self.emit(f"call <4 x i32> @llvm.arm.mve.vcvtn.v4i32.v4f32(i32 0, <4 x float> {value})")
+
+    def shifted(self, value: str, zero: int, low: int, high: int) -> str:
+        """A vector of int32 plus `zero`, saturated to the range of a type by `VQSHL`, which needs no constants in registers, where it can be."""
+        kind, zeros = self.vector("i32"), self.splat("i32", str(zero))
+        names = {(-(1 << bits - 1), (1 << bits - 1) - 1): ("vqshl", bits) for bits in (8, 16)}
+        names |= {(0, (1 << bits) - 1): ("vqshlu", bits) for bits in (8, 16)}
+        if (low, high) not in names:
+            return self.emit(f"add {kind} {self.clamped(value, low - zero, high - zero)}, {zeros}")
+        (name, bits), signed = names[low, high], ", i32 0" if low else ""
+        if zero:
+            self.declarations.add(f"declare {kind} @llvm.sadd.sat.v4i32({kind}, {kind})")
+            value = self.emit(f"call {kind} @llvm.sadd.sat.v4i32({kind} {value}, {kind} {zeros})")
+        shift = f"@llvm.arm.mve.{name}.imm.v4i32"
+        self.declarations.add(f"declare {kind} {shift}({kind}, i32{', i32' if signed else ''})")
+        high_bits = self.emit(f"call {kind} {shift}({kind} {value}, i32 {32 - bits}{signed})")
+        return self.emit(f"{'ashr' if low else 'lshr'} {kind} {high_bits}, {self.splat('i32', str(32 - bits))}")
 
     def clamped(self, value: str, low: int, high: int) -> str:
         """A vector of int32 within bounds."""

@@ -1,6 +1,6 @@
 """Kernels of convolutions of each channel by a filter of its own, of 8-bit integers, in the vectors of Cortex-M.
 
-for each four channels, line, tile of pixels:
+for each line, four channels, tile of pixels:
     sums[pixels] = 0                                                 vectors of four channels
     for each row of the filter that is inside:
         weights of the row, as float32                               in registers
@@ -54,16 +54,19 @@ class HeliumDepthwise(Depthwise):
     def write(self, emit: Emit) -> None:
         """All blocks of channels; where they do not come out even, the last one begins earlier and computes channels again."""
         shape = self.shape
-        with loop(shape.images) as image, loop(-(-shape.channels // LANES)) as block:
-            begin = block * LANES
-            channel = tirx.min(begin, tirx.const(shape.channels - LANES, "int32")) if shape.channels % LANES else begin
-            first = Cell("int32", channel).get()
-            with loop(shape.lines) as line:
-                row = Cell("int32", line * shape.strides[0] - shape.pads[0]).get()
-                start = Cell("int32", ((image * shape.size[0] + row) * shape.size[1] - shape.pads[1]) * shape.channels + first).get()
-                for begin, step, times in self.tiles():
+        with loop(shape.images) as image, loop(shape.lines) as line:
+            row = Cell("int32", line * shape.strides[0] - shape.pads[0]).get()
+            start = Cell("int32", ((image * shape.size[0] + row) * shape.size[1] - shape.pads[1]) * shape.channels).get()
+            rows: tuple[Any, Any] = (0, shape.kernel[0])
+            if shape.pads[0] or shape.pads[2]:
+                rows = clamped(row, shape.kernel[0], shape.size[0], shape.dilations[0])
+            with loop(-(-shape.channels // LANES)) as block:
+                begin = block * LANES
+                channel = tirx.min(begin, tirx.const(shape.channels - LANES, "int32")) if shape.channels % LANES else begin
+                first = Cell("int32", channel).get()
+                for pixel, step, times in self.tiles():
                     with loop(times) as k:
-                        self.tile(first, start, row, begin + k * step if times > 1 else begin, emit, (image, line))
+                        self.tile(first, start + first, rows, pixel + k * step if times > 1 else pixel, emit, (image, line))
 
     def tiles(self) -> list[tuple[int, int, int]]:
         """The tiles of a line as loops: (first pixel, step, how many). All of a loop see whole filters, unless it is just one tile."""
@@ -84,16 +87,13 @@ class HeliumDepthwise(Depthwise):
         last = first + (self.count - 1) * shape.strides[1] + (shape.kernel[1] - 1) * shape.dilations[1]
         return not self.written or (first >= 0 and last < shape.size[1])
 
-    def tile(self, channel: Expr, start: Expr, row: Expr, begin: Any, emit: Emit, place: tuple[Expr, Expr]) -> None:
-        """Some pixels of a line, from `begin` on, and what follows them."""
+    def tile(self, channel: Expr, start: Expr, rows: tuple[Any, Any], begin: Any, emit: Emit, place: tuple[Expr, Expr]) -> None:
+        """Some pixels of a line, from `begin` on, and what follows them; `rows` of the filter are inside."""
         shape, (image, line) = self.shape, place
         sums = T.alloc_buffer((self.count * LANES,), "float32", scope="global")
         for p in range(self.count):
             store(sums, [ramp(p * LANES, LANES)], _zero())
-        low, high = (
-            clamped(row, shape.kernel[0], shape.size[0], shape.dilations[0]) if shape.pads[0] or shape.pads[2] else (0, shape.kernel[0])
-        )
-        with T.serial(low, high) as r:
+        with T.serial(*rows) as r:
             offset = Cell("int32", start + r * (shape.dilations[0] * shape.size[1] * shape.channels)).get()
             (self.written_row if self.written else self.counted_row)(sums, channel, offset, r, begin)
         for p in range(self.count):
