@@ -17,13 +17,14 @@ from lepton_compiler.ir.text import parse_graph
 from lepton_compiler.ir.types import FLOAT32, INT8, UINT8, TensorType
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.conv import ConvInteger
+from lepton_compiler.runtime.emulator import check_installed
 from lepton_compiler.target import parse_target
 from lepton_compiler.toolchain import find_toolchain
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("unicorn") is None, reason="unicorn is not installed")
 
 MICRO = ["cortex-m4", "cortex-m0plus"]
-MORE_MICRO = [f"cortex-{m}" for m in ("m3", "m7", "m33", "m55")]
+MORE_MICRO = ["cortex-m3", "cortex-m7", "cortex-m33", "cortex-m55", "cortex-m55,-mve"]
 ALL_MICRO = [*MICRO, *(pytest.param(m, marks=pytest.mark.slow) for m in MORE_MICRO)]
 SLOW = [pytest.param(t, None, marks=pytest.mark.slow) for t in (*MORE_MICRO, "arm64", "armv7", "riscv64")]
 LINUX = ["arm64", *(pytest.param(name, marks=pytest.mark.slow) for name in ("armv7", "riscv64"))]
@@ -45,6 +46,10 @@ graph @net(%x: float32[1,3,9,8], %k: float32[5,3,3,3]) {
 def needs_linker(target: str) -> None:
     try:
         find_toolchain(parse_target(target))
+    except lc.MissingDependency as error:
+        pytest.skip(str(error))
+    try:
+        check_installed(parse_target(target))
     except lc.MissingDependency as error:
         pytest.skip(str(error))
 
@@ -146,7 +151,7 @@ def test_what_the_emulator_cannot_run_is_said() -> None:
     from lepton_compiler.runtime.emulator.cores import make_core
 
     with pytest.raises(lc.UnsupportedError, match=r"does not know mve\.fp of cortex-m55"):
-        make_core(parse_target("cortex-m55,mve.fp"))
+        make_core(parse_target("cortex-m55,-mve,mve.fp"))
 
 
 def test_budgets_are_kept() -> None:

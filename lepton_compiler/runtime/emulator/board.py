@@ -17,7 +17,7 @@ from pathlib import Path
 from lepton_compiler.errors import LeptonError, MissingDependency
 from lepton_compiler.runtime.emulator import image
 from lepton_compiler.runtime.emulator.firmware import link_firmware
-from lepton_compiler.runtime.emulator.machine import Call, CallCount, Outcome, Stats
+from lepton_compiler.runtime.emulator.machine import Call, CallCount, Outcome, Stats, entries
 from lepton_compiler.runtime.emulator.start_up import RESULTS, THUNK_BYTES, start_up
 from lepton_compiler.target import Target
 
@@ -69,8 +69,9 @@ class Board:
 
     def __init__(self, files: Mapping[str, bytes], name: str, kernels: Sequence[str], stateful: bool, target: Target) -> None:
         check_installed()
-        self.name, self.kernels = name, tuple(dict.fromkeys(kernels))
-        program = link_firmware(files, name, target, CODE, start_up(name, self.kernels, stateful, JOB))
+        self.name, found = name, entries(kernels)
+        self.functions, self.kernels = tuple(found), tuple(found.values())
+        program = link_firmware(files, name, target, CODE, start_up(name, self.functions, stateful, JOB))
         self.image = image.load(program, CODE, {})
 
     def run(self, memory: bytes, calls: Sequence[Call], count: bool) -> Outcome:
@@ -122,10 +123,12 @@ class Board:
         memory, base = bytearray(self.image.memory), self.image.base
         thunks, trace = self.image.symbols["lepton_thunks"], self.image.symbols["lepton_trace"] & ~1
         redirected = {}
-        for k, kernel in enumerate(self.kernels):
+        for k, function in enumerate(self.functions):
+            if function not in self.image.symbols:
+                continue
             at = thunks + k * THUNK_BYTES
             memory[at - base : at - base + THUNK_BYTES] = _move_to_r12(k) + _branch(at + 4, trace, link=False)
-            redirected[self.image.symbols[kernel] & ~1] = at
+            redirected[self.image.symbols[function] & ~1] = at
         for start, size in self.image.executable:
             for at in range(start, start + size - 3, 2):
                 branch = _branched(bytes(memory[at - base : at - base + 4]), at)

@@ -81,10 +81,10 @@ def _thumb(target: Target) -> Core:
     import unicorn as uc
     from unicorn import arm_const as a
 
-    vectors = {"mve", "mve.fp", "lob", "fullfp16", "fp64", "cdecp0"} & {f[1:] for f in target.features if f[0] == "+"}
-    if vectors:
+    newer = {"mve", "mve.fp", "lob", "fullfp16", "fp64", "cdecp0"} & {*target.extensions, *(f[1:] for f in target.features if f[0] == "+")}
+    if newer:
         raise UnsupportedError(
-            f"the emulator does not know {', '.join(sorted(vectors))} of {target.cpu}",
+            f"the emulator does not know {', '.join(sorted(newer))} of {target.cpu}",
             hint="run such code on the device, or compile without",
         )
     models = {

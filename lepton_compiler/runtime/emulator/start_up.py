@@ -12,8 +12,6 @@ RESULTS = "results.bin"
 """The file that the program writes, in the folder where the emulator runs."""
 THUNK_BYTES = 8
 """A thunk: `movw r12, #kernel`, `b.w lepton_trace`."""
-MOST_KERNELS = 1 << 16
-"""What `movw` can tell apart."""
 
 SOURCE = """
 #include <stdint.h>
@@ -175,23 +173,23 @@ static int lepton_resets(const void *a, void *b, void *c) { (void)b, (void)c; re
 """
 
 
-def start_up(name: str, kernels: Sequence[str], stateful: bool, job: int) -> str:
+def start_up(name: str, functions: Sequence[str], stateful: bool, job: int) -> str:
     """The C text.
 
     Args:
         name: of the artefact.
-        kernels: its kernels, whose calls can be counted.
+        functions: those of its kernels whose calls can be counted; some need not be there.
         stateful: whether it has a function that resets it.
         job: address of what is to be done.
     """
-    extern = "".join(f"int {kernel}(void);\n" for kernel in kernels)
+    extern = "".join(f"__attribute__((weak)) int {function}(void);\n" for function in functions)
     fields = {
         "NAME": name,
         "JOB": hex(job),
         "DECLARATIONS": extern + (RESETS.replace("NAME", name) if stateful else ""),
-        "KERNELS": "".join(f"{kernel}, " for kernel in kernels),
-        "COUNT": str(len(kernels)),
-        "THUNKS": str(max(1, len(kernels)) * THUNK_BYTES),
+        "KERNELS": "".join(f"{function}, " for function in functions),
+        "COUNT": str(len(functions)),
+        "THUNKS": str(max(1, len(functions)) * THUNK_BYTES),
         "RESULTS": RESULTS,
         "RESETS": "lepton_resets" if stateful else "lepton_nothing",
     }
