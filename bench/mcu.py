@@ -1,7 +1,8 @@
-"""`python -m bench.mcu`: quantized and float models on an emulated Cortex-M, beside emx-onnx-cgen; writes `bench/results/mcu.json` and `mcu.md`.
+"""`python -m bench.mcu`: quantized and float models on an emulated Cortex-M, beside emx-onnx-cgen; writes `mcu.json` and `mcu.md` to `bench/results`.
 
 Numbers are executed instructions, counted in the emulator, so they do not depend on the machine that counts. The peer's C is compiled with
-`arm-none-eabi-gcc -O3` and runs in the same emulator.
+`arm-none-eabi-gcc -O3` for a Cortex-M4 and runs in the emulator of one. For a core with vectors, our own code without them is counted too,
+and the files are called `mcu_TARGET`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ example:
 Without models, those of `bench/tiny.py`: four of MLPerf Tiny and one of the zoo, in int8 and in float.
 """
 TIMEOUT = 600
-FPU = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
+PEER_TARGET = "cortex-m4"
+FPU = (f"-mcpu={PEER_TARGET}", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
 
 WRAPPER = """\
 #include <stddef.h>
@@ -70,7 +72,8 @@ int peer_run(void *const *inputs, void *const *outputs, uint32_t *arena) {
 class Row:
     """One model: sizes in bytes, instructions of one run, the largest error relative to the range of an output.
 
-    The peer's instructions are None where it could not be had, and `error` says why.
+    The peer's instructions are None where it could not be had, and `error` says why. `plain_instructions` are those of our code without vectors,
+    for a core that has some.
     """
 
     model: str
@@ -85,6 +88,7 @@ class Row:
     max_rel: float
     peer_instructions: int | None
     error: str = ""
+    plain_instructions: int | None = None
 
     @property
     def per_mac(self) -> float:
@@ -107,16 +111,24 @@ def measure(path: Path, target: Target, level: str, ram: int | None = None) -> R
     facts = model.manifest
     macs = sum(row["macs"] for row in facts["calls"])
     try:
-        peer, error = _peer(path, graph, feeds, target, dims), ""
+        peer, error = _peer(path, graph, feeds, dims), ""
     except (OSError, subprocess.SubprocessError, lc.LeptonError) as problem:
         peer, error = None, str(problem).splitlines()[0]
     return Row(
         path.stem, macs, stats.instructions or 0, facts["arena_bytes"], facts["arena_lower_bound"], facts["flash_bytes"],
         facts["code_bytes"], facts["stack_bytes"], stats.peak_stack_bytes, check.max_rel, peer, error,
+        _without_vectors(graph, feeds, target, level),
     )  # fmt: skip
 
 
-def _peer(path: Path, graph: Graph, feeds: dict[str, np.ndarray], target: Target, dims: dict[str, int]) -> int:
+def _without_vectors(graph: Graph, feeds: dict[str, np.ndarray], target: Target, level: str) -> int | None:
+    """Instructions on such a core without vectors; None for one that has none."""
+    if not target.has_helium:
+        return None
+    return lc.compile(graph, f"{target.name},-mve", level).emulate(feeds)[1].instructions
+
+
+def _peer(path: Path, graph: Graph, feeds: dict[str, np.ndarray], dims: dict[str, int]) -> int:
     """Instructions of one run of emx-onnx-cgen's C.
 
     Raises:
@@ -124,6 +136,7 @@ def _peer(path: Path, graph: Graph, feeds: dict[str, np.ndarray], target: Target
         subprocess.SubprocessError: one of them failed.
     """
     from lepton_compiler.runtime.emulator import Emulation
+    from lepton_compiler.runtime.emulator.inprocess import InProcess
 
     tool, compiler = shutil.which("emx-onnx-cgen", path=str(Path(sys.executable).parent)), shutil.which("arm-none-eabi-gcc")
     if tool is None or compiler is None:
@@ -143,7 +156,8 @@ def _peer(path: Path, graph: Graph, feeds: dict[str, np.ndarray], target: Target
         kind: [{"name": v.name, "dtype": v.type.dtype.name, "shape": list(v.type.static_shape)} for v in values]
         for kind, values in (("inputs", graph.inputs), ("outputs", graph.outputs))
     }
-    emulation = Emulation(code, {"name": "peer", "arena_bytes": 64, **rows}, target)
+    target = parse_target(PEER_TARGET)
+    emulation = Emulation(InProcess(code, "peer", [], target), {"name": "peer", "arena_bytes": 64, **rows}, target)
     _, stats = emulation.run([feeds[v.name] for v in graph.inputs])
     return stats.instructions or 0
 
@@ -154,17 +168,24 @@ def _run(command: Sequence[str], folder: Path) -> None:
 
 def markdown(rows: Sequence[Row], target: str) -> str:
     """The table of the results."""
+    vectors = any(r.plain_instructions for r in rows)
+    plain_title, rule = (" without vectors (M) | times as many |", "---|---|") if vectors else ("", "")
+    command = "`python -m bench.mcu`" if target == PEER_TARGET else f"`python -m bench.mcu --target {target}`"
     lines = [
         f"One run on an emulated {target}: executed instructions in millions, sizes in bytes, the largest error beside the evaluator relative to the "
-        "range of the output. `python -m bench.mcu` prints it.",
+        f"range of the output. {command} prints it.",
+        *([f"emx-onnx-cgen's code is that of a {PEER_TARGET}."] if target != PEER_TARGET else []),
         "",
-        "| model | error | MACs (M) | instructions (M) | per MAC | emx-onnx-cgen (M) | ratio | arena | its lower bound | code | flash | stack, bound | stack, seen |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        f"| model | error | MACs (M) | instructions (M) | per MAC |{plain_title} emx-onnx-cgen (M) | ratio | arena | its lower bound | code | flash "
+        "| stack, bound | stack, seen |",
+        f"|---|---|---|---|---|{rule}---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         peer = f"{r.peer_instructions / 1e6:.2f} | {r.instructions / r.peer_instructions:.2f}" if r.peer_instructions else "- | -"
+        plain = f" {r.plain_instructions / 1e6:.2f} | {r.plain_instructions / r.instructions:.1f} |" if r.plain_instructions else ""
         lines.append(
-            f"| {r.model} | {r.max_rel:.1g} | {r.macs / 1e6:.2f} | {r.instructions / 1e6:.2f} | {r.per_mac:.2f} | {peer} | {r.arena:,} | {r.arena_bound:,} | "
+            f"| {r.model} | {r.max_rel:.1g} | {r.macs / 1e6:.2f} | {r.instructions / 1e6:.2f} | {r.per_mac:.2f} |{plain} {peer} | {r.arena:,} "
+            f"| {r.arena_bound:,} | "
             f"{r.code:,} | {r.flash:,} | {r.stack:,} | {r.stack_peak:,} |"
         )
     return "\n".join([*lines, ""])
@@ -197,8 +218,9 @@ def _main(args: argparse.Namespace) -> int:
     results: dict[str, Any] = {"target": args.target, "level": f"O{args.level}", "rows": [asdict(r) for r in rows]}
     if not args.no_write and args.ram is None:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "mcu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        (RESULTS / "mcu.md").write_text(markdown(rows, args.target), encoding="utf-8")
+        name = "mcu" if args.target == PEER_TARGET else f"mcu_{args.target}"
+        (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        (RESULTS / f"{name}.md").write_text(markdown(rows, args.target), encoding="utf-8")
     print_json(results) if args.json else print(markdown(rows, args.target))
     return 0
 

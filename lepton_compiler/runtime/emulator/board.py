@@ -12,7 +12,9 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from lepton_compiler.errors import LeptonError, MissingDependency
 from lepton_compiler.runtime.emulator import image
@@ -34,8 +36,24 @@ TICKS = (1 << SHIFT) / 31.25
 """Of the board's counter, for each instruction."""
 TIMEOUT = 300
 """Seconds after which a run is given up."""
-HEADER = struct.Struct("<6I6Q")
+HEADER = struct.Struct("<6I5Q")
 EVENT = struct.Struct("<2IQ")
+
+
+class _Header(NamedTuple):
+    """What the program writes first: see `outcome` in the start-up code. Times are those of the board's counter."""
+
+    status: int
+    failed: int
+    stack: int
+    events: int
+    fault: int
+    where: int
+    begin: int
+    end: int
+    nothing: int
+    trace: int
+    after: int
 
 
 def check_installed() -> None:
@@ -137,22 +155,25 @@ class Board:
         return bytes(memory)
 
     def _outcome(self, data: bytes, calls: Sequence[Call], size: int, count: bool) -> Outcome:
-        status, failed, stack, events, fault, where, begin, end, nothing, trace, before, after = HEADER.unpack_from(data)
-        call = calls[min(failed, len(calls) - 1)]
-        if fault:
-            raise LeptonError(f"{self.name}_{call.function} failed on the board: fault {fault & 0x7FFFFFFF:#x}", where=self.image.where(where))
-        if events > MOST_EVENTS:
+        found = _Header(*HEADER.unpack_from(data))
+        call = calls[min(found.failed, len(calls) - 1)]
+        if found.fault:
+            reason = f"{self.name}_{call.function} failed on the board: fault {found.fault & 0x7FFFFFFF:#x}"
+            raise LeptonError(reason, where=self.image.where(found.where))
+        if found.events > MOST_EVENTS:
             raise LeptonError(f"a run calls more than {MOST_EVENTS:,} kernels", hint="run it without counting")
-        stats = Stats(None, stack)
-        if count:
-            marks = [EVENT.unpack_from(data, HEADER.size + k * EVENT.size) for k in range(events)]
-            own = _instructions(trace) - 2  # without the call of a kernel that only returns, and its return
-            ends = [time for _, _, time in marks[1:]]
-            spans = [_instructions(later - time) - own for (_, _, time), later in zip(marks, ends, strict=False)]
-            spans += [_instructions(end - after - marks[-1][2]) + 1] if marks else []
-            counts = tuple(CallCount(self.kernels[kernel], span) for (kernel, _, _), span in zip(marks, spans, strict=True))
-            stats = Stats(_instructions(end - begin) - _instructions(nothing) - events * own, stack, counts)
-        return Outcome(data[len(data) - size :], status, call.function, stats)
+        stats = self._counted(found, data) if count else Stats(None, found.stack)
+        return Outcome(data[len(data) - size :], found.status, call.function, stats)
+
+    def _counted(self, found: _Header, data: bytes) -> Stats:
+        """The instructions between the times that were noted, without those that noting them took."""
+        marks = [EVENT.unpack_from(data, HEADER.size + k * EVENT.size) for k in range(found.events)]
+        own = _instructions(found.trace) - 2  # without the call of a kernel that only returns, and its return
+        spans = [_instructions(later[2] - mark[2]) - own for mark, later in pairwise(marks)]
+        spans += [_instructions(found.end - found.after - marks[-1][2]) + 1] if marks else []
+        counts = tuple(CallCount(self.kernels[function], span) for (function, _, _), span in zip(marks, spans, strict=True))
+        total = _instructions(found.end - found.begin) - _instructions(found.nothing) - found.events * own
+        return Stats(total, found.stack, counts)
 
 
 def _instructions(ticks: int) -> int:
@@ -170,7 +191,9 @@ def _branch(at: int, to: int, link: bool) -> bytes:
     offset = to - at - 4
     sign, bits = int(offset < 0), offset & 0x1FFFFFF
     j1, j2 = (1 - (bits >> position & 1) ^ sign for position in (23, 22))
-    return struct.pack("<2H", 0xF000 | sign << 10 | (bits >> 12 & 0x3FF), (0xD000 if link else 0x9000) | j1 << 13 | j2 << 11 | bits >> 1 & 0x7FF)
+    return struct.pack(
+        "<2H", 0xF000 | sign << 10 | (bits >> 12 & 0x3FF), (0xD000 if link else 0x9000) | j1 << 13 | j2 << 11 | bits >> 1 & 0x7FF
+    )
 
 
 def _branched(code: bytes, at: int) -> tuple[int, bool] | None:

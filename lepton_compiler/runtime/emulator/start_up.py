@@ -21,7 +21,7 @@ typedef struct {
   uint32_t calls, counts, data, bytes, log, most, paint, reserved;
   struct { uint32_t resets; const void *arguments[3]; } call[2];
 } job;
-typedef struct { uint32_t status, failed, stack, events, fault, where; uint64_t begin, end, nothing, trace, before, after; } outcome;
+typedef struct { uint32_t status, failed, stack, events, fault, where; uint64_t begin, end, nothing, trace, after; } outcome;
 typedef struct { uint32_t kernel, reserved; uint64_t time; } event;
 
 #define JOB ((const job *)@JOB@)
@@ -149,12 +149,10 @@ int lepton_main(void) {
   COUNTER[0] = 1;
   called(lepton_nothing, none);
   found.nothing = found.end - found.begin;
-  const uint64_t begin = now();
   lepton_calibrate();
   const uint64_t end = now();
   const event *log = (const event *)JOB->log;
   found.trace = log[1].time - log[0].time;
-  found.before = log[0].time - begin;
   found.after = end - log[1].time;
   for (found.failed = 0; found.failed < JOB->calls; ++found.failed) {
     found.events = 0;

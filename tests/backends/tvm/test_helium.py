@@ -50,9 +50,7 @@ class Layers:
         """Compile all, run them on the board, and compare."""
         self.graph.set_outputs(self.outputs)
         random = np.random.default_rng(1)
-        feeds = {
-            v.name: random.integers(0, 256, v.type.static_shape).astype(np.uint8).view(v.type.dtype.numpy) for v in self.graph.inputs
-        }
+        feeds = {v.name: random.integers(0, 256, v.type.static_shape).astype(np.uint8).view(v.type.dtype.numpy) for v in self.graph.inputs}
         model = lc.compile(self.graph, TARGET, 2)
         outputs, stats = model.emulate(feeds)
         for name, want in lc.evaluate(self.graph, feeds).items():
