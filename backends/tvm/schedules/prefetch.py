@@ -50,8 +50,10 @@ def plan_prefetch(row_bytes: int, depth: int, tiles: int, pixels: int, blocks: i
     """How tiles of so many pixels share the prefetching of a block of `depth` rows of `row_bytes`, one a step; None if they should not.
 
     A block that would drive its predecessor out of level 2 is not fetched ahead, nor are weights that level 1 holds. Where hardly anything
-    is done with each element, loads alone keep the memory busy, and the hardware sees where they lead.
+    is done with each element, loads alone keep the memory busy, and the hardware sees where they lead. Microcontrollers read flash.
     """
+    if target.is_firmware:
+        return None
     block = row_bytes * depth
     if tiles * pixels < FEWEST_PIXELS or blocks * block <= target.l1_bytes // 2 or 2 * block > target.l2_bytes:
         return None

@@ -58,10 +58,13 @@ def narrow_vectors(channels: int, pixels: int, target: Target) -> int:
 
 
 def max_pixels(vectors: int, target: Target) -> int:
-    """Pixels beside `vectors` vectors of weights so that accumulators, weights and one broadcast fit the registers."""
+    """Pixels beside `vectors` vectors of weights so that accumulators, weights and one broadcast fit the registers.
+
+    Helium multiplies vectors by numbers in core registers, so that nothing is broadcast.
+    """
     if target.small:
         return max(1, SMALL_TILE // vectors)
-    spare = 1 if vectors < 4 or target.vector_registers < 32 else 0
+    spare = 0 if target.has_helium else 1 if vectors < 4 or target.vector_registers < 32 else 0
     return max(1, (target.vector_registers - vectors - spare) // vectors)
 
 
