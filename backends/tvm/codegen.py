@@ -37,8 +37,8 @@ UNROLLED = 50
 """Size, as LLVM estimates instructions, up to which it unrolls loops in firmware; it takes 150 otherwise, and 300 where code may be large."""
 
 NO_LOOP_VECTORS = "-vectorize-loops:bool=false"
-"""LLVM's own vectors are left out with Helium: where it predicates the tail of an inner loop, it miscounts the rounds of the loop around it
-(LLVM 22: `tests/backends/tvm/test_helium.py` has such a filter)."""
+"""LLVM's own vectors are left out with Helium: where it predicates the tail of an inner loop, it miscounted the rounds of the loop around it
+(LLVM 22; a padded 3 x 3 filter of two channels, whose loops over rows and columns begin where the data decides)."""
 
 STACK_BYTES = 256 << 10
 """Most that a kernel may keep on the stack; larger intermediates must be workspaces, which are parameters."""

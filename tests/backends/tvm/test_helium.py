@@ -30,14 +30,17 @@ class Layers:
         self.graph, self.random, self.outputs = Graph("net"), np.random.default_rng(7), list[Value]()
         self.b = Builder(self.graph)
 
-    def add(self, shape: tuple[int, ...], zero: int, filters: tuple[int, ...], op: ConvInteger | None = None, code: int = -3) -> None:
+    def add(
+        self, shape: tuple[int, ...], zero: int, filters: tuple[int, ...], op: ConvInteger | None = None, code: int = -3, w_zero: int = 0
+    ) -> None:
         """A convolution or product, a bias, a scale for each channel, and rounding to 8 bits with the zero point `code`."""
         b, kind = self.b, UINT8 if zero > 127 else INT8
         out = UINT8 if code > 127 else INT8
         x = self.graph.add_input(f"x{len(self.outputs)}", TensorType(kind, shape))
-        w = b.constant(self.random.integers(-128, 128, filters).astype(np.int8))
-        point = b.constant(np.array(zero, kind.numpy))
-        sums = b.MatMulInteger(x, w, point) if op is None else b(op, x, w, point)
+        weights = self.random.integers(-128, 128, filters).astype(np.int8)
+        w = b.constant(weights.view(np.uint8) if w_zero else weights)
+        points = [b.constant(np.array(zero, kind.numpy)), *([b.constant(np.array(w_zero, np.uint8))] if w_zero else [])]
+        sums = b.MatMulInteger(x, w, *points) if op is None else b(op, x, w, *points)
         channels = filters[1] if op is None else filters[0]
         each = (channels,) if op is None or op.layout == "NHWC" else (channels, *(1,) * (len(shape) - 2))
         shift = self.random.integers(-9999, 9999, each)
@@ -73,6 +76,7 @@ def test_products_are_equal_bit_for_bit() -> None:
     layers.add((1, 9, 6), 5, (3, 6, 5), conv(strides=(1,), pads=(2, 2), dilations=(1,)))
     layers.add((1, 48), -7, (48, 10))
     layers.add((3, 19), 128, (19, 6))
+    layers.add((2, 16), 3, (16, 5), w_zero=200)
     layers.check()
 
 
@@ -86,6 +90,7 @@ def test_depthwise_convolutions_are_equal_bit_for_bit() -> None:
     layers.add((1, 9, 4, 4), -1, (4, 1, 3, 2), conv(pads=(4, 0, 4, 1), dilations=(4, 2), groups=4))
     layers.add((1, 21, 8), 0, (8, 1, 3), conv(strides=(1,), pads=(2, 2), dilations=(2,), groups=8))
     layers.add((1, 6, 5, 3), -128, (3, 1, 3, 3), conv(pads=(1, 1, 1, 1), groups=3))  # no vector of channels
+    layers.add((1, 6, 5, 6), -128, (6, 1, 3, 3), conv(pads=(1, 1, 1, 1), groups=6), w_zero=77)  # products of bytes do not do
     layers.check()
 
 
