@@ -105,7 +105,11 @@ def tvm_target(target: Target) -> Any:
     abi = {"mfloat-abi": target.float_abi} if target.float_abi else {"mabi": "lp64d"} if target.arch == "riscv64" else {}
     width = {"vector-width": target.vector_bits or 32}
     helium = [NO_LOOP_VECTORS] if target.has_helium else []
-    small = {"opt-level": 2, "cl-opt": [f"-unroll-threshold-default:uint={0 if target.small else UNROLLED}", *helium]} if target.is_firmware else {}
+    small = (
+        {"opt-level": 2, "cl-opt": [f"-unroll-threshold-default:uint={0 if target.small else UNROLLED}", *helium]}
+        if target.is_firmware
+        else {}
+    )
     return tvm.target.Target({"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu, "mattr": features, **abi, **width, **small})
 
 
