@@ -17,7 +17,7 @@ def signed(w: Array) -> Array:
 
 def pack_integer_conv(w: Array, block: int, group: int, filling: int, taps: int) -> Array:
     """`[OC, IC, KH, KW]`, or `[OC, IC, KW]`, to `[ceil(OC / block), KH, taps, groups, block * group]` signed, filled up with `filling`."""
-    return _pack(_runs(w, taps), block, group, filling)
+    return _pack(runs_of(w, taps), block, group, filling)
 
 
 def pack_integer_matmul(w: Array, block: int, group: int, filling: int) -> Array:
@@ -27,7 +27,7 @@ def pack_integer_matmul(w: Array, block: int, group: int, filling: int) -> Array
 
 def sum_integer_conv(w: Array, block: int) -> Array:
     """Sums of the signed weights of each output channel, int32, filled up with zeros to whole blocks."""
-    return _sums(_runs(w, 1), block)
+    return _sums(runs_of(w, 1), block)
 
 
 def sum_integer_matmul(w: Array, block: int) -> Array:
@@ -35,7 +35,7 @@ def sum_integer_matmul(w: Array, block: int) -> Array:
     return _sums(signed(w).T[:, None, None, :], block)
 
 
-def _runs(w: Array, taps: int) -> Array:
+def runs_of(w: Array, taps: int) -> Array:
     """Weights as `[OC, KH, taps, run]`."""
     signs = signed(w)
     image = signs[:, :, None, :] if signs.ndim == 3 else signs

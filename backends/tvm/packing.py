@@ -16,6 +16,7 @@ from lepton_compiler.backends.tvm.integer_packing import (
     sum_integer_matmul,
 )
 from lepton_compiler.backends.tvm.micro_packing import pack_micro_conv, pack_micro_depthwise, pack_micro_matmul
+from lepton_compiler.backends.tvm.window_packing import WINDOW_PACKINGS
 
 WINOGRAD_FILTER: dict[int, Sequence[Sequence[float]]] = {
     2: ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
@@ -125,5 +126,6 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "micro_matmul": pack_micro_matmul,
     "transpose": _transpose,
     "winograd": pack_winograd_weights,
+    **WINDOW_PACKINGS,
 }
 PACKINGS |= {NIBBLES + name: _in_nibbles(function) for name, function in PACKINGS.items() if name not in ("transpose", "winograd")}

@@ -42,27 +42,33 @@ def lower_product(ctx: Context, op: Any, operands: Sequence[Arg | None], others:
     """The kernel of a `ConvInteger` or `MatMulInteger`: `last` is an output element in terms of `result` and of the operands `others`."""
     x, w, x_zero, w_zero = (*operands, None, None)[:4]
     assert x is not None and w is not None
-    kernel = _kernel_class(op)(ctx, op, x, w, x_zero, w_zero)
+    kernel = _kernel_class(ctx, op, w)(ctx, op, x, w, x_zero, w_zero)
     ctx.outputs = (last.type,)
     distinct = {id(a): a for a in [x_zero, *others] if a is not None and a.number is None and a is not x}
     stored = [a for a in distinct.values() if a is not x_zero]
 
     def write(x: Arg, zero: Arg | None, w: Arg, totals: Arg | None, ones: Arg | None, *rest: Any) -> None:
+        tables, rest = rest[: len(kernel.tables)], rest[len(kernel.tables) :]
         loaded, (y, *spaces) = rest[: len(stored)], rest[len(stored) :]
         kernel.open(x, zero, w, totals, ones, spaces)
+        kernel.tables = tables
         sources = [source, *([x_zero] if x_zero is not None and zero is not None else []), *stored]
         readers = [x, *([zero] if x_zero is not None and zero is not None else []), *loaded]
         with read_through(sources, readers):
             kernel.write(lambda at, value: _emit(y, at, value, result, last))
 
     source = x
-    return procedure(ctx, "product", [x, x_zero, kernel.packed, kernel.totals, kernel.ones, *stored], write, kernel.scratch, private=True)
+    weights = [kernel.packed, kernel.totals, kernel.ones, *kernel.tables]
+    return procedure(ctx, "product", [x, x_zero, *weights, *stored], write, kernel.scratch, private=True)
 
 
-def _kernel_class(op: Any) -> type[ProductKernel]:
+def _kernel_class(ctx: Context, op: Any, w: Arg) -> type[ProductKernel]:
     from lepton_compiler.backends.tvm.lower.integer_depthwise import DepthwiseKernel
+    from lepton_compiler.backends.tvm.lower.integer_windows import WindowKernel
 
-    return DepthwiseKernel if getattr(op, "groups", 1) > 1 else ProductKernel
+    if getattr(op, "groups", 1) > 1:
+        return DepthwiseKernel
+    return WindowKernel if w.in_windows and dot_of(ctx.target, in_windows=True).pairs else ProductKernel
 
 
 def _emit(y: Buffer, at: Sequence[Expr], value: Expr, result: Result, last: Arg) -> None:
@@ -131,6 +137,7 @@ class ProductKernel:
     """The statements of one product."""
 
     def __init__(self, ctx: Context, op: Any, x: Arg, w: Arg, x_zero: Arg | None, w_zero: Arg | None) -> None:
+        self.tables: Sequence[Arg] = ()
         self.dot = self.dot_for(ctx.target, x.dtype)
         self.shape = shape = geometry_of(op, x.type, w.type)
         self.matrix, self.x_type = is_matrix(op, w.type), x.type
@@ -286,18 +293,22 @@ class ProductKernel:
     def multiply(self, unit: Unit, part: Expr, emit: Emit) -> None:
         """All register tiles of a unit."""
         per = -(-self.blocks // self.plan.ranges)
-        full, tail = divmod(self.shape.pixels, self.plan.pixels)
         with ExitStack() as loops:
             block = part * per + loops.enter_context(T.serial(0, per))
             if self.blocks < per * self.plan.ranges:
                 loops.enter_context(when(block < self.blocks))
             line = loops.enter_context(T.serial(0, self.plan.rows))
             loops.enter_context(self.inside(unit.first + line))
-            if full:
-                with T.serial(0, full) as k:
-                    self.tile(unit, Tile(line, block, k * self.plan.pixels, self.plan.pixels), emit)
-            if tail:
-                self.tile(unit, Tile(line, block, tirx.const(full * self.plan.pixels, "int32"), tail), emit)
+            self.tiles(unit, line, block, emit)
+
+    def tiles(self, unit: Unit, line: Expr, block: Expr, emit: Emit) -> None:
+        """The register tiles of a line."""
+        full, tail = divmod(self.shape.pixels, self.plan.pixels)
+        if full:
+            with T.serial(0, full) as k:
+                self.tile(unit, Tile(line, block, k * self.plan.pixels, self.plan.pixels), emit)
+        if tail:
+            self.tile(unit, Tile(line, block, tirx.const(full * self.plan.pixels, "int32"), tail), emit)
 
     def tile(self, unit: Unit, tile: Tile, emit: Emit) -> None:
         """The sums of a register tile, and what follows them."""
