@@ -156,7 +156,7 @@ def _lower(func: PrimFunc, symbol: str, target: Target) -> tuple[Any, tuple[Phas
             if target.is_portable:
                 built[name] = lowered[name]
                 continue
-            built[name] = _with_functions(lowered[name], outline.take_definitions(vcvtr))
+            built[name] = _with_functions(lowered[name], outline.take_definitions(vcvtr, target.arch == "x86_64"))
         return tvm.IRModule(built), phases, stack
 
 

@@ -62,6 +62,12 @@ SATURATED = "tirx.lepton_saturated"
 register_op_attr(SATURATED, "TCallEffectKind", PURE)
 WHOLE, WHOLE_BITS = 1.5 * 2**23, 0x4B400000
 """A float32 in whose neighbourhood, 2^22 either way, there are whole numbers only, and its bits."""
+CVTPS2DQ = {
+    4: ("llvm.x86.sse2.cvtps2dq", False),
+    8: ("llvm.x86.avx.cvt.ps2dq.256", False),
+    16: ("llvm.x86.avx512.mask.cvtps2dq.512", True),
+}
+"""LLVM's names of the instruction, by lanes, and whether it takes a mask."""
 SELDOM = "!7001"
 """Metadata: a branch that is hardly ever taken, so that LLVM does not compute what lies behind it in advance."""
 
@@ -106,7 +112,7 @@ def nearest(x: Expr) -> Expr:
 def saturated(x: Expr, zero: int, low: int, high: int) -> Expr:
     """float32 rounded to the nearest integer, ties to even, plus `zero`, at least `low` and at most `high`, as int32; NaN counts as 0.
 
-    To be used inside the body of an outlined function. `zero` lies between `low` and `high`, and all of them have 16 bits.
+    To be used inside the body of an outlined function. Only the lower 16 bits mean something. `zero` lies between `low` and `high`, and all of them have 16 bits.
     """
     return Call(Op.get(SATURATED), [x, *(tirx.const(n, "int32") for n in (zero, low, high))], ret_ty=PrimType("int32"))
 
@@ -129,11 +135,14 @@ def weight(call: Any) -> int:
     return len(writer.lines)
 
 
-def take_definitions(vcvtr: bool = False) -> str:
-    """LLVM IR of the functions that were lowered since the last call; `vcvtr` says that the target has ARM's instruction of that name."""
+def take_definitions(vcvtr: bool = False, x86: bool = False) -> str:
+    """LLVM IR of the functions that were lowered since the last call.
+
+    `vcvtr` says that the target has ARM's instruction of that name, `x86` that it has those of x86.
+    """
     chosen = sorted(_used)
     _used.clear()
-    writers = [(_Writer(_bodies[key][0], lanes, vcvtr), key, lanes) for key, lanes in chosen]
+    writers = [(_Writer(_bodies[key][0], lanes, vcvtr, x86), key, lanes) for key, lanes in chosen]
     functions = [w.function(_symbol(key, lanes), _bodies[key][1]) for w, key, lanes in writers]
     weights = [f'{SELDOM} = !{{!"branch_weights", i32 1, i32 4000}}'] if any(w.branches for w, _, _ in writers) else []
     return "\n".join([*functions, *sorted({d for w, _, _ in writers for d in w.declarations}), *weights])
@@ -170,8 +179,8 @@ def _bits(element: str) -> int:
 class _Writer:
     """Writes one expression as the body of an LLVM function over vectors of `lanes` elements."""
 
-    def __init__(self, parameters: Iterable[Any], lanes: int, vcvtr: bool = False) -> None:
-        self.lanes, self.lines, self.vcvtr = lanes, list[str](), vcvtr and lanes == 1
+    def __init__(self, parameters: Iterable[Any], lanes: int, vcvtr: bool = False, x86: bool = False) -> None:
+        self.lanes, self.lines, self.vcvtr, self.x86 = lanes, list[str](), vcvtr and lanes == 1, x86
         self.parameters = tuple(parameters)
         self.names: dict[int, str] = {hash(p): f"%x{k}" for k, p in enumerate(self.parameters)}
         self.block, self.branches = "entry", False
@@ -274,7 +283,10 @@ class _Writer:
         return self.emit(f"fptosi {kind} {rounded} to {whole}")
 
     def saturated(self, x: Any, value: str, zero: int, low: int, high: int) -> str:
-        """See `saturated`: bounded as a float, then rounded by the addition of a number beside which there are whole ones only."""
+        """See `saturated`: bounded as a float, then rounded by the addition of a number beside which there are whole ones only.
+
+        On x86 rounded by the instruction that makes integers: of NaN it makes a number whose lower half is zero, and no more is asked for.
+        """
         whole, kind, truth = self.vector("i32"), self.vector("float"), self.vector("i1")
         if self.vcvtr:
             number = self.emit(f"add i32 {self.nearest(x, value)}, {zero}")
@@ -286,11 +298,25 @@ class _Writer:
             other = self.constant(tirx.FloatImm("float32", float(bound)))
             held = self.emit(f"fcmp {condition} {kind} {bounded}, {other}")
             bounded = self.emit(f"select {truth} {held}, {kind} {other}, {kind} {bounded}")
+        if self.x86 and self.lanes in CVTPS2DQ:
+            number = self.cvtps2dq(bounded)
+            return self.emit(f"add {whole} {number}, {self.constant(tirx.IntImm('int32', zero))}") if zero else number
         number = self.emit(f"fcmp ord {kind} {value}, {value}")
         bounded = self.emit(f"select {truth} {number}, {kind} {bounded}, {kind} zeroinitializer")
         moved = self.emit(f"fadd {kind} {bounded}, {self.constant(tirx.FloatImm('float32', WHOLE))}")
         bits = self.emit(f"bitcast {kind} {moved} to {whole}")
         return self.emit(f"add {whole} {bits}, {self.constant(tirx.IntImm('int32', zero - WHOLE_BITS))}")
+
+    def cvtps2dq(self, value: str) -> str:
+        """float32 rounded to int32 by an instruction of x86."""
+        name, rest = CVTPS2DQ[self.lanes]
+        kind, whole = self.vector("float"), self.vector("i32")
+        operands, types = [f"{kind} {value}"], [kind]
+        if rest:  # of 512 bits: what lanes without a bit of the mask get, the mask, the rounding of the environment
+            operands += [f"{whole} zeroinitializer", "i16 -1", "i32 4"]
+            types += [whole, "i16", "i32"]
+        self.declarations.add(f"declare {whole} @{name}({', '.join(types)})")
+        return self.emit(f"call {whole} @{name}({', '.join(operands)})")
 
     def rarely(self, x: Any) -> str:
         """The third argument, and, if the first holds for any lane, the second one in those lanes."""

@@ -178,7 +178,9 @@ def _number(
 
 def _in_windows(spec: KernelSpec, values: Mapping[int, Value]) -> frozenset[int]:
     """The weights of products of 8-bit integers that few windows cover."""
-    operands = [(s.op, s.inputs[1]) for s in spec.steps if s.op.name in ("ConvInteger", "MatMulInteger") and getattr(s.op, "groups", 1) == 1]
+    operands = [
+        (s.op, s.inputs[1]) for s in spec.steps if s.op.name in ("ConvInteger", "MatMulInteger") and getattr(s.op, "groups", 1) == 1
+    ]
     weights = [(op, k, values[k].tensor) for op, k in operands if k in spec.constants]
     return frozenset(k for op, k, tensor in weights if k is not None and tensor is not None and needs_few_windows(op, tensor))
 
