@@ -33,7 +33,7 @@ WINDOW = 4
 """Bytes in a window: two pairs for each 32-bit sum."""
 MOST = 128
 """What the weights of one sign may add up to in a pair."""
-FEW = 1.3
+FEW = 1.6
 """Windows to a group, up to which `vpmaddubsw` is faster than `vpmaddwd` on 16-bit numbers."""
 
 
