@@ -63,11 +63,13 @@ register_op_attr(SATURATED, "TCallEffectKind", PURE)
 WHOLE, WHOLE_BITS = 1.5 * 2**23, 0x4B400000
 """A float32 in whose neighbourhood, 2^22 either way, there are whole numbers only, and its bits."""
 CVTPS2DQ = {
-    4: ("llvm.x86.sse2.cvtps2dq", False),
-    8: ("llvm.x86.avx.cvt.ps2dq.256", False),
     16: ("llvm.x86.avx512.mask.cvtps2dq.512", True),
+    8: ("llvm.x86.avx.cvt.ps2dq.256", False),
+    4: ("llvm.x86.sse2.cvtps2dq", False),
 }
 """LLVM's names of the instruction, by lanes, and whether it takes a mask."""
+SUFFIXES = {"float": "f32", "i32": "i32"}
+"""Of LLVM's names of functions on vectors of a type."""
 SELDOM = "!7001"
 """Metadata: a branch that is hardly ever taken, so that LLVM does not compute what lies behind it in advance."""
 
@@ -135,10 +137,10 @@ def weight(call: Any) -> int:
     return len(writer.lines)
 
 
-def take_definitions(vcvtr: bool = False, x86: bool = False) -> str:
+def take_definitions(vcvtr: bool = False, x86: int = 0) -> str:
     """LLVM IR of the functions that were lowered since the last call.
 
-    `vcvtr` says that the target has ARM's instruction of that name, `x86` that it has those of x86.
+    `vcvtr` says that the target has ARM's instruction of that name, `x86` how many floats there are in its widest vectors if it is one.
     """
     chosen = sorted(_used)
     _used.clear()
@@ -179,7 +181,7 @@ def _bits(element: str) -> int:
 class _Writer:
     """Writes one expression as the body of an LLVM function over vectors of `lanes` elements."""
 
-    def __init__(self, parameters: Iterable[Any], lanes: int, vcvtr: bool = False, x86: bool = False) -> None:
+    def __init__(self, parameters: Iterable[Any], lanes: int, vcvtr: bool = False, x86: int = 0) -> None:
         self.lanes, self.lines, self.vcvtr, self.x86 = lanes, list[str](), vcvtr and lanes == 1, x86
         self.parameters = tuple(parameters)
         self.names: dict[int, str] = {hash(p): f"%x{k}" for k, p in enumerate(self.parameters)}
@@ -298,8 +300,8 @@ class _Writer:
             other = self.constant(tirx.FloatImm("float32", float(bound)))
             held = self.emit(f"fcmp {condition} {kind} {bounded}, {other}")
             bounded = self.emit(f"select {truth} {held}, {kind} {other}, {kind} {bounded}")
-        if self.x86 and self.lanes in CVTPS2DQ:
-            number = self.cvtps2dq(bounded)
+        if width := next((n for n in CVTPS2DQ if n <= self.x86 and self.lanes % n == 0), 0):
+            number = self.joined([self.cvtps2dq(part, width) for part in self.parts(bounded, "float", width)], "i32", width)
             return self.emit(f"add {whole} {number}, {self.constant(tirx.IntImm('int32', zero))}") if zero else number
         number = self.emit(f"fcmp ord {kind} {value}, {value}")
         bounded = self.emit(f"select {truth} {number}, {kind} {bounded}, {kind} zeroinitializer")
@@ -307,10 +309,30 @@ class _Writer:
         bits = self.emit(f"bitcast {kind} {moved} to {whole}")
         return self.emit(f"add {whole} {bits}, {self.constant(tirx.IntImm('int32', zero - WHOLE_BITS))}")
 
-    def cvtps2dq(self, value: str) -> str:
+    def parts(self, value: str, element: str, width: int) -> list[str]:
+        """A vector in pieces of `width` lanes."""
+        if width == self.lanes:
+            return [value]
+        whole, part = self.vector(element), f"<{width} x {element}>"
+        name = f"@llvm.vector.extract.v{width}{SUFFIXES[element]}.v{self.lanes}{SUFFIXES[element]}"
+        self.declarations.add(f"declare {part} {name}({whole}, i64)")
+        return [self.emit(f"call {part} {name}({whole} {value}, i64 {first})") for first in range(0, self.lanes, width)]
+
+    def joined(self, parts: list[str], element: str, width: int) -> str:
+        """The vector of pieces of `width` lanes."""
+        if width == self.lanes:
+            return parts[0]
+        whole, part, found = self.vector(element), f"<{width} x {element}>", "poison"
+        name = f"@llvm.vector.insert.v{self.lanes}{SUFFIXES[element]}.v{width}{SUFFIXES[element]}"
+        self.declarations.add(f"declare {whole} {name}({whole}, {part}, i64)")
+        for k, piece in enumerate(parts):
+            found = self.emit(f"call {whole} {name}({whole} {found}, {part} {piece}, i64 {k * width})")
+        return found
+
+    def cvtps2dq(self, value: str, width: int) -> str:
         """float32 rounded to int32 by an instruction of x86."""
-        name, rest = CVTPS2DQ[self.lanes]
-        kind, whole = self.vector("float"), self.vector("i32")
+        name, rest = CVTPS2DQ[width]
+        kind, whole = f"<{width} x float>", f"<{width} x i32>"
         operands, types = [f"{kind} {value}"], [kind]
         if rest:  # of 512 bits: what lanes without a bit of the mask get, the mask, the rounding of the environment
             operands += [f"{whole} zeroinitializer", "i16 -1", "i32 4"]
