@@ -105,15 +105,39 @@ def weights_in_windows(w: Array, lanes: int, taps: int) -> Array:
     return cover(_rows(w, lanes, taps)).weights
 
 
-def advances_of_windows(w: Array, lanes: int, taps: int) -> Array:
-    """Likewise the bytes from the beginning of one window to that of the next, `[windows]`."""
-    return cover(_rows(w, lanes, taps)).advances
+def advances_of_windows(w: Array, lanes: int, taps: int, line_step: int, tap_step: int, longest: int) -> Array:
+    """Likewise the bytes from the beginning of one window to that of the next, or from that of the pixel's data to the first, `[windows]`.
+
+    Args:
+        w: the weights.
+        lanes: output channels in a vector.
+        taps: runs in a row of the filter; 0 for a matrix.
+        line_step: bytes from a run to the one below it.
+        tap_step: bytes from a run to the one beside it.
+        longest: the largest step that there may be, which decides the type.
+    """
+    found, kh, each = cover(_rows(w, lanes, taps)), 1 if taps == 0 or w.ndim == 3 else w.shape[2], max(taps, 1)
+    run = np.repeat(np.arange(len(found.counts)) % (kh * each), found.counts)
+    row = np.repeat(np.arange(len(found.counts)) // (kh * each), found.counts)
+    total = np.cumsum(found.advances.astype(np.int64))
+    first = np.concatenate([[0], np.cumsum(found.counts)])[:-1]
+    start = np.where(first > 0, total[np.maximum(first - 1, 0)], 0)
+    places = total - np.repeat(start, found.counts) + run // each * line_step + run % each * tap_step
+    new = np.concatenate([[True], row[1:] != row[:-1]]) if len(row) else np.zeros(0, bool)
+    steps = np.where(new, places, places - np.concatenate([[0], places[:-1]]))
+    return steps.astype(type_of_advances(longest))
+
+
+def type_of_advances(longest: int) -> type[np.unsignedinteger[Any]]:
+    """The shortest type of steps up to `longest` bytes."""
+    return np.uint8 if longest < 1 << 8 else np.uint16 if longest < 1 << 16 else np.uint32
 
 
 def first_windows(w: Array, lanes: int, taps: int) -> Array:
-    """Likewise the number of the first window of each row, and of all: int32 `[ceil(OC / lanes) * KH * taps + 1]`."""
-    counts = cover(_rows(w, lanes, taps)).counts
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    """Likewise the number of the first window of each vector, and of all: int32 `[ceil(OC / lanes) + 1]`."""
+    rows = _rows(w, lanes, taps)
+    vectors = -(-(w.shape[1] if taps == 0 else w.shape[0]) // lanes)
+    return np.concatenate([[0], np.cumsum(cover(rows).counts.reshape(vectors, -1).sum(1))]).astype(np.int32)
 
 
 WINDOW_PACKINGS: dict[str, Callable[..., Array]] = {

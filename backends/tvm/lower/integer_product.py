@@ -150,6 +150,7 @@ class ProductKernel:
         self.plan = self.plan_for(ctx.target, direct)
         self.width = self.plan.vectors * self.dot.lanes
         self.blocks = -(-shape.outputs // self.width)
+        self.row = -(-(shape.padded_row + LINE) // LINE) * LINE
         conv, taps = op.name == "ConvInteger", (shape.taps,) if op.name == "ConvInteger" else ()
         name, filling = "conv" if conv else "matmul", self.w_zero if self.dot.subtracts else 0
         self.packed = self.pack(ctx, w, f"integer_{name}", filling, *taps)
@@ -158,7 +159,6 @@ class ProductKernel:
         self.ones = Arg(TensorType(INT8, (1,)), ctx.table(_ones(shape.run))) if self.sums_data else None
         self.units = shape.images * -(-shape.lines // self.plan.rows) * self.plan.ranges
         self.reach = (self.plan.rows - 1) * shape.strides[0] + (shape.kernel[0] - 1) * shape.dilations[0] + 1
-        self.row = -(-(shape.padded_row + LINE) // LINE) * LINE
         self.scratch: list[TensorType] = []
         if self.plan.copies:
             self.scratch.append(TensorType(dtype(self.dot.data), (self.reach, self.row)))

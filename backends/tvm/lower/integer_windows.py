@@ -1,11 +1,10 @@
 """Products of 8-bit integers with `vpmaddubsw`, exact because weights come in windows (`window_packing`).
 
     for line, vector of output channels, pixel tile:
-        for filter row, tap:
-            position = 0
-            for window of the vector's:
-                position += advance
-                sums[pixel] += dot(four bytes of the pixel from position on, weights of the window)
+        position = 0
+        for window of the vector's, through all rows of the filter:
+            position += advance
+            sums[pixel] += dot(four bytes of the pixel from position on, weights of the window)
 
 Each vector of channels has windows of its own, so a register tile is one vector wide and as many pixels long as there are registers for.
 """
@@ -23,7 +22,8 @@ from lepton_compiler.backends.tvm.dot import Dot, dot_of, splat
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr
 from lepton_compiler.backends.tvm.lower.integer_product import Emit, ProductKernel, Tile, Unit, ramp
 from lepton_compiler.backends.tvm.lower.procedure import Cell, load, store, when
-from lepton_compiler.ir.types import INT8, INT32, UINT8, TensorType
+from lepton_compiler.backends.tvm.window_packing import WINDOW
+from lepton_compiler.ir.types import INT8, INT32, TensorType, dtype
 from lepton_compiler.target import Target
 
 KEPT = 4
@@ -42,8 +42,12 @@ class WindowKernel(ProductKernel):
         return replace(found, vectors=1, pixels=-(-self.shape.pixels // tiles))
 
     def pack(self, ctx: Context, w: Arg, function: str, filling: int, *taps: int) -> Arg:  # noqa: D102
-        arguments = (self.dot.lanes, *(taps or (0,)))
-        advances = Arg(TensorType(UINT8, (1,)), ctx.pack(w, "window_advances", *arguments))
+        shape, arguments = self.shape, (self.dot.lanes, *(taps or (0,)))
+        line_step = shape.dilations[0] * (self.row if self.plan.copies else shape.size[1] * shape.channels)
+        tap_step = shape.dilations[1] * shape.channels
+        longest = line_step if shape.kernel[0] > 1 else tap_step if shape.taps > 1 else WINDOW
+        packed = ctx.pack(w, "window_advances", *arguments, line_step, tap_step, longest)
+        advances = Arg(TensorType(dtype(str(packed.dtype)), (1,)), packed)
         self.tables = [advances, Arg(TensorType(INT32, (1,)), ctx.pack(w, "window_firsts", *arguments))]
         return Arg(TensorType(INT8, (1,)), ctx.pack(w, "windows", *arguments))
 
@@ -59,21 +63,20 @@ class WindowKernel(ProductKernel):
             self.tiles(unit, line, block, emit)
 
     def tile(self, unit: Unit, tile: Tile, emit: Emit) -> None:  # noqa: D102
-        shape, dot = self.shape, self.dot
+        dot = self.dot
         advances, firsts = self.tables
         sums, done = (T.alloc_buffer((tile.count * dot.lanes,), "int32", scope="global") for _ in range(2))
         places = [[ramp(p * dot.lanes, dot.lanes)] for p in range(tile.count)]
         for at in places:
             store(sums, at, splat(tirx.const(0, "int32"), dot.lanes))
-        with T.serial(0, shape.kernel[0]) as r, T.serial(0, shape.taps) as tap:
-            run, position = (tile.block * shape.kernel[0] + r) * shape.taps + tap, Cell("int32", tirx.const(0, "int32"))
-            with T.serial(firsts.tensor(run), firsts.tensor(run + 1)) as window:
-                position.set(position.get() + advances.tensor(window).astype("int32"))
-                weights = self.w.tensor(window, ramp(0, dot.lanes * dot.group))
-                for p, at in enumerate(places):
-                    row, offset = self.place(tile.line, tile.begin + p, r, tap)
-                    data = dot.broadcast(self.read(unit, row, offset + position.get(), dot.group))
-                    store(sums, at, dot.add(load(sums, at), data, weights))
+        position = Cell("int32", tirx.const(0, "int32"))
+        with T.serial(firsts.tensor(tile.block), firsts.tensor(tile.block + 1)) as window:
+            position.set(position.get() + advances.tensor(window).astype("int32"))
+            weights = self.w.tensor(window, ramp(0, dot.lanes * dot.group))
+            for p, at in enumerate(places):
+                row, offset = self.place(tile.line, tile.begin + p, 0, 0)
+                data = dot.broadcast(self.read(unit, row, offset + position.get(), dot.group))
+                store(sums, at, dot.add(load(sums, at), data, weights))
         for at in places:  # indexed by a loop, the sums themselves would not stay in registers
             store(done, at, load(sums, at))
         with T.serial(0, tile.count) as p:
