@@ -18,7 +18,8 @@ from tvm.script.ir_builder import tirx as T
 from lepton_compiler.backends.tvm.compute.integer_product import Plan, plan
 from lepton_compiler.backends.tvm.dot import LANE_BITS, Dot, splat, vector_type
 from lepton_compiler.backends.tvm.lower.context import Arg, Context
-from lepton_compiler.backends.tvm.lower.integer_product import Emit, ProductKernel, Tile, Unit, ramp
+from lepton_compiler.backends.tvm.lower.integer_product import ProductKernel, Tile, Unit, ramp
+from lepton_compiler.backends.tvm.lower.integer_results import Results
 from lepton_compiler.backends.tvm.lower.procedure import load, store
 from lepton_compiler.ir.types import FLOAT32, TensorType
 from lepton_compiler.target import Target
@@ -44,7 +45,7 @@ class DepthwiseKernel(ProductKernel):
     def pack(self, ctx: Context, w: Arg, function: str, filling: int, *taps: int) -> Arg:  # noqa: D102
         return Arg(TensorType(FLOAT32, (1,)), ctx.pack(w, "integer_depthwise", self.width))
 
-    def tile(self, unit: Unit, tile: Tile, emit: Emit) -> None:  # noqa: D102
+    def tile(self, unit: Unit, tile: Tile, results: Results) -> None:  # noqa: D102
         shape, lanes = self.shape, self.dot.lanes
         sums, done = (T.alloc_buffer((tile.count * lanes,), kind, scope="global") for kind in ("float32", "int32"))
         x = T.alloc_buffer((lanes,), "float32", scope="global")
@@ -63,8 +64,7 @@ class DepthwiseKernel(ProductKernel):
         for p in range(tile.count):
             at = [ramp(p * lanes, lanes)]
             store(done, at, load(sums, at).astype(vector_type("int32", lanes)))
-        with T.serial(0, tile.count) as pixel:
-            self.finish(unit, tile, done, pixel, 0, emit)
+        self.finish_tile(unit, tile, done, results)
 
     def columns(self, count: int) -> list[tuple[int, list[tuple[int, int]]]]:
         """The columns that so many pixels see, counted from the first, each with (pixel, tap) by which it counts."""

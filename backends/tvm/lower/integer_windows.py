@@ -20,7 +20,8 @@ from tvm.script.ir_builder import tirx as T
 from lepton_compiler.backends.tvm.compute.integer_product import Plan, plan
 from lepton_compiler.backends.tvm.dot import Dot, dot_of, splat
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr
-from lepton_compiler.backends.tvm.lower.integer_product import Emit, ProductKernel, Tile, Unit, ramp
+from lepton_compiler.backends.tvm.lower.integer_product import ProductKernel, Tile, Unit, ramp
+from lepton_compiler.backends.tvm.lower.integer_results import Results
 from lepton_compiler.backends.tvm.lower.procedure import Cell, load, store, when
 from lepton_compiler.backends.tvm.window_packing import WINDOW
 from lepton_compiler.ir.types import INT8, INT32, TensorType, dtype
@@ -51,7 +52,7 @@ class WindowKernel(ProductKernel):
         self.tables = [advances, Arg(TensorType(INT32, (1,)), ctx.pack(w, "window_firsts", *arguments))]
         return Arg(TensorType(INT8, (1,)), ctx.pack(w, "windows", *arguments))
 
-    def multiply(self, unit: Unit, part: Expr, emit: Emit) -> None:
+    def multiply(self, unit: Unit, part: Expr, results: Results) -> None:
         """All register tiles of a unit, line by line: a line's data stays in the level-1 cache."""
         per = -(-self.blocks // self.plan.ranges)
         with ExitStack() as loops:
@@ -60,9 +61,9 @@ class WindowKernel(ProductKernel):
             block = part * per + loops.enter_context(T.serial(0, per))
             if self.blocks < per * self.plan.ranges:
                 loops.enter_context(when(block < self.blocks))
-            self.tiles(unit, line, block, emit)
+            self.tiles(unit, line, block, results)
 
-    def tile(self, unit: Unit, tile: Tile, emit: Emit) -> None:  # noqa: D102
+    def tile(self, unit: Unit, tile: Tile, results: Results) -> None:  # noqa: D102
         dot = self.dot
         advances, firsts = self.tables
         sums, done = (T.alloc_buffer((tile.count * dot.lanes,), "int32", scope="global") for _ in range(2))
@@ -79,5 +80,4 @@ class WindowKernel(ProductKernel):
                 store(sums, at, dot.add(load(sums, at), data, weights))
         for at in places:  # indexed by a loop, the sums themselves would not stay in registers
             store(done, at, load(sums, at))
-        with T.serial(0, tile.count) as p:
-            self.finish(unit, tile, done, p, 0, emit)
+        self.finish_tile(unit, tile, done, results)
