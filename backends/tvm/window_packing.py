@@ -73,7 +73,8 @@ def _places(rows: Array) -> tuple[Array, Array]:
     count, _, run = rows.shape
     wide = np.pad(rows, ((0, 0), (0, 0), (0, 1))).astype(np.int16)
     high, low = np.maximum(wide, 0), np.minimum(wide, 0)
-    clash = ((high[..., :-1] + high[..., 1:] > MOST) | (low[..., :-1] + low[..., 1:] < -MOST)).any(axis=1)
+    too_much = (high[..., :-1] + high[..., 1:] > MOST) | (low[..., :-1] + low[..., 1:] < -MOST)
+    clash: Array = np.asarray(too_much.any(axis=1))
     done, every = np.zeros(count, np.int64), np.arange(count)
     starts, ends = list[Array](), list[Array]()
     while (open_rows := done < run).any():
@@ -125,7 +126,7 @@ def advances_of_windows(w: Array, lanes: int, taps: int, line_step: int, tap_ste
     places = total - np.repeat(start, found.counts) + run // each * line_step + run % each * tap_step
     new = np.concatenate([[True], row[1:] != row[:-1]]) if len(row) else np.zeros(0, bool)
     steps = np.where(new, places, places - np.concatenate([[0], places[:-1]]))
-    return steps.astype(type_of_advances(longest))
+    return np.asarray(steps, type_of_advances(longest))
 
 
 def type_of_advances(longest: int) -> type[np.unsignedinteger[Any]]:
