@@ -63,3 +63,12 @@ def pack_integer_depthwise(w: Array, block: int) -> Array:
     channels, _, kh, kw = image.shape
     filled = np.pad(image[:, 0].astype(np.float32), ((0, -channels % block), (0, 0), (0, 0)))
     return np.ascontiguousarray(filled.reshape(-1, block, kh, kw).transpose(0, 2, 3, 1))
+
+
+def pack_integer_depthwise_pairs(w: Array, block: int) -> Array:
+    """`[C, 1, KH, KW]`, or `[C, 1, KW]`, to `[ceil(C / block), ceil(KH / 2), KW, block * 2]` in int16: the taps of two rows side by side."""
+    image = w[:, :, None, :] if w.ndim == 3 else w
+    channels, _, kh, kw = image.shape
+    filled = np.pad(image[:, 0].astype(np.int16), ((0, -channels % block), (0, kh % 2), (0, 0)))
+    split = filled.reshape(-1, block, (kh + 1) // 2, 2, kw)
+    return np.ascontiguousarray(split.transpose(0, 2, 4, 1, 3)).reshape(len(split), (kh + 1) // 2, kw, block * 2)

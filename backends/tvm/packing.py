@@ -11,6 +11,7 @@ import numpy.typing as npt
 from lepton_compiler.backends.tvm.integer_packing import (
     pack_integer_conv,
     pack_integer_depthwise,
+    pack_integer_depthwise_pairs,
     pack_integer_matmul,
     sum_integer_conv,
     sum_integer_matmul,
@@ -118,6 +119,7 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "integer_conv": pack_integer_conv,
     "integer_conv_sums": sum_integer_conv,
     "integer_depthwise": pack_integer_depthwise,
+    "integer_depthwise_pairs": pack_integer_depthwise_pairs,
     "integer_matmul": pack_integer_matmul,
     "integer_matmul_sums": sum_integer_matmul,
     "matmul": _matmul,

@@ -24,7 +24,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from lepton_compiler.backends.tvm.compute.integer_product import Geometry, Plan, plan, spans
-from lepton_compiler.backends.tvm.dot import Dot, dot_of, splat, vector_type
+from lepton_compiler.backends.tvm.dot import Dot, dot_of, splat, vector_type, wide_dot_of
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers
 from lepton_compiler.backends.tvm.lower.integer_results import TOGETHER, Results
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
@@ -61,11 +61,11 @@ def lower_product(ctx: Context, op: Any, operands: Sequence[Arg | None], others:
 
 
 def _kernel_class(ctx: Context, op: Any, w: Arg) -> type[ProductKernel]:
-    from lepton_compiler.backends.tvm.lower.integer_depthwise import DepthwiseKernel
+    from lepton_compiler.backends.tvm.lower.integer_depthwise import DepthwiseKernel, RowPairKernel
     from lepton_compiler.backends.tvm.lower.integer_windows import WindowKernel
 
     if getattr(op, "groups", 1) > 1:
-        return DepthwiseKernel
+        return RowPairKernel if wide_dot_of(ctx.target) is not None else DepthwiseKernel
     return WindowKernel if w.in_windows and dot_of(ctx.target, in_windows=True).pairs else ProductKernel
 
 
