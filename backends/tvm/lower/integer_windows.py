@@ -23,6 +23,7 @@ from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr
 from lepton_compiler.backends.tvm.lower.integer_product import ProductKernel, Tile, Unit, ramp
 from lepton_compiler.backends.tvm.lower.integer_results import Results
 from lepton_compiler.backends.tvm.lower.procedure import Cell, load, store, when
+from lepton_compiler.backends.tvm.schedules.kinds import TRIPS
 from lepton_compiler.backends.tvm.window_packing import WINDOW
 from lepton_compiler.ir.types import INT8, INT32, TensorType, dtype
 from lepton_compiler.target import Target
@@ -64,14 +65,15 @@ class WindowKernel(ProductKernel):
             self.tiles(unit, line, block, results)
 
     def tile(self, unit: Unit, tile: Tile, results: Results) -> None:  # noqa: D102
-        dot = self.dot
+        shape, dot = self.shape, self.dot
         advances, firsts = self.tables
         sums, done = (T.alloc_buffer((tile.count * dot.lanes,), "int32", scope="global") for _ in range(2))
         places = [[ramp(p * dot.lanes, dot.lanes)] for p in range(tile.count)]
         for at in places:
             store(sums, at, splat(tirx.const(0, "int32"), dot.lanes))
         position = Cell("int32", tirx.const(0, "int32"))
-        with T.serial(firsts.tensor(tile.block), firsts.tensor(tile.block + 1)) as window:
+        trips = shape.kernel[0] * shape.taps * -(-shape.run // WINDOW)
+        with T.serial(firsts.tensor(tile.block), firsts.tensor(tile.block + 1), annotations={TRIPS: trips}) as window:
             position.set(position.get() + advances.tensor(window).astype("int32"))
             weights = self.w.tensor(window, ramp(0, dot.lanes * dot.group))
             for p, at in enumerate(places):

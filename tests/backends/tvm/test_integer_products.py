@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import lepton_compiler as lc
 from lepton_compiler.backends.tvm.spec import spec_of
-from lepton_compiler.backends.tvm.worker import kernel_text
+from lepton_compiler.backends.tvm.worker import compile_spec, kernel_text
 from lepton_compiler.ir.graph import Graph, Value
 from lepton_compiler.ir.types import DTYPES, FLOAT32, TensorType
 from lepton_compiler.ops.builder import Builder
@@ -134,3 +135,14 @@ def test_instructions(name: str, cpu: str, largest_weight: int, wanted: str, avo
     text = kernel_text("k", spec_of(graph.nodes[0]), parse_target(name, cpu), "asm")
     lines = [line.split() for line in text.splitlines()]
     assert any(line[:1] == [wanted] for line in lines) and not any(line[:1] == [avoided] for line in lines)
+
+
+def test_loops_over_windows_count_as_work_for_threads() -> None:
+    graph = Graph("g")
+    b = Builder(graph)
+    x, weights = graph.add_input("x", TensorType(DTYPES["uint8"], (64, 128))), b.constant(np.full((128, 64), 9, np.int8))
+    graph.set_outputs([b(MatMulInteger(), x, weights)])
+    spec, target = spec_of(graph.nodes[0]), parse_target("x86_64", "x86-64-v3")
+    (windows,) = compile_spec("k", spec, target).phases
+    (wide,) = compile_spec("k", replace(spec, in_windows=frozenset()), target).phases
+    assert 0.3 * wide.nanoseconds < windows.nanoseconds < 1.5 * wide.nanoseconds
