@@ -31,6 +31,8 @@ Array = npt.NDArray[Any]
 
 WINDOW = 4
 """Bytes in a window: two pairs for each 32-bit sum."""
+LANES = (4, 8, 16)
+"""32-bit sums in vectors of x86."""
 MOST = 128
 """What the weights of one sign may add up to in a pair."""
 FEW = 1.6
@@ -148,25 +150,25 @@ WINDOW_PACKINGS: dict[str, Callable[..., Array]] = {
 }
 
 
-def needs_few_windows(op: Op, tensor: Tensor) -> bool:
-    """Whether windows for the weights of a `ConvInteger` or `MatMulInteger` are few enough to be worth it, with 8 lanes."""
-    taps = 0 if op.name == "MatMulInteger" else 1 if set(op.dilations[-1:]) == {1} else tensor.type.static_shape[-1]  # type: ignore[attr-defined]
+def lanes_of_few_windows(op: Op, tensor: Tensor) -> tuple[int, ...]:
+    """For vectors of how many sums the windows of weights of a `ConvInteger` or `MatMulInteger` are few enough to be worth it."""
     if not tensor.type.size:
-        return False
-    return _share(tensor, taps) <= FEW
+        return ()
+    taps = 0 if op.name == "MatMulInteger" else 1 if set(op.dilations[-1:]) == {1} else tensor.type.static_shape[-1]  # type: ignore[attr-defined]
+    return tuple(lanes for lanes in LANES if _share(tensor, lanes, taps) <= FEW)
 
 
-def _share(tensor: Tensor, taps: int) -> float:
+def _share(tensor: Tensor, lanes: int, taps: int) -> float:
     """Windows to a group of `WINDOW` numbers."""
-    key = (tensor.digest, taps)
+    key = (tensor.digest, lanes, taps)
     if key not in _SHARES:
-        rows = _rows(tensor.numpy(), 8, taps)
+        rows = _rows(tensor.numpy(), lanes, taps)
         _SHARES[key] = len(cover(rows).advances) * WINDOW / (rows.shape[0] * rows.shape[2])
     return _SHARES[key]
 
 
-_SHARES: dict[tuple[str, int], float] = {}
-"""By digest of the weights, and taps."""
+_SHARES: dict[tuple[str, int, int], float] = {}
+"""By digest of the weights, lanes, and taps."""
 
 
 def _rows(w: Array, lanes: int, taps: int) -> Array:
