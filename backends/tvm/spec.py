@@ -71,7 +71,7 @@ class KernelSpec:
             target.caches,
             target.small,
         )
-        facts = sorted(self.in_windows) if target.arch == "x86_64" else []
+        facts = sorted(k for k, lanes in self.in_windows if lanes == target.lanes(32)) if target.arch == "x86_64" else []
         return hashlib.sha256(f"{self._parts()!r}{self.choice!r}{facts!r}{machine!r}{_version()}".encode()).hexdigest()[:20]
 
     @property
