@@ -159,13 +159,14 @@ def _lower(func: PrimFunc, symbol: str, target: Target) -> tuple[Any, tuple[Phas
         functions, phases = _raw_abi(module[symbol], symbol, None if target.is_portable else parallel_work(func))
         outline.take_definitions()
         vcvtr = target.arch == "thumb" and "fpu" in target.extensions
+        x86 = target.lanes(32) if target.arch == "x86_64" else 0
         built = {}
         for name, raw in functions.items():
             lowered = tirx.transform.LowerIntrin()(tvm.IRModule({name: raw}))
             if target.is_portable:
                 built[name] = lowered[name]
                 continue
-            built[name] = _with_functions(lowered[name], outline.take_definitions(vcvtr, target.has_helium))
+            built[name] = _with_functions(lowered[name], outline.take_definitions(vcvtr, target.has_helium, x86))
         return tvm.IRModule(built), phases, stack
 
 

@@ -17,7 +17,9 @@ Expr = Any
 
 LANE_BITS = 32
 MULTIPLY_ADD = {512: "llvm.x86.avx512.pmaddw.d.512", 256: "llvm.x86.avx2.pmadd.wd", 128: "llvm.x86.sse2.pmadd.wd"}
-"""Products of 16-bit numbers, added in pairs: exact for 9-bit numbers, unlike `vpmaddubsw`, which saturates at 16 bits."""
+"""Products of 16-bit numbers, added in pairs: exact for 9-bit numbers."""
+BYTE_PAIRS = {512: "llvm.x86.avx512.pmaddubs.w.512", 256: "llvm.x86.avx2.pmadd.ub.sw", 128: "llvm.x86.ssse3.pmadd.ub.sw.128"}
+"""Products of unsigned and signed bytes, added in pairs to 16 bits, where they saturate: exact for weights that `window_packing` arranged."""
 
 
 def vector_type(element: str, lanes: int) -> str:
@@ -41,6 +43,8 @@ class Dot:
         lanes: sums in a vector.
         instruction: LLVM's name of what multiplies; empty where ordinary arithmetic does.
         accumulates: whether it adds to the sums as well.
+        pairs: LLVM's name of what multiplies bytes and adds pairs to 16 bits, before `instruction` adds pairs of those; empty where one
+            instruction does both. Weights are then such that 16 bits hold every pair.
     """
 
     group: int
@@ -49,6 +53,12 @@ class Dot:
     lanes: int
     instruction: str = ""
     accumulates: bool = False
+    pairs: str = ""
+
+    @property
+    def kept(self) -> int:
+        """Registers that it needs beside those for sums, weights and data."""
+        return 2 if self.pairs else 0
 
     @property
     def subtracts(self) -> bool:
@@ -73,17 +83,26 @@ class Dot:
         kind = vector_type("int32", self.lanes)
         if self.accumulates:
             return tirx.call_llvm_pure_intrin(kind, self.instruction, sums, data, weights)
+        if self.pairs:
+            halves = f"int16x{2 * self.lanes}"
+            added = tirx.call_llvm_pure_intrin(halves, self.pairs, data, weights)
+            return sums + tirx.call_llvm_pure_intrin(kind, self.instruction, added, splat(tirx.const(1, "int16"), 2 * self.lanes))
         if self.instruction:
             return sums + tirx.call_llvm_pure_intrin(kind, self.instruction, data, weights)
         return sums + (data * weights if self.data == "int32" else data.astype(kind) * weights.astype(kind))
 
 
 @cache
-def dot_of(target: Target) -> Dot:
-    """The fastest exact dot product of 8-bit integers on `target`, in its widest vectors."""
+def dot_of(target: Target, in_windows: bool = False) -> Dot:
+    """The fastest exact dot product of 8-bit integers on `target`, in its widest vectors.
+
+    `in_windows` says that weights come such that 16 bits hold the sums of pairs (`window_packing`).
+    """
     lanes, machine = target.lanes(LANE_BITS), tvm_target(target)
     if target.arch == "x86_64" and any(codegen.target_has_features(f, machine) for f in _vnni(target.vector_bits)):
         return Dot(4, "uint8", "int8", lanes, f"llvm.x86.avx512.vpdpbusd.{target.vector_bits}", accumulates=True)
+    if target.arch == "x86_64" and in_windows and codegen.target_has_features("ssse3", machine):
+        return Dot(4, "uint8", "int8", lanes, MULTIPLY_ADD[target.vector_bits], pairs=BYTE_PAIRS[target.vector_bits])
     if target.arch == "x86_64":
         return Dot(2, "int16", "int16", lanes, MULTIPLY_ADD[target.vector_bits])
     if target.arch == "aarch64" and "dotprod" in target.extensions:
@@ -91,6 +110,16 @@ def dot_of(target: Target) -> Dot:
     if target.arch in ("aarch64", "arm"):
         return Dot(1, "int16", "int16", lanes)  # SMLAL
     return Dot(1, "int32", "int32", lanes)
+
+
+def wide_dot_of(target: Target) -> Dot | None:
+    """The dot product of 16-bit integers modulo 2^32, in the target's widest vectors; None where there is no instruction for it."""
+    if target.arch != "x86_64":
+        return None
+    lanes = target.lanes(LANE_BITS)
+    if dot_of(target).accumulates:
+        return Dot(2, "int16", "int16", lanes, f"llvm.x86.avx512.vpdpwssd.{target.vector_bits}", accumulates=True)
+    return Dot(2, "int16", "int16", lanes, MULTIPLY_ADD[target.vector_bits])
 
 
 def _vnni(bits: int) -> tuple[str, ...]:

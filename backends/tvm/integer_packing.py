@@ -17,7 +17,7 @@ def signed(w: Array) -> Array:
 
 def pack_integer_conv(w: Array, block: int, group: int, filling: int, taps: int) -> Array:
     """`[OC, IC, KH, KW]`, or `[OC, IC, KW]`, to `[ceil(OC / block), KH, taps, groups, block * group]` signed, filled up with `filling`."""
-    return _pack(_runs(w, taps), block, group, filling)
+    return _pack(runs_of(w, taps), block, group, filling)
 
 
 def pack_integer_matmul(w: Array, block: int, group: int, filling: int) -> Array:
@@ -27,7 +27,7 @@ def pack_integer_matmul(w: Array, block: int, group: int, filling: int) -> Array
 
 def sum_integer_conv(w: Array, block: int) -> Array:
     """Sums of the signed weights of each output channel, int32, filled up with zeros to whole blocks."""
-    return _sums(_runs(w, 1), block)
+    return _sums(runs_of(w, 1), block)
 
 
 def sum_integer_matmul(w: Array, block: int) -> Array:
@@ -35,7 +35,7 @@ def sum_integer_matmul(w: Array, block: int) -> Array:
     return _sums(signed(w).T[:, None, None, :], block)
 
 
-def _runs(w: Array, taps: int) -> Array:
+def runs_of(w: Array, taps: int) -> Array:
     """Weights as `[OC, KH, taps, run]`."""
     signs = signed(w)
     image = signs[:, :, None, :] if signs.ndim == 3 else signs
@@ -63,3 +63,12 @@ def pack_integer_depthwise(w: Array, block: int) -> Array:
     channels, _, kh, kw = image.shape
     filled = np.pad(image[:, 0].astype(np.float32), ((0, -channels % block), (0, 0), (0, 0)))
     return np.ascontiguousarray(filled.reshape(-1, block, kh, kw).transpose(0, 2, 3, 1))
+
+
+def pack_integer_depthwise_pairs(w: Array, block: int) -> Array:
+    """`[C, 1, KH, KW]`, or `[C, 1, KW]`, to `[ceil(C / block), ceil(KH / 2), KW, block * 2]` in int16: the taps of two rows side by side."""
+    image = w[:, :, None, :] if w.ndim == 3 else w
+    channels, _, kh, kw = image.shape
+    filled = np.pad(image[:, 0].astype(np.int16), ((0, -channels % block), (0, kh % 2), (0, 0)))
+    split = filled.reshape(-1, block, (kh + 1) // 2, 2, kw)
+    return np.ascontiguousarray(split.transpose(0, 2, 4, 1, 3)).reshape(len(split), (kh + 1) // 2, kw, block * 2)

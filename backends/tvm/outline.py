@@ -64,6 +64,14 @@ WHOLE, WHOLE_BITS = 1.5 * 2**23, 0x4B400000
 """A float32 in whose neighbourhood, 2^22 either way, there are whole numbers only, and its bits."""
 HELIUM_LANES = 4
 """Floats in a vector of Cortex-M."""
+CVTPS2DQ = {
+    16: ("llvm.x86.avx512.mask.cvtps2dq.512", True),
+    8: ("llvm.x86.avx.cvt.ps2dq.256", False),
+    4: ("llvm.x86.sse2.cvtps2dq", False),
+}
+"""LLVM's names of the instruction, by lanes, and whether it takes a mask."""
+SUFFIXES = {"float": "f32", "i32": "i32"}
+"""Of LLVM's names of functions on vectors of a type."""
 SELDOM = "!7001"
 """Metadata: a branch that is hardly ever taken, so that LLVM does not compute what lies behind it in advance."""
 
@@ -108,7 +116,7 @@ def nearest(x: Expr) -> Expr:
 def saturated(x: Expr, zero: int, low: int, high: int) -> Expr:
     """float32 rounded to the nearest integer, ties to even, plus `zero`, at least `low` and at most `high`, as int32; NaN counts as 0.
 
-    To be used inside the body of an outlined function. `zero` lies between `low` and `high`, and all of them have 16 bits.
+    To be used inside the body of an outlined function. Only the lower 16 bits mean something. `zero` lies between `low` and `high`, and all of them have 16 bits.
     """
     return Call(Op.get(SATURATED), [x, *(tirx.const(n, "int32") for n in (zero, low, high))], ret_ty=PrimType("int32"))
 
@@ -131,16 +139,17 @@ def weight(call: Any) -> int:
     return len(writer.lines)
 
 
-def take_definitions(vcvtr: bool = False, helium: bool = False) -> str:
+def take_definitions(vcvtr: bool = False, helium: bool = False, x86: int = 0) -> str:
     """LLVM IR of the functions that were lowered since the last call.
 
     Args:
         vcvtr: whether the target has ARM's instruction of that name.
         helium: whether it has the vectors of Cortex-M.
+        x86: how many floats there are in its widest vectors, if it is an x86.
     """
     chosen = sorted(_used)
     _used.clear()
-    writers = [(_Writer(_bodies[key][0], lanes, vcvtr, helium), key, lanes) for key, lanes in chosen]
+    writers = [(_Writer(_bodies[key][0], lanes, vcvtr, helium, x86), key, lanes) for key, lanes in chosen]
     functions = [w.function(_symbol(key, lanes), _bodies[key][1]) for w, key, lanes in writers]
     weights = [f'{SELDOM} = !{{!"branch_weights", i32 1, i32 4000}}'] if any(w.branches for w, _, _ in writers) else []
     return "\n".join([*functions, *sorted({d for w, _, _ in writers for d in w.declarations}), *weights])
@@ -177,8 +186,8 @@ def _bits(element: str) -> int:
 class _Writer:
     """Writes one expression as the body of an LLVM function over vectors of `lanes` elements."""
 
-    def __init__(self, parameters: Iterable[Any], lanes: int, vcvtr: bool = False, helium: bool = False) -> None:
-        self.lanes, self.lines = lanes, list[str]()
+    def __init__(self, parameters: Iterable[Any], lanes: int, vcvtr: bool = False, helium: bool = False, x86: int = 0) -> None:
+        self.lanes, self.lines, self.x86 = lanes, list[str](), x86
         self.vcvtr, self.vcvtn = vcvtr and lanes == 1, helium and lanes == HELIUM_LANES
         self.parameters = tuple(parameters)
         self.names: dict[int, str] = {hash(p): f"%x{k}" for k, p in enumerate(self.parameters)}
@@ -284,7 +293,10 @@ class _Writer:
         return self.emit(f"fptosi {kind} {rounded} to {whole}")
 
     def saturated(self, x: Any, value: str, zero: int, low: int, high: int) -> str:
-        """See `saturated`: bounded as a float, then rounded by the addition of a number beside which there are whole ones only."""
+        """See `saturated`: bounded as a float, then rounded by the addition of a number beside which there are whole ones only.
+
+        On x86 rounded by the instruction that makes integers: of NaN it makes a number whose lower half is zero, and no more is asked for.
+        """
         whole, kind, truth = self.vector("i32"), self.vector("float"), self.vector("i1")
         if self.vcvtn:
             return self.shifted(self.converted(value), zero, low, high)
@@ -298,6 +310,9 @@ class _Writer:
             other = self.constant(tirx.FloatImm("float32", float(bound)))
             held = self.emit(f"fcmp {condition} {kind} {bounded}, {other}")
             bounded = self.emit(f"select {truth} {held}, {kind} {other}, {kind} {bounded}")
+        if width := next((n for n in CVTPS2DQ if n <= self.x86 and self.lanes % n == 0), 0):
+            number = self.joined([self.cvtps2dq(part, width) for part in self.parts(bounded, "float", width)], "i32", width)
+            return self.emit(f"add {whole} {number}, {self.constant(tirx.IntImm('int32', zero))}") if zero else number
         number = self.emit(f"fcmp ord {kind} {value}, {value}")
         bounded = self.emit(f"select {truth} {number}, {kind} {bounded}, {kind} zeroinitializer")
         moved = self.emit(f"fadd {kind} {bounded}, {self.constant(tirx.FloatImm('float32', WHOLE))}")
@@ -333,6 +348,37 @@ class _Writer:
             self.declarations.add(f"declare {kind} {name}({kind}, {kind})")
             value = self.emit(f"call {kind} {name}({kind} {value}, {kind} {self.splat('i32', str(bound))})")
         return value
+
+    def parts(self, value: str, element: str, width: int) -> list[str]:
+        """A vector in pieces of `width` lanes."""
+        if width == self.lanes:
+            return [value]
+        whole, part = self.vector(element), f"<{width} x {element}>"
+        name = f"@llvm.vector.extract.v{width}{SUFFIXES[element]}.v{self.lanes}{SUFFIXES[element]}"
+        self.declarations.add(f"declare {part} {name}({whole}, i64)")
+        return [self.emit(f"call {part} {name}({whole} {value}, i64 {first})") for first in range(0, self.lanes, width)]
+
+    def joined(self, parts: list[str], element: str, width: int) -> str:
+        """The vector of pieces of `width` lanes."""
+        if width == self.lanes:
+            return parts[0]
+        whole, part, found = self.vector(element), f"<{width} x {element}>", "poison"
+        name = f"@llvm.vector.insert.v{self.lanes}{SUFFIXES[element]}.v{width}{SUFFIXES[element]}"
+        self.declarations.add(f"declare {whole} {name}({whole}, {part}, i64)")
+        for k, piece in enumerate(parts):
+            found = self.emit(f"call {whole} {name}({whole} {found}, {part} {piece}, i64 {k * width})")
+        return found
+
+    def cvtps2dq(self, value: str, width: int) -> str:
+        """float32 rounded to int32 by an instruction of x86."""
+        name, rest = CVTPS2DQ[width]
+        kind, whole = f"<{width} x float>", f"<{width} x i32>"
+        operands, types = [f"{kind} {value}"], [kind]
+        if rest:  # of 512 bits: what lanes without a bit of the mask get, the mask, the rounding of the environment
+            operands += [f"{whole} zeroinitializer", "i16 -1", "i32 4"]
+            types += [whole, "i16", "i32"]
+        self.declarations.add(f"declare {whole} @{name}({', '.join(types)})")
+        return self.emit(f"call {whole} @{name}({', '.join(operands)})")
 
     def rarely(self, x: Any) -> str:
         """The third argument, and, if the first holds for any lane, the second one in those lanes."""

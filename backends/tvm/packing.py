@@ -12,11 +12,13 @@ from lepton_compiler.backends.tvm.helium_packing import pack_helium_conv, pack_h
 from lepton_compiler.backends.tvm.integer_packing import (
     pack_integer_conv,
     pack_integer_depthwise,
+    pack_integer_depthwise_pairs,
     pack_integer_matmul,
     sum_integer_conv,
     sum_integer_matmul,
 )
 from lepton_compiler.backends.tvm.micro_packing import pack_micro_conv, pack_micro_depthwise, pack_micro_matmul
+from lepton_compiler.backends.tvm.window_packing import WINDOW_PACKINGS
 
 WINOGRAD_FILTER: dict[int, Sequence[Sequence[float]]] = {
     2: ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
@@ -121,6 +123,7 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "integer_conv": pack_integer_conv,
     "integer_conv_sums": sum_integer_conv,
     "integer_depthwise": pack_integer_depthwise,
+    "integer_depthwise_pairs": pack_integer_depthwise_pairs,
     "integer_matmul": pack_integer_matmul,
     "integer_matmul_sums": sum_integer_matmul,
     "matmul": _matmul,
@@ -129,5 +132,6 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "micro_matmul": pack_micro_matmul,
     "transpose": _transpose,
     "winograd": pack_winograd_weights,
+    **WINDOW_PACKINGS,
 }
 PACKINGS |= {NIBBLES + name: _in_nibbles(function) for name, function in PACKINGS.items() if name not in ("transpose", "winograd")}

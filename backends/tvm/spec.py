@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lepton_compiler.backends.tvm.carriers import codes
 from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
+from lepton_compiler.backends.tvm.window_packing import lanes_of_few_windows
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.types import TensorType
@@ -37,6 +38,8 @@ class KernelSpec:
         steps: the operators in order.
         outputs: the values that the kernel writes.
         shares: whether an output may lie over an input of the same size (element-wise kernels).
+        in_windows: weights of products of 8-bit integers that few windows cover, each with the sums in a vector for which that is so
+            (`window_packing`); no part of the structure.
         choice: what tuning chose in place of the analysis.
     """
 
@@ -47,6 +50,7 @@ class KernelSpec:
     steps: tuple[Step, ...]
     outputs: tuple[int, ...]
     shares: bool = False
+    in_windows: frozenset[tuple[int, int]] = frozenset()
     choice: Choice = ANALYTIC
 
     @property
@@ -67,7 +71,8 @@ class KernelSpec:
             target.caches,
             target.small,
         )
-        return hashlib.sha256(f"{self._parts()!r}{self.choice!r}{machine!r}{_version()}".encode()).hexdigest()[:20]
+        facts = sorted(k for k, lanes in self.in_windows if lanes == target.lanes(32)) if target.arch == "x86_64" else []
+        return hashlib.sha256(f"{self._parts()!r}{self.choice!r}{facts!r}{machine!r}{_version()}".encode()).hexdigest()[:20]
 
     @property
     def structure(self) -> str:
@@ -167,8 +172,18 @@ def _number(
             numbers[v] = len(numbers)
         steps.append(Step(node.op, reads, tuple(numbers[v] for v in node.outputs)))
     types = tuple(v.type for v in numbers)
+    weights = dict(enumerate([*(outer or inner for inner, outer in operands), *(v for v in constants if not _is_scalar(v))]))
     spec = KernelSpec(types, inputs, frozenset(known), tuple(scalars), tuple(steps), tuple(numbers[v] for v in outputs))
-    return replace(spec, shares=_may_share(spec))
+    return replace(spec, shares=_may_share(spec), in_windows=_in_windows(spec, weights))
+
+
+def _in_windows(spec: KernelSpec, values: Mapping[int, Value]) -> frozenset[tuple[int, int]]:
+    """The weights of products of 8-bit integers that few windows cover, by the sums in a vector."""
+    operands = [
+        (s.op, s.inputs[1]) for s in spec.steps if s.op.name in ("ConvInteger", "MatMulInteger") and getattr(s.op, "groups", 1) == 1
+    ]
+    weights = [(op, k, values[k].tensor) for op, k in operands if k is not None and k in spec.constants]
+    return frozenset((k, lanes) for op, k, tensor in weights if tensor is not None for lanes in lanes_of_few_windows(op, tensor))
 
 
 ELEMENTWISE_FAMILIES = frozenset({"unary", "activation", "binary", "cast", "lookup"})

@@ -102,6 +102,7 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
     for k in range(spec.inputs):
         kind = spec.types[k]
         args[k] = Arg(kind, te.placeholder(kind.static_shape, carrier(kind.dtype).name, f"in{k}"), operand=k, constant=k in spec.constants)
+        args[k].in_windows = (k, target.lanes(32)) in spec.in_windows
     for k, value in spec.scalars:
         args[k] = Arg(spec.types[k], number=value)
     if (whole := _whole(spec, ctx, args)) is not None:

@@ -49,6 +49,7 @@ class Arg:
         constant: whether that operand is a weight.
         uses: how many operators read it.
         stored: the weight operand that this value is a conversion of, element by element.
+        in_windows: whether its products are exact in few windows (`window_packing`).
         scales: where groups of these have scales: those, a weight operand too, and how many elements are a group.
     """
 
@@ -59,6 +60,7 @@ class Arg:
     operand: int | None = None
     constant: bool = False
     uses: int = 0
+    in_windows: bool = False
     stored: Arg | None = None
     scales: tuple[Arg, int] | None = None
 

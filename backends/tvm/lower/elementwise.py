@@ -156,7 +156,7 @@ UNARY: dict[str, Callable[[Any, Expr], Expr]] = {
     "Elu": lambda op, x: _elu(x, op.alpha),
     "Gelu": _gelu,
     "HardSigmoid": lambda op, x: clamp(_line(op, x), const(0, x), const(1, x)),
-    "HardSwish": lambda op, x: x * (clamp(x + const(3, x), const(0, x), const(6, x)) * const(1 / 6, x)),
+    "HardSwish": lambda op, x: x * (sc.rounded(clamp(x + const(3, x), const(0, x), const(6, x))) * const(1 / 6, x)),
     "LeakyRelu": lambda op, x: tirx.Select(x < const(0, x), x * const(op.alpha, x), x),
     "Mish": lambda op, x: sc.mish(x),
     "Selu": lambda op, x: _elu(x, op.alpha) * const(op.gamma, x),

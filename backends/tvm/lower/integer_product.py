@@ -24,15 +24,13 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from lepton_compiler.backends.tvm.compute.integer_product import Geometry, Plan, plan, spans
-from lepton_compiler.backends.tvm.dot import Dot, dot_of, splat, vector_type
-from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, expression, lowers
+from lepton_compiler.backends.tvm.dot import Dot, dot_of, splat, vector_type, wide_dot_of
+from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, compute, lowers
+from lepton_compiler.backends.tvm.lower.integer_results import TOGETHER, Results
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
 from lepton_compiler.backends.tvm.lower.whole import Result, read_through
 from lepton_compiler.ir.types import INT8, INT32, TensorType, dtype
 from lepton_compiler.target import Target
-
-Emit = Callable[[Sequence[Expr], Expr], None]
-"""Stores what follows from a sum, given the index of the result's element."""
 
 LINE = 64
 """Bytes in which rows of copies are aligned, and numbers of a run that are summed at once."""
@@ -42,32 +40,33 @@ def lower_product(ctx: Context, op: Any, operands: Sequence[Arg | None], others:
     """The kernel of a `ConvInteger` or `MatMulInteger`: `last` is an output element in terms of `result` and of the operands `others`."""
     x, w, x_zero, w_zero = (*operands, None, None)[:4]
     assert x is not None and w is not None
-    kernel = _kernel_class(op)(ctx, op, x, w, x_zero, w_zero)
+    kernel = _kernel_class(ctx, op, w)(ctx, op, x, w, x_zero, w_zero)
     ctx.outputs = (last.type,)
     distinct = {id(a): a for a in [x_zero, *others] if a is not None and a.number is None and a is not x}
     stored = [a for a in distinct.values() if a is not x_zero]
 
     def write(x: Arg, zero: Arg | None, w: Arg, totals: Arg | None, ones: Arg | None, *rest: Any) -> None:
+        tables, rest = rest[: len(kernel.tables)], rest[len(kernel.tables) :]
         loaded, (y, *spaces) = rest[: len(stored)], rest[len(stored) :]
         kernel.open(x, zero, w, totals, ones, spaces)
+        kernel.tables = tables
         sources = [source, *([x_zero] if x_zero is not None and zero is not None else []), *stored]
         readers = [x, *([zero] if x_zero is not None and zero is not None else []), *loaded]
         with read_through(sources, readers):
-            kernel.write(lambda at, value: _emit(y, at, value, result, last))
+            kernel.write(Results(y, result, last))
 
     source = x
-    return procedure(ctx, "product", [x, x_zero, kernel.packed, kernel.totals, kernel.ones, *stored], write, kernel.scratch, private=True)
+    weights = [kernel.packed, kernel.totals, kernel.ones, *kernel.tables]
+    return procedure(ctx, "product", [x, x_zero, *weights, *stored], write, kernel.scratch, private=True)
 
 
-def _kernel_class(op: Any) -> type[ProductKernel]:
-    from lepton_compiler.backends.tvm.lower.integer_depthwise import DepthwiseKernel
+def _kernel_class(ctx: Context, op: Any, w: Arg) -> type[ProductKernel]:
+    from lepton_compiler.backends.tvm.lower.integer_depthwise import DepthwiseKernel, RowPairKernel
+    from lepton_compiler.backends.tvm.lower.integer_windows import WindowKernel
 
-    return DepthwiseKernel if getattr(op, "groups", 1) > 1 else ProductKernel
-
-
-def _emit(y: Buffer, at: Sequence[Expr], value: Expr, result: Result, last: Arg) -> None:
-    result.value = value
-    store(y, at, expression(last, at))
+    if getattr(op, "groups", 1) > 1:
+        return RowPairKernel if wide_dot_of(ctx.target) is not None else DepthwiseKernel
+    return WindowKernel if w.in_windows and dot_of(ctx.target, in_windows=True).pairs else ProductKernel
 
 
 @lowers("ConvInteger", "MatMulInteger")
@@ -131,6 +130,8 @@ class ProductKernel:
     """The statements of one product."""
 
     def __init__(self, ctx: Context, op: Any, x: Arg, w: Arg, x_zero: Arg | None, w_zero: Arg | None) -> None:
+        self.target = ctx.target
+        self.tables: Sequence[Arg] = ()
         self.dot = self.dot_for(ctx.target, x.dtype)
         self.shape = shape = geometry_of(op, x.type, w.type)
         self.matrix, self.x_type = is_matrix(op, w.type), x.type
@@ -143,6 +144,7 @@ class ProductKernel:
         self.plan = self.plan_for(ctx.target, direct)
         self.width = self.plan.vectors * self.dot.lanes
         self.blocks = -(-shape.outputs // self.width)
+        self.row = -(-(shape.padded_row + LINE) // LINE) * LINE
         conv, taps = op.name == "ConvInteger", (shape.taps,) if op.name == "ConvInteger" else ()
         name, filling = "conv" if conv else "matmul", self.w_zero if self.dot.subtracts else 0
         self.packed = self.pack(ctx, w, f"integer_{name}", filling, *taps)
@@ -151,7 +153,6 @@ class ProductKernel:
         self.ones = Arg(TensorType(INT8, (1,)), ctx.table(_ones(shape.run))) if self.sums_data else None
         self.units = shape.images * -(-shape.lines // self.plan.rows) * self.plan.ranges
         self.reach = (self.plan.rows - 1) * shape.strides[0] + (shape.kernel[0] - 1) * shape.dilations[0] + 1
-        self.row = -(-(shape.padded_row + LINE) // LINE) * LINE
         self.scratch: list[TensorType] = []
         if self.plan.copies:
             self.scratch.append(TensorType(dtype(self.dot.data), (self.reach, self.row)))
@@ -180,7 +181,7 @@ class ProductKernel:
         offset = self.dot.offset(self.x_type.dtype.name)
         self.x_zero = number + offset if offset else number
 
-    def write(self, emit: Emit) -> None:
+    def write(self, results: Results) -> None:
         """All units of work."""
         blocks = -(-self.shape.lines // self.plan.rows)
         with T.parallel(0, self.units) as unit:
@@ -191,7 +192,7 @@ class ProductKernel:
                 self.copy(at)
             if self.sums_data:
                 self.sum_data(at)
-            self.multiply(at, part, emit)
+            self.multiply(at, part, results)
 
     def copy(self, unit: Unit) -> None:
         """The rows that this unit reads, with the zero point in the padding."""
@@ -283,23 +284,27 @@ class ProductKernel:
         """Statements for lines that there are: the last block may have fewer than others."""
         return when(*([line < self.shape.lines] if self.shape.lines % self.plan.rows else []))
 
-    def multiply(self, unit: Unit, part: Expr, emit: Emit) -> None:
+    def multiply(self, unit: Unit, part: Expr, results: Results) -> None:
         """All register tiles of a unit."""
         per = -(-self.blocks // self.plan.ranges)
-        full, tail = divmod(self.shape.pixels, self.plan.pixels)
         with ExitStack() as loops:
             block = part * per + loops.enter_context(T.serial(0, per))
             if self.blocks < per * self.plan.ranges:
                 loops.enter_context(when(block < self.blocks))
             line = loops.enter_context(T.serial(0, self.plan.rows))
             loops.enter_context(self.inside(unit.first + line))
-            if full:
-                with T.serial(0, full) as k:
-                    self.tile(unit, Tile(line, block, k * self.plan.pixels, self.plan.pixels), emit)
-            if tail:
-                self.tile(unit, Tile(line, block, tirx.const(full * self.plan.pixels, "int32"), tail), emit)
+            self.tiles(unit, line, block, results)
 
-    def tile(self, unit: Unit, tile: Tile, emit: Emit) -> None:
+    def tiles(self, unit: Unit, line: Expr, block: Expr, results: Results) -> None:
+        """The register tiles of a line."""
+        full, tail = divmod(self.shape.pixels, self.plan.pixels)
+        if full:
+            with T.serial(0, full) as k:
+                self.tile(unit, Tile(line, block, k * self.plan.pixels, self.plan.pixels), results)
+        if tail:
+            self.tile(unit, Tile(line, block, tirx.const(full * self.plan.pixels, "int32"), tail), results)
+
+    def tile(self, unit: Unit, tile: Tile, results: Results) -> None:
         """The sums of a register tile, and what follows them."""
         shape, dot, vectors = self.shape, self.dot, self.plan.vectors
         sums, done = (T.alloc_buffer((tile.count * self.width,), "int32", scope="global") for _ in range(2))
@@ -313,9 +318,35 @@ class ProductKernel:
                 store(sums, at, dot.add(load(sums, at), data, self.weights(tile.block, r, tap, g, v)))
         for _, _, at in places:  # indexed by a loop, the sums themselves would not stay in registers
             store(done, at, load(sums, at))
-        with T.serial(0, tile.count) as p:
-            for v in range(vectors):
-                self.finish(unit, tile, done, p, v, emit)
+        self.finish_tile(unit, tile, done, results)
+
+    def finish_tile(self, unit: Unit, tile: Tile, done: Buffer, results: Results) -> None:
+        """What follows the sums of a tile, which are in `done` now."""
+        vectors, first = self.plan.vectors, 0
+        if self.shape.outputs % self.width == 0 and TOGETHER % vectors == 0 and results.narrows_together(self.target):
+            groups, pixels = tile.count * vectors // TOGETHER, TOGETHER // vectors
+            first = groups * pixels
+            if groups:
+                with T.serial(0, groups) as k:
+                    self.finish_together(unit, tile, done, k * pixels, results)
+        if first < tile.count:
+            with T.serial(0, tile.count - first) as p:
+                for v in range(vectors):
+                    self.finish(unit, tile, done, first + p, v, results)
+
+    def finish_together(self, unit: Unit, tile: Tile, done: Buffer, first: Expr, results: Results) -> None:
+        """The epilogue of `TOGETHER` whole vectors, from those of the tile's pixel `first` on."""
+        lanes, vectors = self.dot.lanes, self.plan.vectors
+
+        def vector(k: int) -> tuple[Callable[[Expr], list[Expr]], Callable[[Expr], Expr]]:
+            p, begin = first + k // vectors, tile.block * self.width + k % vectors * lanes
+            pixel, start = tile.begin + p, p * self.width + k % vectors * lanes
+            return (
+                lambda lane: self.index(unit.image, unit.first + tile.line, pixel, begin + lane),
+                lambda lane: self.corrected(load(done, [start + lane]), begin + lane, tile.line, pixel),
+            )
+
+        results.store_together([vector(k) for k in range(TOGETHER)], lanes)
 
     def weights(self, block: Expr, r: Expr, tap: Expr, g: Expr, v: int) -> Expr:
         """A vector of weights for the dot product."""
@@ -326,7 +357,7 @@ class ProductKernel:
         wide = stored.astype(vector_type(self.dot.weights, width))
         return wide - splat(tirx.const(self.w_zero, self.dot.weights), width) if self.w_zero else wide
 
-    def finish(self, unit: Unit, tile: Tile, done: Buffer, p: Expr, v: int, emit: Emit) -> None:
+    def finish(self, unit: Unit, tile: Tile, done: Buffer, p: Expr, v: int, results: Results) -> None:
         """The epilogue of one vector of channels of a pixel; the last block may have fewer channels than others."""
         lanes, last = self.dot.lanes, self.blocks - 1
         begin, pixel = tile.block * self.width + v * lanes, tile.begin + p
@@ -336,7 +367,7 @@ class ProductKernel:
             with T.vectorized(0, width) if width > 1 else T.serial(0, 1) as lane:
                 value = load(done, [p * self.width + v * lanes + lane])
                 at = self.index(unit.image, unit.first + tile.line, pixel, begin + lane)
-                emit(at, self.corrected(value, begin + lane, tile.line, pixel))
+                results.store(at, self.corrected(value, begin + lane, tile.line, pixel))
 
         if rest == lanes:
             vector(lanes)

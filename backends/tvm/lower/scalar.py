@@ -47,7 +47,8 @@ def minimum(a: Expr, b: Expr) -> Expr:
 
 def clamp(x: Expr, low: Expr, high: Expr) -> Expr:
     """`x` within bounds; NaN stays."""
-    return named(x, lambda v: tirx.Select(v < low, low, tirx.Select(v > high, high, v)))
+    below = named(x, lambda v: tirx.Select(v > high, high, v))
+    return named(below, lambda v: tirx.Select(v < low, low, v))
 
 
 def rounded(x: Expr) -> Expr:

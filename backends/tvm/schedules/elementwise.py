@@ -7,7 +7,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.analysis import undefined_vars
 
-from lepton_compiler.backends.tvm.schedules.loops import element_bits, parallelize, vectorize, work_of
+from lepton_compiler.backends.tvm.schedules.loops import lane_bits, parallelize, vectorize, work_of
 from lepton_compiler.target import Target
 
 GATHERED = 4
@@ -24,7 +24,7 @@ def schedule_elementwise(sch: Any, name: str, target: Target) -> None:
         return
     work, flat = work_of(sch, name), contiguous_axes(sch, name)
     outer, inner = loops[: len(loops) - flat], loops[len(loops) - flat :]
-    lanes = min(target.lanes(element_bits(sch, name)), GATHERED if _gathers(sch, name) else MOST)
+    lanes = min(target.lanes(lane_bits(sch, name)), GATHERED if _gathers(sch, name) else MOST)
     vectorize(sch, sch.fuse(*inner) if flat > 1 else inner[0], lanes)
     inside = sch.get_loops(name)[len(outer) :]
     parallelize(sch, outer, work, [loop for loop in inside if sch.get(loop).kind == tirx.ForKind.SERIAL])

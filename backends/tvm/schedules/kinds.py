@@ -15,3 +15,5 @@ ROWS_INSIDE = "lepton.rows_inside"
 
 COPY = "lepton.copy"
 """The block copies a register tile, without arithmetic."""
+TRIPS = "lepton.trips"
+"""Annotation of a loop whose extent data decide: about how many iterations it has."""

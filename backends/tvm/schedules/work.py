@@ -12,6 +12,7 @@ from tvm.ir.expr import TensorLoad
 
 from lepton_compiler.backends.tvm import outline
 from lepton_compiler.backends.tvm.schedules.epilogue import parts
+from lepton_compiler.backends.tvm.schedules.kinds import TRIPS
 from lepton_compiler.backends.tvm.schedules.loops import bits_of
 
 PER_NANOSECOND = 6
@@ -56,7 +57,7 @@ class _Estimate:
             self.instructions += 0 if accumulates else times
             self.touch(stmt.buffer, times * lanes)
         elif isinstance(stmt, tirx.For):
-            extent = int(stmt.extent) if isinstance(stmt.extent, tirx.IntImm) else 1
+            extent = int(stmt.extent) if isinstance(stmt.extent, tirx.IntImm) else int(stmt.annotations.get(TRIPS, 1))
             wide = stmt.kind == tirx.ForKind.VECTORIZED
             self.add(stmt.body, times if wide else times * extent, lanes * extent if wide else lanes)
         else:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import lepton_compiler as lc
 from lepton_compiler.backends.tvm.spec import spec_of
-from lepton_compiler.backends.tvm.worker import kernel_text
+from lepton_compiler.backends.tvm.worker import compile_spec, kernel_text
 from lepton_compiler.ir.graph import Graph, Value
 from lepton_compiler.ir.types import DTYPES, FLOAT32, TensorType
 from lepton_compiler.ops.builder import Builder
@@ -49,7 +50,14 @@ def codes(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.nda
     return rng.integers(0, 256, shape, dtype=np.uint8).view(kind)
 
 
-def products() -> tuple[Graph, dict[str, np.ndarray]]:
+def usual(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights as layers have them, most of them small: few pairs of those that lie side by side would not fit 16 bits."""
+    weights = np.clip(np.rint(rng.normal(0, 25, shape)), -128, 127).astype(np.int8)
+    weights.flat[: min(6, weights.size)] = -128
+    return weights if kind == "int8" else (weights.view(np.uint8) ^ np.uint8(128))
+
+
+def products(weights_of: Callable[..., np.ndarray], data_of: Callable[..., np.ndarray]) -> tuple[Graph, dict[str, np.ndarray]]:
     """A graph with products of all kinds, plain and with element-wise operators after them, and its inputs."""
     rng, graph, feeds = np.random.default_rng(3), Graph("g"), dict[str, np.ndarray]()
     b = Builder(graph)
@@ -65,7 +73,7 @@ def products() -> tuple[Graph, dict[str, np.ndarray]]:
     )
     for (op, shape, filters), (data, weights, x_zero, w_zero, late) in itertools.product(shapes, ZEROS):
         zero = None if x_zero is None else np.array(x_zero, data)
-        operands: list[Any] = [given(codes(rng, data, shape)), b.constant(codes(rng, weights, filters))]
+        operands: list[Any] = [given(data_of(rng, data, shape)), b.constant(weights_of(rng, weights, filters))]
         operands.append(None if zero is None else given(zero) if late else b.constant(zero))
         y = b(op, *operands, None if w_zero is None else b.constant(np.array(w_zero, weights)))
         if late:
@@ -79,9 +87,15 @@ def products() -> tuple[Graph, dict[str, np.ndarray]]:
     return graph, feeds
 
 
+def largest(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The largest numbers: sums of pairs are where 16 bits end."""
+    return np.full(shape, np.iinfo(kind).max, kind)
+
+
 @pytest.mark.parametrize("cpu", cpus())
-def test_products_are_exact(cpu: str | None) -> None:
-    graph, feeds = products()
+@pytest.mark.parametrize(("weights_of", "data_of"), [(codes, codes), (usual, codes), (usual, largest)])
+def test_products_are_exact(cpu: str | None, weights_of: Callable[..., np.ndarray], data_of: Callable[..., np.ndarray]) -> None:
+    graph, feeds = products(weights_of, data_of)
     found = lc.compile(graph, cpu=cpu, level=1).run(feeds)
     for name, wanted in lc.evaluate(graph, feeds).items():
         np.testing.assert_array_equal(found[name], wanted, name)
@@ -102,19 +116,33 @@ def test_dynamic_quantization_is_exact(cpu: str | None, shape: tuple[int, ...]) 
 
 
 @pytest.mark.parametrize(
-    ("name", "cpu", "wanted", "avoided"),
+    ("name", "cpu", "largest_weight", "wanted", "avoided"),
     [
-        ("x86_64,avx512vnni", "x86-64-v4", "vpdpbusd", "vpmaddwd"),
-        ("x86_64", "x86-64-v4", "vpmaddwd", "vpmaddubsw"),
-        ("x86_64", "x86-64-v3", "vpmaddwd", "vpmaddubsw"),
-        ("x86_64", "x86-64-v2", "pmaddwd", "pmaddubsw"),
+        ("x86_64,avx512vnni", "x86-64-v4", 64, "vpdpbusd", "vpmaddwd"),
+        ("x86_64", "x86-64-v4", 64, "vpmaddubsw", "vpmovsxbw"),
+        ("x86_64", "x86-64-v3", 64, "vpmaddubsw", "vpmovsxbw"),
+        ("x86_64", "x86-64-v3", 127, "vpmaddwd", "vpmaddubsw"),
+        ("x86_64", "x86-64-v2", 64, "pmaddubsw", "pmovsxbw"),
+        ("x86_64", "x86-64-v2", 127, "pmaddwd", "pmaddubsw"),
+        ("x86_64", "x86-64", 64, "pmaddwd", "pmaddubsw"),
     ],
 )
-def test_instructions(name: str, cpu: str, wanted: str, avoided: str) -> None:
+def test_instructions(name: str, cpu: str, largest_weight: int, wanted: str, avoided: str) -> None:
     graph = Graph("g")
     b = Builder(graph)
-    x, weights = graph.add_input("x", TensorType(DTYPES["uint8"], (24, 64))), b.constant(np.ones((64, 64), np.int8))
+    x, weights = graph.add_input("x", TensorType(DTYPES["uint8"], (24, 64))), b.constant(np.full((64, 64), largest_weight, np.int8))
     graph.set_outputs([b(MatMulInteger(), x, weights)])
     text = kernel_text("k", spec_of(graph.nodes[0]), parse_target(name, cpu), "asm")
     lines = [line.split() for line in text.splitlines()]
     assert any(line[:1] == [wanted] for line in lines) and not any(line[:1] == [avoided] for line in lines)
+
+
+def test_loops_over_windows_count_as_work_for_threads() -> None:
+    graph = Graph("g")
+    b = Builder(graph)
+    x, weights = graph.add_input("x", TensorType(DTYPES["uint8"], (64, 128))), b.constant(np.full((128, 64), 9, np.int8))
+    graph.set_outputs([b(MatMulInteger(), x, weights)])
+    spec, target = spec_of(graph.nodes[0]), parse_target("x86_64", "x86-64-v3")
+    (windows,) = compile_spec("k", spec, target).phases
+    (wide,) = compile_spec("k", replace(spec, in_windows=frozenset()), target).phases
+    assert 0.3 * wide.nanoseconds < windows.nanoseconds < 1.5 * wide.nanoseconds

@@ -1,0 +1,85 @@
+"""Products of 8-bit integers with `vpmaddubsw`, exact because weights come in windows (`window_packing`).
+
+    for line, vector of output channels, pixel tile:
+        position = 0
+        for window of the vector's, through all rows of the filter:
+            position += advance
+            sums[pixel] += dot(four bytes of the pixel from position on, weights of the window)
+
+Each vector of channels has windows of its own, so a register tile is one vector wide and as many pixels long as there are registers for.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from lepton_compiler.backends.tvm.compute.integer_product import Plan, plan
+from lepton_compiler.backends.tvm.dot import Dot, dot_of, splat
+from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr
+from lepton_compiler.backends.tvm.lower.integer_product import ProductKernel, Tile, Unit, ramp
+from lepton_compiler.backends.tvm.lower.integer_results import Results
+from lepton_compiler.backends.tvm.lower.procedure import Cell, load, store, when
+from lepton_compiler.backends.tvm.schedules.kinds import TRIPS
+from lepton_compiler.backends.tvm.window_packing import WINDOW
+from lepton_compiler.ir.types import INT8, INT32, TensorType, dtype
+from lepton_compiler.target import Target
+
+KEPT = 4
+"""Registers for the weights, the ones that pairs are added by, a pixel's data, and products."""
+
+
+class WindowKernel(ProductKernel):
+    """The statements of a product in windows."""
+
+    def dot_for(self, target: Target, data: str) -> Dot:  # noqa: D102
+        return dot_of(target, in_windows=True)
+
+    def plan_for(self, target: Target, direct: bool) -> Plan:  # noqa: D102
+        found = plan(self.shape, self.dot, target, copies=not direct)
+        tiles = -(-self.shape.pixels // min(self.shape.pixels, target.vector_registers - KEPT))
+        return replace(found, vectors=1, pixels=-(-self.shape.pixels // tiles))
+
+    def pack(self, ctx: Context, w: Arg, function: str, filling: int, *taps: int) -> Arg:  # noqa: D102
+        shape, arguments = self.shape, (self.dot.lanes, *(taps or (0,)))
+        line_step = shape.dilations[0] * (self.row if self.plan.copies else shape.size[1] * shape.channels)
+        tap_step = shape.dilations[1] * shape.channels
+        longest = line_step if shape.kernel[0] > 1 else tap_step if shape.taps > 1 else WINDOW
+        packed = ctx.pack(w, "window_advances", *arguments, line_step, tap_step, longest)
+        advances = Arg(TensorType(dtype(str(packed.dtype)), (1,)), packed)
+        self.tables = [advances, Arg(TensorType(INT32, (1,)), ctx.pack(w, "window_firsts", *arguments))]
+        return Arg(TensorType(INT8, (1,)), ctx.pack(w, "windows", *arguments))
+
+    def multiply(self, unit: Unit, part: Expr, results: Results) -> None:
+        """All register tiles of a unit, line by line: a line's data stays in the level-1 cache."""
+        per = -(-self.blocks // self.plan.ranges)
+        with ExitStack() as loops:
+            line = loops.enter_context(T.serial(0, self.plan.rows))
+            loops.enter_context(self.inside(unit.first + line))
+            block = part * per + loops.enter_context(T.serial(0, per))
+            if self.blocks < per * self.plan.ranges:
+                loops.enter_context(when(block < self.blocks))
+            self.tiles(unit, line, block, results)
+
+    def tile(self, unit: Unit, tile: Tile, results: Results) -> None:  # noqa: D102
+        shape, dot = self.shape, self.dot
+        advances, firsts = self.tables
+        sums, done = (T.alloc_buffer((tile.count * dot.lanes,), "int32", scope="global") for _ in range(2))
+        places = [[ramp(p * dot.lanes, dot.lanes)] for p in range(tile.count)]
+        for at in places:
+            store(sums, at, splat(tirx.const(0, "int32"), dot.lanes))
+        position = Cell("int32", tirx.const(0, "int32"))
+        trips = shape.kernel[0] * shape.taps * -(-shape.run // WINDOW)
+        with T.serial(firsts.tensor(tile.block), firsts.tensor(tile.block + 1), annotations={TRIPS: trips}) as window:
+            position.set(position.get() + advances.tensor(window).astype("int32"))
+            weights = self.w.tensor(window, ramp(0, dot.lanes * dot.group))
+            for p, at in enumerate(places):
+                row, offset = self.place(tile.line, tile.begin + p, 0, 0)
+                data = dot.broadcast(self.read(unit, row, offset + position.get(), dot.group))
+                store(sums, at, dot.add(load(sums, at), data, weights))
+        for at in places:  # indexed by a loop, the sums themselves would not stay in registers
+            store(done, at, load(sums, at))
+        self.finish_tile(unit, tile, done, results)
