@@ -93,5 +93,15 @@ def dot_of(target: Target) -> Dot:
     return Dot(1, "int32", "int32", lanes)
 
 
+def wide_dot_of(target: Target) -> Dot | None:
+    """The dot product of 16-bit integers modulo 2^32, in the target's widest vectors; None where there is no instruction for it."""
+    if target.arch != "x86_64":
+        return None
+    lanes = target.lanes(LANE_BITS)
+    if dot_of(target).accumulates:
+        return Dot(2, "int16", "int16", lanes, f"llvm.x86.avx512.vpdpwssd.{target.vector_bits}", accumulates=True)
+    return Dot(2, "int16", "int16", lanes, MULTIPLY_ADD[target.vector_bits])
+
+
 def _vnni(bits: int) -> tuple[str, ...]:
     return ("avx512vnni",) if bits == 512 else ("avxvnni",)

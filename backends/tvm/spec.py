@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lepton_compiler.backends.tvm.carriers import codes
 from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
+from lepton_compiler.backends.tvm.sum_bounds import ALL_BITS, sum_bits_of
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.types import TensorType
@@ -37,6 +38,7 @@ class KernelSpec:
         steps: the operators in order.
         outputs: the values that the kernel writes.
         shares: whether an output may lie over an input of the same size (element-wise kernels).
+        sum_bits: bits that hold the sums of its integer convolution, with the sign, as far as its weights tell (`sum_bounds`).
         choice: what tuning chose in place of the analysis.
     """
 
@@ -47,6 +49,7 @@ class KernelSpec:
     steps: tuple[Step, ...]
     outputs: tuple[int, ...]
     shares: bool = False
+    sum_bits: int = ALL_BITS
     choice: Choice = ANALYTIC
 
     @property
@@ -66,7 +69,8 @@ class KernelSpec:
         return hashlib.sha256(repr(self._parts()).encode()).hexdigest()[:20]
 
     def _parts(self) -> tuple[object, ...]:
-        return (self.types, self.inputs, sorted(self.constants), self.scalars, self.steps, self.outputs, self.shares)
+        parts = (self.types, self.inputs, sorted(self.constants), self.scalars, self.steps, self.outputs, self.shares)
+        return parts if self.sum_bits == ALL_BITS else (*parts, self.sum_bits)
 
 
 @cache
@@ -98,9 +102,11 @@ def spec_of(node: Node) -> KernelSpec:
     """The kernel of a `Fused` node, or of a single node, of static types throughout."""
     if node.op.name == "Fused":
         region = node.regions[0]
-        return _number(list(zip(region.inputs, node.inputs, strict=True)), _constants(region), list(region), region.outputs)
-    operands = [(v, v) for v in dict.fromkeys(node.present_inputs) if not _is_scalar(v)]
-    return _number(operands, [v for v in dict.fromkeys(node.present_inputs) if _is_scalar(v)], [node], node.outputs)
+        spec = _number(list(zip(region.inputs, node.inputs, strict=True)), _constants(region), list(region), region.outputs)
+    else:
+        operands = [(v, v) for v in dict.fromkeys(node.present_inputs) if not _is_scalar(v)]
+        spec = _number(operands, [v for v in dict.fromkeys(node.present_inputs) if _is_scalar(v)], [node], node.outputs)
+    return replace(spec, sum_bits=sum_bits_of(node))
 
 
 def chosen(spec: KernelSpec, choices: Mapping[str, Mapping[str, int]]) -> KernelSpec:

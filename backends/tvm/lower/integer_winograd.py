@@ -1,0 +1,265 @@
+"""Kernels of 3 x 3 convolutions of 8-bit integers by Winograd's algorithm, exact, with whatever element-wise operators follow.
+
+for each chunk of tiles:                                         in parallel
+    for row of tiles, block of channels:
+        strip[column, row] = B^T d                               down the columns, which neighbouring tiles share; 16 bits
+        V[point, tile, channel] = strip B                        along the rows
+    for each of the (m + 2)^2 points, block of outputs:
+        M[point, tile, output] = sum of V U                      pairs of channels, modulo 2^32
+    y = epilogue(A^T M A / scale)                                `compute.integer_winograd`
+
+Codes are transformed as they are, with the zero point in the padding: of a constant, the transform leaves a single point, from which it is
+subtracted. Where one chunk holds all tiles, each step is a phase that threads share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from lepton_compiler.backends.tvm.compute.integer_product import spans
+from lepton_compiler.backends.tvm.compute.integer_winograd import INVERSE, ONES, SHIFT, Plan, input_transform, output_transform, plan
+from lepton_compiler.backends.tvm.dot import Dot, dot_of, splat, vector_type, wide_dot_of
+from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, expression
+from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
+from lepton_compiler.backends.tvm.lower.whole import Result, read_through
+from lepton_compiler.backends.tvm.outline import outlined
+from lepton_compiler.ir.types import DTYPES, INT32, TensorType
+
+INT16 = DTYPES["int16"]
+LINE = 64
+"""Bytes of a line of the cache."""
+
+
+def plan_for(op: Any, operands: Sequence[Arg | None], y: TensorType, ctx: Context) -> Plan | None:
+    """How to compute a convolution of integers this way, or None where it cannot be, or does not pay."""
+    x, w = operands[0], operands[1] if len(operands) > 1 else None
+    if op.name != "ConvInteger" or x is None or w is None or op.layout != "NHWC" or op.groups != 1 or len(x.shape) != 4:
+        return None
+    wide = wide_dot_of(ctx.target)
+    if wide is None or w.shape[2:] != (3, 3) or set(op.strides) != {1} or set(op.dilations) != {1}:
+        return None
+    n, oh, ow, oc = y.static_shape
+    return plan(n, (oh, ow), x.shape[3], oc, ctx.sum_bits, dot_of(ctx.target), wide, ctx.target, ctx.choice)
+
+
+def lower_exact(
+    ctx: Context, op: Any, how: Plan, operands: Sequence[Arg | None], others: Sequence[Arg], result: Result, last: Arg
+) -> list[Any]:
+    """The kernel: `last` is the expression of an output element in terms of `result` and of the operands `others`."""
+    x, w, x_zero, w_zero = (*operands, None, None)[:4]
+    dot = wide_dot_of(ctx.target)
+    assert x is not None and w is not None and dot is not None
+    kernel = _Kernel(op, how, dot, x, w, last.shape)
+    given = 0 if w_zero is None else int(w_zero.number or 0)
+    signed_zero = given - 128 if w.type.dtype.name == "uint8" else given
+    packed = Arg(TensorType(INT16, (1,)), ctx.pack(w, "integer_winograd", how.m, kernel.block, signed_zero))
+    read = [x_zero] if x_zero is not None and x_zero.number is None else []
+    stored = [a for a in {id(a): a for a in others if a.number is None}.values() if a is not x and a not in read]
+
+    def write(data: Arg, zero: Arg | None, u: Arg, *rest: Any) -> None:
+        loaded, (y, *spaces) = rest[: len(stored)], rest[len(stored) :]
+        kernel.open(data, zero, u, spaces)
+        with _chunks(how.chunks) as chunk:
+            kernel.transform_input(chunk)
+            kernel.multiply(chunk)
+            with read_through([x, *read, *stored], [data, *([zero] if zero is not None and read else []), *loaded]):
+                kernel.transform_output(chunk, y, result, last)
+
+    ctx.outputs = (last.type,)
+    return procedure(ctx, "winograd", [x, x_zero, packed, *stored], write, kernel.scratch, private=how.chunks > 1)
+
+
+@contextmanager
+def _chunks(count: int) -> Iterator[Expr]:
+    """A loop over chunks, unless there is only one."""
+    if count == 1:
+        yield tirx.const(0, "int32")
+    else:
+        with T.parallel(0, count) as chunk:
+            yield chunk
+
+
+class _Kernel:
+    """The three steps for one chunk of tiles; parallel loops where there is only one chunk."""
+
+    def __init__(self, op: Any, how: Plan, dot: Dot, x: Arg, w: Arg, out: tuple[int, ...]) -> None:
+        self.how, self.dot, self.out = how, dot, out
+        self.loop = T.parallel if how.chunks == 1 else T.serial
+        self.images, self.height, self.width, self.inputs = x.shape
+        self.top, self.left = op.pads[0], op.pads[1]
+        self.block = how.vectors * dot.lanes
+        self.blocks = -(-w.shape[0] // self.block)
+        self.down, self.across = -(-out[1] // how.m), -(-out[2] // how.m)
+        self.lines = out[0] * self.down
+        self.depth, self.outputs = -(-self.inputs // dot.group) * dot.group, self.blocks * self.block
+        self.columns, self.short = how.across * how.m + 2, dot.lanes * dot.group
+        points, strips = how.alpha**2, how.lines if how.chunks == 1 else 1
+        self.scratch = [
+            TensorType(INT16, (strips, self.columns * how.alpha * self.short)),
+            TensorType(INT16, (points, _apart(how.room * self.depth, 2))),
+            TensorType(INT32, (points, _apart(how.room * self.outputs, 4))),
+        ]
+
+    def open(self, x: Arg, zero: Arg | None, u: Arg, spaces: Sequence[Buffer]) -> None:
+        """Take the buffers."""
+        self.x, self.u = x, u
+        self.strip, self.v, self.m = spaces
+        self.zero: Expr = None if zero is None or zero.number == 0 else zero[[0] * len(zero.shape)].astype("int16")
+
+    def place(self, chunk: Expr, line: Expr) -> tuple[Expr, Expr, Expr, Expr]:
+        """Row of tiles, image, first row of pixels of the outputs, and first tile of a chunk's row."""
+        how = self.how
+        row = tirx.floordiv(chunk, how.parts) * how.lines + line
+        image, inside = (tirx.floordiv(row, self.down), tirx.floormod(row, self.down)) if self.images > 1 else (tirx.const(0, "int32"), row)
+        return row, image, inside * how.m, tirx.floormod(chunk, how.parts) * how.across
+
+    def is_line(self, row: Expr) -> Any:
+        """Statements for rows of tiles that there are."""
+        return when(*([row < self.lines] if self.lines % self.how.lines else []))
+
+    def is_tile(self, tile: Expr) -> Any:
+        """Statements for tiles of a row that there are."""
+        return when(*([tile < self.across] if self.across % self.how.across else []))
+
+    def transform_input(self, chunk: Expr) -> None:
+        """V = B^T d B for each tile and vector of channels."""
+        with self.loop(0, self.how.lines) as line:
+            row, image, first, tile = self.place(chunk, line)
+            strip = line if self.how.chunks == 1 else tirx.const(0, "int32")
+            with self.is_line(row):
+                for begin, width, count in spans(self.inputs, self.short):
+                    with T.serial(0, count) as k:
+                        self.transform_columns(strip, image, first - self.top, tile, begin + k * width, width)
+                        self.transform_rows(strip, line, tile, begin + k * width, width)
+
+    def transform_columns(self, strip: Expr, image: Expr, top: Expr, tile: Expr, channel: Expr, width: int) -> None:
+        """B^T d of the columns of pixels below a row of tiles."""
+        alpha = self.how.alpha
+
+        def column(read: Callable[[int, Expr], Expr]) -> None:
+            with T.serial(0, self.columns) as k:
+                at = tile * self.how.m + k - self.left
+                with T.If(tirx.all(at >= 0, at < self.width)):
+                    with T.Then():
+                        values = [read(r, at) for r in range(alpha)]
+                        for r, value in enumerate(input_transform(self.how.m, values)):
+                            store(self.strip, [strip, ramp((k * alpha + r) * self.short, width)], value)
+                    with T.Else():
+                        for r in range(alpha):
+                            filling = splat(self.constant(ONES[self.how.m] if r == 1 else 0), width)
+                            store(self.strip, [strip, ramp((k * alpha + r) * self.short, width)], filling)
+
+        def plain(r: int, at: Expr) -> Expr:
+            return self.x[[image, top + r, at, ramp(channel, width)]].astype(vector_type("int16", width))
+
+        def guarded(r: int, at: Expr) -> Expr:
+            here = tirx.all(top + r >= 0, top + r < self.height)
+            return tirx.if_then_else(here, plain(r, at), splat(self.constant(1), width))
+
+        with T.If(tirx.all(top >= 0, top + alpha <= self.height)):
+            with T.Then():
+                column(plain)
+            with T.Else():
+                column(guarded)
+
+    def constant(self, factor: int) -> Expr:
+        """The zero point times a factor."""
+        return tirx.const(0, "int16") if self.zero is None or not factor else self.zero * tirx.const(factor, "int16")
+
+    def transform_rows(self, strip: Expr, line: Expr, tile: Expr, channel: Expr, width: int) -> None:
+        """The rows of B^T d times B, less the transform of the zero point."""
+        alpha, m = self.how.alpha, self.how.m
+        with T.serial(0, self.how.across) as t, self.is_tile(tile + t):
+            for r in range(alpha):
+                read = [load(self.strip, [strip, ramp(((t * m + c) * alpha + r) * self.short, width)]) for c in range(alpha)]
+                for c, value in enumerate(input_transform(m, read)):
+                    if (r, c) == (1, 1) and self.zero is not None:
+                        value = value - splat(self.constant(ONES[m] ** 2), width)
+                    store(self.v, [r * alpha + c, ramp((line * self.how.across + t) * self.depth + channel, width)], value)
+
+    def multiply(self, chunk: Expr) -> None:
+        """M = V U at every point: register tiles of `rows` tiles and `vectors` vectors."""
+        how, lanes, short = self.how, self.dot.lanes, self.short
+        row, _, _, _ = self.place(chunk, tirx.const(0, "int32"))
+        left = tirx.min(tirx.const(how.lines, "int32"), self.lines - row) * how.across
+        with ExitStack() as nest:
+            both = nest.enter_context(self.loop(0, how.alpha**2 * self.blocks))
+            group = nest.enter_context(T.serial(0, how.room // how.rows))
+            point, block, first = tirx.floordiv(both, self.blocks), tirx.floormod(both, self.blocks), group * how.rows
+            nest.enter_context(when(*([first < left] if self.lines % how.lines else [])))
+            sums = T.alloc_buffer((how.rows * self.block,), "int32", scope="global")
+            places = [(r, k, [ramp((r * how.vectors + k) * lanes, lanes)]) for r in range(how.rows) for k in range(how.vectors)]
+            for _, _, at in places:
+                store(sums, at, splat(tirx.const(0, "int32"), lanes))
+            with T.serial(0, self.depth // self.dot.group) as pair:
+                for r, k, at in places:
+                    numbers = load(self.v, [point, ramp((first + r) * self.depth + pair * self.dot.group, self.dot.group)])
+                    weights = self.u.tensor(point, block, pair, ramp(k * short, short))
+                    store(sums, at, self.added(load(sums, at), self.dot.broadcast(numbers), weights))
+            for r, k, at in places:
+                store(self.m, [point, ramp((first + r) * self.outputs + block * self.block + k * lanes, lanes)], load(sums, at))
+
+    def added(self, sums: Expr, data: Expr, weights: Expr) -> Expr:
+        """The sums plus a dot product, modulo 2^32."""
+        if self.dot.accumulates:
+            return self.dot.add(sums, data, weights)
+        product = tirx.call_llvm_pure_intrin(vector_type("int32", self.dot.lanes), self.dot.instruction, data, weights)
+        return outlined(lambda a, b: a + b, sums, product)
+
+    def transform_output(self, chunk: Expr, y: Buffer, result: Result, last: Arg) -> None:
+        """Y = A^T M A / scale, and the epilogue."""
+        how = self.how
+        with self.loop(0, how.lines) as line:
+            row, image, top, tile = self.place(chunk, line)
+            with self.is_line(row), T.serial(0, how.across) as t, self.is_tile(tile + t):
+                left = (tile + t) * how.m
+                for begin, width, count in spans(self.out[3], self.dot.lanes):
+                    with T.serial(0, count) as k:
+                        channel = begin + k * width
+                        half = T.alloc_buffer((how.m * how.alpha * width,), "int32", scope="global")
+                        self.transform_back(half, (line * how.across + t) * self.outputs + channel, width)
+                        for r in range(how.m):
+                            for c in range(how.m):
+                                self.finish(half, (r, c), [image, top, left, channel], width, y, result, last)
+
+    def transform_back(self, half: Buffer, offset: Expr, width: int) -> None:
+        """A^T M of the columns of a tile."""
+        alpha = self.how.alpha
+        for c in range(alpha):
+            for r, sum_of in enumerate(output_transform(self.how.m)):
+                with T.vectorized(0, width) as lane:
+                    terms = [load(self.m, [i * alpha + c, offset + lane]) for i in range(alpha)]
+                    store(half, [(r * alpha + c) * width + lane], outlined(sum_of, *terms))
+
+    def finish(
+        self, half: Buffer, at: tuple[int, int], place: Sequence[Expr], width: int, y: Buffer, result: Result, last: Arg
+    ) -> None:
+        """The result at a pixel of a tile, if it is one of the image's."""
+        (r, c), (image, top, left, channel), alpha = at, place, self.how.alpha
+        shift, inverse = SHIFT[self.how.m], INVERSE[self.how.m]
+
+        def exact(*terms: Expr) -> Expr:
+            total = output_transform(self.how.m)[c](*terms)
+            return tirx.shift_right(total * inverse if inverse > 1 else total, tirx.const(shift, "int32"))
+
+        edges = [(top + r < self.out[1], self.out[1]), (left + c < self.out[2], self.out[2])]
+        with when(*(inside for inside, size in edges if size % self.how.m)), T.vectorized(0, width) as lane:
+            result.value = outlined(exact, *(load(half, [(r * alpha + i) * width + lane]) for i in range(alpha)))
+            index = [image, top + r, left + c, channel + lane]
+            store(y, index, expression(last, index))
+
+
+def _apart(elements: int, size: int) -> int:
+    """So many elements of `size` bytes, or a few more: an odd number of lines, so that points do not meet in one set of the cache."""
+    lines = -(-elements * size // LINE)
+    return (lines + 1 - lines % 2) * LINE // size
+
+
+def ramp(start: Expr, width: int) -> Expr:
+    """`width` consecutive indices from `start` on."""
+    return tirx.Ramp(start, 1, width) if width > 1 else start
