@@ -124,7 +124,7 @@ def plan(
     if not allowed or min(channels, out_channels) < SMALLEST or target.is_firmware:
         return None
     lanes = wide.lanes
-    vectors = choice.vectors or vectors_per_block(out_channels, target)
+    vectors = choice.vectors or _vectors(out_channels, wide, target)
     computed = -(-out_channels // (vectors * lanes)) * vectors
     pairs, short, long = -(-channels // 2), -(-channels // (2 * lanes)), -(-out_channels // lanes)
     groups = -(-channels // direct.group)
@@ -133,7 +133,7 @@ def plan(
         best = float("inf")
     found: Plan | None = None
     for m, whole in ((m, whole) for m in allowed for whole in (False, True)):
-        candidate = _candidate(m, images, size, channels, computed * lanes, vectors, target, whole, choice)
+        candidate = _candidate(m, images, size, channels, computed * lanes, vectors, wide, target, whole, choice)
         points, (before, after) = candidate.alpha**2, TRANSFORM_CYCLES[m]
         tiles, weights = candidate.room * candidate.chunks, points * pairs * computed * lanes * 4
         passes = candidate.chunks if weights > target.l2_bytes // 4 else 1
@@ -161,6 +161,7 @@ def _candidate(
     channels: int,
     computed: int,
     vectors: int,
+    wide: Dot,
     target: Target,
     whole: bool,
     choice: Choice,
@@ -178,5 +179,30 @@ def _candidate(
         groups += groups % 2 if 1 < groups < FEW else 0
         parts, chunk_lines, chunk_across = 1, -(-lines // groups), across
         chunks = -(-lines // chunk_lines)
-    rows = choice.pixels or pixel_tile(chunk_lines * chunk_across, vectors, target)
+    rows = choice.pixels or _rows(chunk_lines * chunk_across, vectors, wide, target)
     return Plan(m, min(rows, chunk_lines * chunk_across), vectors, chunk_lines, chunk_across, parts, chunks)
+
+
+def _vectors(out_channels: int, wide: Dot, target: Target) -> int:
+    """Vectors of output channels in a register tile: as little padding at the end as possible, then as few loads."""
+    if wide.accumulates:
+        return vectors_per_block(out_channels, target)
+    vectors = -(-out_channels // wide.lanes)
+    return min((1, 2, 3), key=lambda v: -(-vectors // v) * _step(_most_rows(v, target), v) / _most_rows(v, target))
+
+
+def _most_rows(vectors: int, target: Target) -> int:
+    """Tiles beside some vectors of weights so that sums, weights, a broadcast and a product fit the registers."""
+    return (target.vector_registers - vectors - 2) // vectors
+
+
+def _step(rows: int, vectors: int) -> float:
+    """Cycles for a pair of channels: products and additions on three ports, or all instructions, four at a time."""
+    return max(2 * rows * vectors / 3, (2 * rows * vectors + rows + vectors + 2) / 4.5)
+
+
+def _rows(tiles: int, vectors: int, wide: Dot, target: Target) -> int:
+    """Tiles in a register tile: the fewest cycles for all of a chunk, the last register tile as long as the others."""
+    if wide.accumulates:
+        return pixel_tile(tiles, vectors, target)
+    return min(range(1, _most_rows(vectors, target) + 1), key=lambda rows: (-(-tiles // rows) * _step(rows, vectors), -rows))

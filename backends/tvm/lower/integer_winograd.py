@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -33,6 +34,8 @@ from lepton_compiler.ir.types import DTYPES, INT32, TensorType
 INT16 = DTYPES["int16"]
 LINE = 64
 """Bytes of a line of the cache."""
+TILES_ABREAST, VECTORS_ABREAST = 4, (4, 2, 3, 1)
+"""Tiles, and vectors of channels, whose columns are transformed before their rows."""
 
 
 def plan_for(op: Any, operands: Sequence[Arg | None], y: TensorType, ctx: Context) -> Plan | None:
@@ -84,6 +87,42 @@ def _chunks(count: int) -> Iterator[Expr]:
             yield chunk
 
 
+Pieces = Sequence[tuple[int, int, int]]
+"""First channel, width and number of vectors side by side."""
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """Some columns of pixels: which strip holds them, their first tile in the chunk's row, their first channel, and vectors of channels."""
+
+    number: Expr
+    tile: Expr
+    channel: Expr
+    pieces: Pieces
+
+    def vectors(self) -> Iterator[tuple[Expr, int]]:
+        """Loops over the vectors: first channel, counted from that of the strip, and width."""
+        for first, width, count in self.pieces:
+            with T.serial(0, count) as k:
+                yield first + k * width, width
+
+
+def _split(channels: int, lanes: int) -> list[tuple[int, Pieces, int]]:
+    """Channels in parts of some whole vectors, and the rest: first channel, vectors of a part, and how many such parts follow each other."""
+    vectors, rest = divmod(channels, lanes)
+    per = next(d for d in VECTORS_ABREAST if vectors % d == 0)
+    found: list[tuple[int, Pieces, int]] = [(0, [(0, lanes, per)], vectors // per)] if vectors else []
+    return [*found, (channels - rest, spans(rest, lanes // 2), 1)] if rest else found
+
+
+def _parts(channels: int, lanes: int) -> Iterator[tuple[Expr, Pieces]]:
+    """Loops over parts of the channels: the first channel of each and its vectors."""
+    for begin, pieces, count in _split(channels, lanes):
+        step = sum(width * number for _, width, number in pieces)
+        with T.serial(0, count) as k:
+            yield begin + k * step, pieces
+
+
 class _Kernel:
     """The three steps for one chunk of tiles; parallel loops where there is only one chunk."""
 
@@ -97,10 +136,13 @@ class _Kernel:
         self.down, self.across = -(-out[1] // how.m), -(-out[2] // how.m)
         self.lines = out[0] * self.down
         self.depth, self.outputs = -(-self.inputs // dot.group) * dot.group, self.blocks * self.block
-        self.columns, self.short = how.across * how.m + 2, dot.lanes * dot.group
+        self.short = dot.lanes * dot.group
+        self.abreast = -(-how.across // -(-how.across // TILES_ABREAST))
+        self.columns = self.abreast * how.m + 2
+        self.part = max(first + width * count for _, pieces, _ in _split(self.inputs, self.short) for first, width, count in pieces)
         points, strips = how.alpha**2, how.lines if how.chunks == 1 else 1
         self.scratch = [
-            TensorType(INT16, (strips, self.columns * how.alpha * self.short)),
+            TensorType(INT16, (strips, self.columns * how.alpha * self.part)),
             TensorType(INT16, (points, _apart(how.room * self.depth, 2))),
             TensorType(INT32, (points, _apart(how.room * self.outputs, 4))),
         ]
@@ -127,60 +169,71 @@ class _Kernel:
         return when(*([tile < self.across] if self.across % self.how.across else []))
 
     def transform_input(self, chunk: Expr) -> None:
-        """V = B^T d B for each tile and vector of channels."""
+        """V = B^T d B for each tile and vector of channels: some tiles and channels at a time, whose columns stay in level 1."""
+        number = tirx.const(0, "int32")
         with self.loop(0, self.how.lines) as line:
-            row, image, first, tile = self.place(chunk, line)
-            strip = line if self.how.chunks == 1 else tirx.const(0, "int32")
-            with self.is_line(row):
-                for begin, width, count in spans(self.inputs, self.short):
-                    with T.serial(0, count) as k:
-                        self.transform_columns(strip, image, first - self.top, tile, begin + k * width, width)
-                        self.transform_rows(strip, line, tile, begin + k * width, width)
+            row, image, first, start = self.place(chunk, line)
+            with self.is_line(row), T.serial(0, -(-self.how.across // self.abreast)) as group:
+                for channel, pieces in _parts(self.inputs, self.short):
+                    strip = _Strip(line if self.how.chunks == 1 else number, group * self.abreast, channel, pieces)
+                    self.transform_columns(strip, image, first - self.top, start)
+                    self.transform_rows(strip, line, start)
 
-    def transform_columns(self, strip: Expr, image: Expr, top: Expr, tile: Expr, channel: Expr, width: int) -> None:
-        """B^T d of the columns of pixels below a row of tiles."""
-        alpha = self.how.alpha
+    def transform_columns(self, strip: _Strip, image: Expr, top: Expr, start: Expr) -> None:
+        """B^T d of the columns of pixels below some tiles."""
+        alpha, m = self.how.alpha, self.how.m
+        left = (start + strip.tile) * m - self.left
 
-        def column(read: Callable[[int, Expr], Expr]) -> None:
+        def columns(read: Callable[[int, Expr, Expr, int], Expr]) -> None:
             with T.serial(0, self.columns) as k:
-                at = tile * self.how.m + k - self.left
-                with T.If(tirx.all(at >= 0, at < self.width)):
-                    with T.Then():
-                        values = [read(r, at) for r in range(alpha)]
-                        for r, value in enumerate(input_transform(self.how.m, values)):
-                            store(self.strip, [strip, ramp((k * alpha + r) * self.short, width)], value)
-                    with T.Else():
-                        for r in range(alpha):
-                            filling = splat(self.constant(ONES[self.how.m] if r == 1 else 0), width)
-                            store(self.strip, [strip, ramp((k * alpha + r) * self.short, width)], filling)
+                at = left + k
+                for channel, width in strip.vectors():
+                    places = [self.in_strip(strip, k, r, channel, width) for r in range(alpha)]
+                    with T.If(tirx.all(at >= 0, at < self.width)):
+                        with T.Then():
+                            values = [read(r, at, strip.channel + channel, width) for r in range(alpha)]
+                            for place, value in zip(places, input_transform(m, values), strict=True):
+                                store(self.strip, place, value)
+                        with T.Else():
+                            for r, place in enumerate(places):
+                                store(self.strip, place, splat(self.constant(ONES[m] if r == 1 else 0), width))
 
-        def plain(r: int, at: Expr) -> Expr:
+        def plain(r: int, at: Expr, channel: Expr, width: int) -> Expr:
             return self.x[[image, top + r, at, ramp(channel, width)]].astype(vector_type("int16", width))
 
-        def guarded(r: int, at: Expr) -> Expr:
+        def guarded(r: int, at: Expr, channel: Expr, width: int) -> Expr:
             here = tirx.all(top + r >= 0, top + r < self.height)
-            return tirx.if_then_else(here, plain(r, at), splat(self.constant(1), width))
+            return tirx.if_then_else(here, plain(r, at, channel, width), splat(self.constant(1), width))
 
         with T.If(tirx.all(top >= 0, top + alpha <= self.height)):
             with T.Then():
-                column(plain)
+                columns(plain)
             with T.Else():
-                column(guarded)
+                columns(guarded)
+
+    def transform_rows(self, strip: _Strip, line: Expr, start: Expr) -> None:
+        """The rows of B^T d times B, less the transform of the zero point."""
+        alpha, m = self.how.alpha, self.how.m
+        with T.serial(0, self.abreast) as t:
+            tile = strip.tile + t
+            beyond = [tile < self.how.across] if self.how.across % self.abreast else []
+            with when(*beyond), self.is_tile(start + tile):
+                for channel, width in strip.vectors():
+                    at = ramp((line * self.how.across + tile) * self.depth + strip.channel + channel, width)
+                    for r in range(alpha):
+                        read = [load(self.strip, self.in_strip(strip, t * m + c, r, channel, width)) for c in range(alpha)]
+                        for c, value in enumerate(input_transform(m, read)):
+                            if (r, c) == (1, 1) and self.zero is not None:
+                                value = value - splat(self.constant(ONES[m] ** 2), width)
+                            store(self.v, [r * alpha + c, at], value)
+
+    def in_strip(self, strip: _Strip, column: Expr, row: int, channel: Expr, width: int) -> list[Expr]:
+        """Where a vector of channels of a transformed column lies."""
+        return [strip.number, ramp((column * self.how.alpha + row) * self.part + channel, width)]
 
     def constant(self, factor: int) -> Expr:
         """The zero point times a factor."""
         return tirx.const(0, "int16") if self.zero is None or not factor else self.zero * tirx.const(factor, "int16")
-
-    def transform_rows(self, strip: Expr, line: Expr, tile: Expr, channel: Expr, width: int) -> None:
-        """The rows of B^T d times B, less the transform of the zero point."""
-        alpha, m = self.how.alpha, self.how.m
-        with T.serial(0, self.how.across) as t, self.is_tile(tile + t):
-            for r in range(alpha):
-                read = [load(self.strip, [strip, ramp(((t * m + c) * alpha + r) * self.short, width)]) for c in range(alpha)]
-                for c, value in enumerate(input_transform(m, read)):
-                    if (r, c) == (1, 1) and self.zero is not None:
-                        value = value - splat(self.constant(ONES[m] ** 2), width)
-                    store(self.v, [r * alpha + c, ramp((line * self.how.across + t) * self.depth + channel, width)], value)
 
     def multiply(self, chunk: Expr) -> None:
         """M = V U at every point: register tiles of `rows` tiles and `vectors` vectors."""
