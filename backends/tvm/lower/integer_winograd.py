@@ -34,6 +34,8 @@ from lepton_compiler.ir.types import DTYPES, INT32, TensorType
 INT16 = DTYPES["int16"]
 LINE = 64
 """Bytes of a line of the cache."""
+VECTORS_FINISHED = 4
+"""Vectors of sums that go through the epilogue together: rounded to bytes, they make one."""
 TILES_ABREAST, VECTORS_ABREAST = 4, (4, 2, 3, 1)
 """Tiles, and vectors of channels, whose columns are transformed before their rows."""
 
@@ -270,41 +272,50 @@ class _Kernel:
         with self.loop(0, how.lines) as line:
             row, image, top, tile = self.place(chunk, line)
             with self.is_line(row), T.serial(0, how.across) as t, self.is_tile(tile + t):
-                left = (tile + t) * how.m
-                for begin, width, count in spans(self.out[3], self.dot.lanes):
+                at = [image, top, (tile + t) * how.m]
+                for begin, width, count in spans(self.out[3], VECTORS_FINISHED * self.dot.lanes):
                     with T.serial(0, count) as k:
                         channel = begin + k * width
-                        half = T.alloc_buffer((how.m * how.alpha * width,), "int32", scope="global")
-                        self.transform_back(half, (line * how.across + t) * self.outputs + channel, width)
-                        for r in range(how.m):
-                            for c in range(how.m):
-                                self.finish(half, (r, c), [image, top, left, channel], width, y, result, last)
+                        done = T.alloc_buffer((how.m**2 * width,), "int32", scope="global")
+                        for first, lanes, number in spans(width, self.dot.lanes):
+                            with T.serial(0, number) as part:
+                                inner = first + part * lanes
+                                self.transform_back(done, (line * how.across + t) * self.outputs + channel, inner, width, lanes)
+                        self.finish(done, [*at, channel], width, y, result, last)
 
-    def transform_back(self, half: Buffer, offset: Expr, width: int) -> None:
-        """A^T M of the columns of a tile."""
-        alpha = self.how.alpha
+    def transform_back(self, done: Buffer, offset: Expr, inner: Expr, width: int, lanes: int) -> None:
+        """A^T M A / scale of a vector of channels of a tile."""
+        alpha, m = self.how.alpha, self.how.m
+        half = T.alloc_buffer((m * alpha * lanes,), "int32", scope="global")
         for c in range(alpha):
-            for r, sum_of in enumerate(output_transform(self.how.m)):
-                with T.vectorized(0, width) as lane:
-                    terms = [load(self.m, [i * alpha + c, offset + lane]) for i in range(alpha)]
-                    store(half, [(r * alpha + c) * width + lane], outlined(sum_of, *terms))
+            for r, sum_of in enumerate(output_transform(m)):
+                with T.vectorized(0, lanes) as lane:
+                    terms = [load(self.m, [i * alpha + c, offset + inner + lane]) for i in range(alpha)]
+                    store(half, [(r * alpha + c) * lanes + lane], outlined(sum_of, *terms))
+        for r in range(m):
+            for c in range(m):
+                with T.vectorized(0, lanes) as lane:
+                    value = outlined(_unscaled(m, c), *(load(half, [(r * alpha + i) * lanes + lane]) for i in range(alpha)))
+                    store(done, [(r * m + c) * width + inner + lane], value)
 
-    def finish(
-        self, half: Buffer, at: tuple[int, int], place: Sequence[Expr], width: int, y: Buffer, result: Result, last: Arg
-    ) -> None:
-        """The result at a pixel of a tile, if it is one of the image's."""
-        (r, c), (image, top, left, channel), alpha = at, place, self.how.alpha
-        shift, inverse = SHIFT[self.how.m], INVERSE[self.how.m]
+    def finish(self, done: Buffer, at: Sequence[Expr], width: int, y: Buffer, result: Result, last: Arg) -> None:
+        """The results at the pixels of a tile that are the image's."""
+        (image, top, left, channel), m = at, self.how.m
+        with T.serial(0, m) as r, when(*([top + r < self.out[1]] if self.out[1] % m else [])), T.serial(0, m) as c:
+            with when(*([left + c < self.out[2]] if self.out[2] % m else [])), T.vectorized(0, width) as lane:
+                result.value = load(done, [(r * m + c) * width + lane])
+                index = [image, top + r, left + c, channel + lane]
+                store(y, index, expression(last, index))
 
-        def exact(*terms: Expr) -> Expr:
-            total = output_transform(self.how.m)[c](*terms)
-            return tirx.shift_right(total * inverse if inverse > 1 else total, tirx.const(shift, "int32"))
 
-        edges = [(top + r < self.out[1], self.out[1]), (left + c < self.out[2], self.out[2])]
-        with when(*(inside for inside, size in edges if size % self.how.m)), T.vectorized(0, width) as lane:
-            result.value = outlined(exact, *(load(half, [(r * alpha + i) * width + lane]) for i in range(alpha)))
-            index = [image, top + r, left + c, channel + lane]
-            store(y, index, expression(last, index))
+def _unscaled(m: int, column: int) -> Callable[..., Expr]:
+    """A row of A^T, and what is left of the scale taken out."""
+
+    def exact(*terms: Expr) -> Expr:
+        total = output_transform(m)[column](*terms)
+        return tirx.shift_right(total * INVERSE[m] if INVERSE[m] > 1 else total, tirx.const(SHIFT[m], "int32"))
+
+    return exact
 
 
 def _apart(elements: int, size: int) -> int:
