@@ -33,9 +33,11 @@ SMALLEST = 16
 """Channels from which the transforms can pay."""
 GAIN = 0.9
 """Largest share of the direct kernel's estimated time at which this one is taken."""
-TRANSFORM_CYCLES = {2: (60, 50), 4: (120, 110)}
-"""Estimated cycles per tile and vector of channels, by m: input transform of 16-bit numbers, output transform of 32-bit numbers."""
-DOTS, FUSED_DOTS, STREAM_BYTES = 1.25, 1.6, 5.0
+TRANSFORM_CYCLES = {2: (60, 50), 4: (135, 105)}
+"""Estimated cycles per tile and vector of channels, by m, on three ports: input transform of 16-bit numbers, output transform of 32-bit numbers."""
+WIDEST_BITS, SLOWER = 512, 1.5
+"""Vectors for which there are two ports only, and by how much that slows the transforms down."""
+DOTS, FUSED_DOTS, STREAM_BYTES = 1.4, 1.6, 9.0
 """Dot products of vectors per cycle that kernels reach, where a sum takes an instruction of its own and where it does not; bytes from beyond level 2."""
 SCRATCH_SHARE = 2
 """The part of the level-2 cache that transformed tiles may take is one in so many."""
@@ -135,11 +137,12 @@ def plan(
     for m, whole in ((m, whole) for m in allowed for whole in (False, True)):
         candidate = _candidate(m, images, size, channels, computed * lanes, vectors, wide, target, whole, choice)
         points, (before, after) = candidate.alpha**2, TRANSFORM_CYCLES[m]
+        transforms = (before * short + after * long) * (SLOWER if target.vector_bits == WIDEST_BITS else 1.0)
         tiles, weights = candidate.room * candidate.chunks, points * pairs * computed * lanes * 4
         passes = candidate.chunks if weights > target.l2_bytes // 4 else 1
         scratch = points * candidate.room * (2 * channels + 4 * computed * lanes)
         cycles = max(points * tiles * pairs * computed / _rate(wide), _streamed(passes * weights, target))
-        cycles += 2 * candidate.chunks * _streamed(scratch, target) + tiles * (before * short + after * long)
+        cycles += 2 * candidate.chunks * _streamed(scratch, target) + tiles * transforms
         if cycles < best:
             best, found = cycles, candidate
     return found

@@ -29,11 +29,10 @@ from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, expre
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
 from lepton_compiler.backends.tvm.lower.whole import Result, read_through
 from lepton_compiler.backends.tvm.outline import outlined
+from lepton_compiler.backends.tvm.schedules.prefetch import LINE, plan_prefetch, prefetch
 from lepton_compiler.ir.types import DTYPES, INT32, TensorType
 
 INT16 = DTYPES["int16"]
-LINE = 64
-"""Bytes of a line of the cache."""
 VECTORS_FINISHED = 4
 """Vectors of sums that go through the epilogue together: rounded to bytes, they make one."""
 TILES_ABREAST, VECTORS_ABREAST = 4, (4, 2, 3, 1)
@@ -59,7 +58,7 @@ def lower_exact(
     x, w, x_zero, w_zero = (*operands, None, None)[:4]
     dot = wide_dot_of(ctx.target)
     assert x is not None and w is not None and dot is not None
-    kernel = _Kernel(op, how, dot, x, w, last.shape)
+    kernel = _Kernel(ctx, op, how, dot, x, w, last.shape)
     given = 0 if w_zero is None else int(w_zero.number or 0)
     signed_zero = given - 128 if w.type.dtype.name == "uint8" else given
     packed = Arg(TensorType(INT16, (1,)), ctx.pack(w, "integer_winograd", how.m, kernel.block, signed_zero))
@@ -88,6 +87,9 @@ def _chunks(count: int) -> Iterator[Expr]:
         with T.parallel(0, count) as chunk:
             yield chunk
 
+
+LINES_AT_ONCE = 6
+"""Lines of the next block of weights up to which a register tile asks for all its share at once."""
 
 Pieces = Sequence[tuple[int, int, int]]
 """First channel, width and number of vectors side by side."""
@@ -128,7 +130,7 @@ def _parts(channels: int, lanes: int) -> Iterator[tuple[Expr, Pieces]]:
 class _Kernel:
     """The three steps for one chunk of tiles; parallel loops where there is only one chunk."""
 
-    def __init__(self, op: Any, how: Plan, dot: Dot, x: Arg, w: Arg, out: tuple[int, ...]) -> None:
+    def __init__(self, ctx: Context, op: Any, how: Plan, dot: Dot, x: Arg, w: Arg, out: tuple[int, ...]) -> None:
         self.how, self.dot, self.out = how, dot, out
         self.loop = T.parallel if how.chunks == 1 else T.serial
         self.images, self.height, self.width, self.inputs = x.shape
@@ -143,6 +145,12 @@ class _Kernel:
         self.columns = self.abreast * how.m + 2
         self.part = max(first + width * count for _, pieces, _ in _split(self.inputs, self.short) for first, width, count in pieces)
         points, strips = how.alpha**2, how.lines if how.chunks == 1 else 1
+        pairs, groups = self.depth // dot.group, how.room // how.rows
+        self.ahead = (
+            plan_prefetch(2 * how.vectors * self.short, pairs, groups, how.rows, points * self.blocks, ctx.target)
+            if ctx.choice.prefetch != 0
+            else None
+        )
         self.scratch = [
             TensorType(INT16, (strips, self.columns * how.alpha * self.part)),
             TensorType(INT16, (points, _apart(how.room * self.depth, 2))),
@@ -251,13 +259,30 @@ class _Kernel:
             places = [(r, k, [ramp((r * how.vectors + k) * lanes, lanes)]) for r in range(how.rows) for k in range(how.vectors)]
             for _, _, at in places:
                 store(sums, at, splat(tirx.const(0, "int32"), lanes))
+            self.fetch(point, block, group, None)
             with T.serial(0, self.depth // self.dot.group) as pair:
+                self.fetch(point, block, group, pair)
                 for r, k, at in places:
                     numbers = load(self.v, [point, ramp((first + r) * self.depth + pair * self.dot.group, self.dot.group)])
                     weights = self.u.tensor(point, block, pair, ramp(k * short, short))
                     store(sums, at, self.added(load(sums, at), self.dot.broadcast(numbers), weights))
             for r, k, at in places:
                 store(self.m, [point, ramp((first + r) * self.outputs + block * self.block + k * lanes, lanes)], load(sums, at))
+
+    def fetch(self, point: Expr, block: Expr, group: Expr, pair: Expr | None) -> None:
+        """Ask for a part of the next block of weights, in a step of a register tile, or before its first one where the part is small."""
+        if self.ahead is None:
+            return
+        groups, length = self.how.room // self.how.rows, self.depth // self.dot.group * 2 * self.how.vectors * self.short
+        share = -(-length // (LINE * groups))
+        if pair is None and share <= LINES_AT_ONCE:
+            lines = [group * share + k for k in range(share)]
+        elif pair is not None and share > LINES_AT_ONCE:
+            lines = self.ahead.lines_at(group, pair)
+        else:
+            return
+        for line in lines:
+            T.evaluate(prefetch(self.u.tensor(point, block + 1, 0, line * (LINE // 2))))
 
     def added(self, sums: Expr, data: Expr, weights: Expr) -> Expr:
         """The sums plus a dot product, modulo 2^32."""
