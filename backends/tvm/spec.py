@@ -98,15 +98,15 @@ def schedule_version() -> str:
     return digest.hexdigest()[:12]
 
 
-def spec_of(node: Node) -> KernelSpec:
-    """The kernel of a `Fused` node, or of a single node, of static types throughout."""
+def spec_of(node: Node, small: bool = False) -> KernelSpec:
+    """The kernel of a `Fused` node, or of a single node, of static types throughout; a `small` one keeps weights of integers as they are."""
     if node.op.name == "Fused":
         region = node.regions[0]
         spec = _number(list(zip(region.inputs, node.inputs, strict=True)), _constants(region), list(region), region.outputs)
     else:
         operands = [(v, v) for v in dict.fromkeys(node.present_inputs) if not _is_scalar(v)]
         spec = _number(operands, [v for v in dict.fromkeys(node.present_inputs) if _is_scalar(v)], [node], node.outputs)
-    return replace(spec, sum_bits=sum_bits_of(node))
+    return spec if small else replace(spec, sum_bits=sum_bits_of(node))
 
 
 def chosen(spec: KernelSpec, choices: Mapping[str, Mapping[str, int]]) -> KernelSpec:

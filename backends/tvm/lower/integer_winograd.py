@@ -326,11 +326,16 @@ class _Kernel:
     def finish(self, done: Buffer, at: Sequence[Expr], width: int, y: Buffer, result: Result, last: Arg) -> None:
         """The results at the pixels of a tile that are the image's."""
         (image, top, left, channel), m = at, self.how.m
-        with T.serial(0, m) as r, when(*([top + r < self.out[1]] if self.out[1] % m else [])), T.serial(0, m) as c:
-            with when(*([left + c < self.out[2]] if self.out[2] % m else [])), T.vectorized(0, width) as lane:
-                result.value = load(done, [(r * m + c) * width + lane])
-                index = [image, top + r, left + c, channel + lane]
-                store(y, index, expression(last, index))
+        tall, wide = self.out[1] % m, self.out[2] % m
+        with ExitStack() as nest:
+            r = nest.enter_context(T.serial(0, m))
+            nest.enter_context(when(*([top + r < self.out[1]] if tall else [])))
+            c = nest.enter_context(T.serial(0, m))
+            nest.enter_context(when(*([left + c < self.out[2]] if wide else [])))
+            lane = nest.enter_context(T.vectorized(0, width))
+            result.value = load(done, [(r * m + c) * width + lane])
+            index = [image, top + r, left + c, channel + lane]
+            store(y, index, expression(last, index))
 
 
 def _unscaled(m: int, column: int) -> Callable[..., Expr]:
