@@ -38,7 +38,8 @@ class KernelSpec:
         steps: the operators in order.
         outputs: the values that the kernel writes.
         shares: whether an output may lie over an input of the same size (element-wise kernels).
-        sum_bits: bits that hold the sums of its integer convolution, with the sign, as far as its weights tell (`sum_bounds`).
+        sum_bits: bits that hold the sums of its integer convolution, with the sign, as far as its weights tell (`sum_bounds`);
+            no part of the structure.
         choice: what tuning chose in place of the analysis.
     """
 
@@ -61,7 +62,8 @@ class KernelSpec:
     def key(self, target: Target) -> str:
         """Content hash: structure, choices, types, immediates, target, and the code that lowers it."""
         machine = (target.arch, target.triple, target.cpu, target.features, target.vector_bits, target.vector_registers, target.caches)
-        return hashlib.sha256(f"{self._parts()!r}{self.choice!r}{machine!r}{_version()}".encode()).hexdigest()[:20]
+        facts = [self.sum_bits] if target.arch == "x86_64" else []
+        return hashlib.sha256(f"{self._parts()!r}{self.choice!r}{facts!r}{machine!r}{_version()}".encode()).hexdigest()[:20]
 
     @property
     def structure(self) -> str:
@@ -69,8 +71,7 @@ class KernelSpec:
         return hashlib.sha256(repr(self._parts()).encode()).hexdigest()[:20]
 
     def _parts(self) -> tuple[object, ...]:
-        parts = (self.types, self.inputs, sorted(self.constants), self.scalars, self.steps, self.outputs, self.shares)
-        return parts if self.sum_bits == ALL_BITS else (*parts, self.sum_bits)
+        return (self.types, self.inputs, sorted(self.constants), self.scalars, self.steps, self.outputs, self.shares)
 
 
 @cache
