@@ -145,6 +145,7 @@ class _Kernel:
         self.columns = self.abreast * how.m + 2
         self.part = max(first + width * count for _, pieces, _ in _split(self.inputs, self.short) for first, width, count in pieces)
         points, strips = how.alpha**2, how.lines if how.chunks == 1 else 1
+        self.stays = points * self.blocks * self.depth * self.block * 2 <= ctx.target.l1_bytes * 3 // 4
         pairs, groups = self.depth // dot.group, how.room // how.rows
         self.ahead = (
             plan_prefetch(2 * how.vectors * self.short, pairs, groups, how.rows, points * self.blocks, ctx.target)
@@ -251,8 +252,12 @@ class _Kernel:
         row, _, _, _ = self.place(chunk, tirx.const(0, "int32"))
         left = tirx.min(tirx.const(how.lines, "int32"), self.lines - row) * how.across
         with ExitStack() as nest:
-            both = nest.enter_context(self.loop(0, how.alpha**2 * self.blocks))
-            group = nest.enter_context(T.serial(0, how.room // how.rows))
+            if self.ahead is None and self.stays:  # nothing that a loop could keep on the stack for its repetitions
+                group = nest.enter_context(self.loop(0, how.room // how.rows))
+                both = nest.enter_context(T.serial(0, how.alpha**2 * self.blocks))
+            else:
+                both = nest.enter_context(self.loop(0, how.alpha**2 * self.blocks))
+                group = nest.enter_context(T.serial(0, how.room // how.rows))
             point, block, first = tirx.floordiv(both, self.blocks), tirx.floormod(both, self.blocks), group * how.rows
             nest.enter_context(when(*([first < left] if self.lines % how.lines else [])))
             sums = T.alloc_buffer((how.rows * self.block,), "int32", scope="global")
@@ -292,12 +297,12 @@ class _Kernel:
         return outlined(lambda a, b: a + b, sums, product)
 
     def transform_output(self, chunk: Expr, y: Buffer, result: Result, last: Arg) -> None:
-        """Y = A^T M A / scale, and the epilogue."""
+        """Y = A^T M A / scale, and the epilogue. Few loops are nested, or LLVM keeps its constants in registers that the products need."""
         how = self.how
-        with self.loop(0, how.lines) as line:
-            row, image, top, tile = self.place(chunk, line)
-            with self.is_line(row), T.serial(0, how.across) as t, self.is_tile(tile + t):
-                at = [image, top, (tile + t) * how.m]
+        with self.loop(0, how.lines * how.across) as spot:
+            row, image, top, start = self.place(chunk, tirx.floordiv(spot, how.across))
+            tile = start + tirx.floormod(spot, how.across)
+            with self.is_line(row), self.is_tile(tile):
                 for begin, width, count in spans(self.out[3], VECTORS_FINISHED * self.dot.lanes):
                     with T.serial(0, count) as k:
                         channel = begin + k * width
@@ -305,8 +310,8 @@ class _Kernel:
                         for first, lanes, number in spans(width, self.dot.lanes):
                             with T.serial(0, number) as part:
                                 inner = first + part * lanes
-                                self.transform_back(done, (line * how.across + t) * self.outputs + channel, inner, width, lanes)
-                        self.finish(done, [*at, channel], width, y, result, last)
+                                self.transform_back(done, spot * self.outputs + channel, inner, width, lanes)
+                        self.finish(done, [image, top, tile * how.m, channel], width, y, result, last)
 
     def transform_back(self, done: Buffer, offset: Expr, inner: Expr, width: int, lanes: int) -> None:
         """A^T M A / scale of a vector of channels of a tile."""
@@ -326,16 +331,13 @@ class _Kernel:
     def finish(self, done: Buffer, at: Sequence[Expr], width: int, y: Buffer, result: Result, last: Arg) -> None:
         """The results at the pixels of a tile that are the image's."""
         (image, top, left, channel), m = at, self.how.m
-        tall, wide = self.out[1] % m, self.out[2] % m
-        with ExitStack() as nest:
-            r = nest.enter_context(T.serial(0, m))
-            nest.enter_context(when(*([top + r < self.out[1]] if tall else [])))
-            c = nest.enter_context(T.serial(0, m))
-            nest.enter_context(when(*([left + c < self.out[2]] if wide else [])))
-            lane = nest.enter_context(T.vectorized(0, width))
-            result.value = load(done, [(r * m + c) * width + lane])
-            index = [image, top + r, left + c, channel + lane]
-            store(y, index, expression(last, index))
+        with T.serial(0, m * m) as pixel:
+            line, column = top + tirx.floordiv(pixel, m), left + tirx.floormod(pixel, m)
+            edges = [(line < self.out[1], self.out[1]), (column < self.out[2], self.out[2])]
+            with when(*(inside for inside, size in edges if size % m)), T.vectorized(0, width) as lane:
+                result.value = load(done, [pixel * width + lane])
+                index = [image, line, column, channel + lane]
+                store(y, index, expression(last, index))
 
 
 def _unscaled(m: int, column: int) -> Callable[..., Expr]:
