@@ -82,7 +82,7 @@ def build_sizes(
         check_static(graph)
         nodes = kernel_nodes(graph)
         check_supported(nodes, options.target)
-        specs.append({n: chosen(spec_of(n), options.choices) for n in nodes})
+        specs.append({n: chosen(spec_of(n, small=options.level == "Os"), options.choices) for n in nodes})
     every = [spec for found in specs for spec in found.values()]
     if options.emit in ("tir", "asm"):
         return _texts(every, options)

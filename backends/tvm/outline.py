@@ -79,10 +79,12 @@ SELDOM = "!7001"
 def outlined(build: Callable[..., Expr], *arguments: Expr) -> Expr:
     """`build(*arguments)`, as one call; `build` gets a variable per argument and may use it as often as it likes.
 
-    Equal bodies are one function. Bodies consist of arithmetic, comparisons, `Select`, `Let`, casts and reinterpretation.
+    Equal bodies are one function. Bodies consist of arithmetic, comparisons, `Select`, `Let`, casts and reinterpretation. Arguments are
+    elements, or vectors of the same number of them. Integers wrap around, which TVM's own expressions of 32 bits and more must not.
     """
     operands = [a.asobject() if isinstance(a, te.TensorSlice) else a for a in arguments]
-    parameters = tuple(tirx.Var(f"x{k}", str(a.ty)) for k, a in enumerate(operands))
+    elements, _, lanes = zip(*(str(a.ty).partition("x") for a in operands), strict=True)
+    parameters = tuple(tirx.Var(f"x{k}", element) for k, element in enumerate(elements))
     body = in_sequence(lambda: build(*parameters))
     text = _Writer(parameters, 1).function("f", body)
     kinds = [str(v.ty) for v in (*parameters, body)]  # LLVM's types have no sign
@@ -94,7 +96,7 @@ def outlined(build: Callable[..., Expr], *arguments: Expr) -> Expr:
         register_op_attr(name, "TVectorizable", True)
         register_op_attr(name, "TScriptPrinterName", f"lepton_fn_{key}")
         register_op_attr(name, "default.FLowerIntrinsic", lambda call: _lowered(call, key))
-    return Call(Op.get(PREFIX + key), operands, ret_ty=body.ty)
+    return Call(Op.get(PREFIX + key), operands, ret_ty=PrimType(f"{body.ty}x{lanes[0]}") if lanes[0] else body.ty)
 
 
 def rarely(condition: Expr, rare: Callable[..., Expr], usual: Callable[..., Expr], *arguments: Expr) -> Expr:

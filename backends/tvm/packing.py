@@ -19,6 +19,7 @@ from lepton_compiler.backends.tvm.integer_packing import (
 )
 from lepton_compiler.backends.tvm.micro_packing import pack_micro_conv, pack_micro_depthwise, pack_micro_matmul
 from lepton_compiler.backends.tvm.window_packing import WINDOW_PACKINGS
+from lepton_compiler.backends.tvm.winograd_packing import pack_integer_winograd
 
 WINOGRAD_FILTER: dict[int, Sequence[Sequence[float]]] = {
     2: ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
@@ -126,6 +127,7 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "integer_depthwise_pairs": pack_integer_depthwise_pairs,
     "integer_matmul": pack_integer_matmul,
     "integer_matmul_sums": sum_integer_matmul,
+    "integer_winograd": pack_integer_winograd,
     "matmul": _matmul,
     "micro_conv": pack_micro_conv,
     "micro_depthwise": pack_micro_depthwise,

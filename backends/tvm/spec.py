@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lepton_compiler.backends.tvm.carriers import codes
 from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
+from lepton_compiler.backends.tvm.sum_bounds import ALL_BITS, sum_bits_of
 from lepton_compiler.backends.tvm.window_packing import lanes_of_few_windows
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
@@ -40,6 +41,8 @@ class KernelSpec:
         shares: whether an output may lie over an input of the same size (element-wise kernels).
         in_windows: weights of products of 8-bit integers that few windows cover, each with the sums in a vector for which that is so
             (`window_packing`); no part of the structure.
+        sum_bits: bits that hold the sums of its integer convolution, with the sign, as far as its weights tell (`sum_bounds`);
+            no part of the structure.
         choice: what tuning chose in place of the analysis.
     """
 
@@ -51,6 +54,7 @@ class KernelSpec:
     outputs: tuple[int, ...]
     shares: bool = False
     in_windows: frozenset[tuple[int, int]] = frozenset()
+    sum_bits: int = ALL_BITS
     choice: Choice = ANALYTIC
 
     @property
@@ -71,7 +75,8 @@ class KernelSpec:
             target.caches,
             target.small,
         )
-        facts = sorted(k for k, lanes in self.in_windows if lanes == target.lanes(32)) if target.arch == "x86_64" else []
+        windows = sorted(k for k, lanes in self.in_windows if lanes == target.lanes(32))
+        facts = [self.sum_bits, windows] if target.arch == "x86_64" else []
         return hashlib.sha256(f"{self._parts()!r}{self.choice!r}{facts!r}{machine!r}{_version()}".encode()).hexdigest()[:20]
 
     @property
@@ -108,13 +113,15 @@ def schedule_version() -> str:
     return digest.hexdigest()[:12]
 
 
-def spec_of(node: Node) -> KernelSpec:
-    """The kernel of a `Fused` node, or of a single node, of static types throughout."""
+def spec_of(node: Node, small: bool = False) -> KernelSpec:
+    """The kernel of a `Fused` node, or of a single node, of static types throughout; a `small` one keeps weights of integers as they are."""
     if node.op.name == "Fused":
         region = node.regions[0]
-        return _number(list(zip(region.inputs, node.inputs, strict=True)), _constants(region), list(region), region.outputs)
-    operands = [(v, v) for v in dict.fromkeys(node.present_inputs) if not _is_scalar(v)]
-    return _number(operands, [v for v in dict.fromkeys(node.present_inputs) if _is_scalar(v)], [node], node.outputs)
+        spec = _number(list(zip(region.inputs, node.inputs, strict=True)), _constants(region), list(region), region.outputs)
+    else:
+        operands = [(v, v) for v in dict.fromkeys(node.present_inputs) if not _is_scalar(v)]
+        spec = _number(operands, [v for v in dict.fromkeys(node.present_inputs) if _is_scalar(v)], [node], node.outputs)
+    return spec if small else replace(spec, sum_bits=sum_bits_of(node))
 
 
 def chosen(spec: KernelSpec, choices: Mapping[str, Mapping[str, int]]) -> KernelSpec:

@@ -17,6 +17,7 @@ from lepton_compiler.backends.tvm.lower import (
     elementwise,
     grid_sample,
     integer_product,
+    integer_winograd,
     lookup,
     micro_product,
     movement,
@@ -97,7 +98,7 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
         UnsupportedError: a rule refuses the form of its operator.
     """
     spec = _flattened(spec)
-    ctx = Context(target, spec.choice)
+    ctx = Context(target, spec.choice, spec.sum_bits)
     args: dict[int, Arg] = {}
     for k in range(spec.inputs):
         kind = spec.types[k]
@@ -169,6 +170,8 @@ def _loops(op: Op, operands: Sequence[Arg | None], kind: TensorType, ctx: Contex
     """What writes an operator as loops around the operators that follow, or None where other kernels are better."""
     if op.name in ("ConvInteger", "MatMulInteger") and micro_product.suits(ctx.target, op, operands):
         return lambda others, result, last: micro_product.lower_micro(ctx, op, operands, others, result, last)
+    if (exact := integer_winograd.plan_for(op, operands, kind, ctx)) is not None:
+        return lambda others, result, last: integer_winograd.lower_exact(ctx, op, exact, operands, others, result, last)
     if op.name in ("ConvInteger", "MatMulInteger") and getattr(op, "layout", "NHWC") == "NHWC":
         return lambda others, result, last: integer_product.lower_product(ctx, op, operands, others, result, last)
     x, w, *bias = (*operands, None, None)[:3]

@@ -12,6 +12,7 @@ from tvm import te, tirx
 from lepton_compiler.backends.tvm.carriers import CARRIERS, carrier, codes
 from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.backends.tvm.naming import in_sequence, named
+from lepton_compiler.backends.tvm.sum_bounds import ALL_BITS
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.types import DType, TensorType, dtype
@@ -118,6 +119,7 @@ class Context:
     Attributes:
         target: the machine.
         choice: what tuning chose for the kernel.
+        sum_bits: bits that hold the sums of its integer convolution.
         outputs: types of the results of the current operator.
         workspaces: TE tensors that become parameters of the kernel, for the arena.
         private: those of them of which each thread has its own.
@@ -128,6 +130,7 @@ class Context:
 
     target: Target
     choice: Choice = ANALYTIC
+    sum_bits: int = ALL_BITS
     outputs: tuple[TensorType, ...] = ()
     workspaces: list[Any] = field(default_factory=list)
     private: list[Any] = field(default_factory=list)
