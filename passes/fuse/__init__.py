@@ -33,7 +33,7 @@ class Fuse(Pass):
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         for part in list(bodies(graph)):
-            for group in form_groups(part, self.depth):
+            for group in form_groups(part, self.depth, ctx.target.lanes(32)):
                 alone = len(group.nodes) == 1
                 if group.nodes[0].op.name != "Fused" and (not alone or self.singletons):
                     self._wrap(part, group)

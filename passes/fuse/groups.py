@@ -31,8 +31,14 @@ class Group:
     moved: bool = False
 
 
-def form_groups(graph: Graph, depth: int) -> list[Group]:
-    """The kernels of a graph, last one first; views and nodes with regions stay outside. At most `depth` nodes per kernel."""
+def form_groups(graph: Graph, depth: int, lanes: int = 1) -> list[Group]:
+    """The kernels of a graph, last one first; views and nodes with regions stay outside.
+
+    Args:
+        graph: without kernels yet.
+        depth: most nodes per kernel.
+        lanes: numbers that the machine computes at once.
+    """
     groups: list[Group] = []
     member: dict[Node, Group] = {}
     returned = set(graph.outputs)
@@ -41,7 +47,7 @@ def form_groups(graph: Graph, depth: int) -> list[Group]:
         users = node.output.users if len(node.outputs) == 1 and node.output not in returned else []
         candidates = {id(member.get(user)): member.get(user) for user in users}
         target = next(iter(candidates.values())) if len(candidates) == 1 else None
-        if target is not None and len(target.nodes) < depth and _joins(node, what, target, users):
+        if target is not None and len(target.nodes) < depth and _joins(node, what, target, users, lanes):
             _add(target, node, what, users)
             member[node] = target
         elif what not in ("control", "view"):  # a view at the end of a kernel costs nothing outside, and anchors can end before it
@@ -66,7 +72,7 @@ def _add(group: Group, node: Node, what: Kind, users: list[Node]) -> None:
     _set_role(group, node, what)
 
 
-def _joins(node: Node, what: Kind, group: Group, users: list[Node]) -> bool:
+def _joins(node: Node, what: Kind, group: Group, users: list[Node], lanes: int) -> bool:
     if group.anchor is None:
         if any(kind(n) == "view" for n in group.nodes):
             return what == "elementwise" and all(_whole(node.output, u) for u in users)
@@ -74,8 +80,8 @@ def _joins(node: Node, what: Kind, group: Group, users: list[Node]) -> bool:
             return not group.moved and all(kind(u) == "elementwise" and _whole(node.output, u) for u in users) and _chain_goes_on(node)
         if what == "transpose":
             return not group.moved and all(_whole(node.output, u) for u in users)
-        if group.moved and (what in ("anchor", "reduction") or (node.op.name == "QuantizeLinear" and _ends_an_anchor(node))):
-            return False  # codes are small: they are moved, and the anchor ends in them
+        if group.moved and (what in ("anchor", "reduction") or (node.op.name == "QuantizeLinear" and not _moves_codes(node, group, lanes))):
+            return False
         return what not in ("opaque", "control") and all(_whole(node.output, u) for u in users)
     if product_of_converted(node) is group.anchor:
         return True
@@ -98,6 +104,12 @@ def _whole(value: Value, user: Node) -> bool:
 def _is_parameter(value: Value, user: Node) -> bool:
     """Whether `value` is a scale or zero point rather than data."""
     return kind(user) == "elementwise" and "Quantize" in user.op.name and user.inputs[0] is not value
+
+
+def _moves_codes(node: Node, group: Group, lanes: int) -> bool:
+    """Whether a kernel that moves codes may quantize them on the way: no anchor could end in that, and vectors of what it writes are full."""
+    last = group.nodes[0].output.type.shape[-1:]
+    return not _ends_an_anchor(node) and bool(last) and isinstance(last[0], int) and last[0] >= lanes
 
 
 def _ends_an_anchor(node: Node) -> bool:
