@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import lepton_compiler as lc
 from bench.tiny import feeds_of, models, read
@@ -122,7 +123,7 @@ def _main(args: argparse.Namespace) -> int:
 
 def _known(level: str) -> list[Cell]:
     file = RESULTS / "cores.json"
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"level": level, "cells": []}
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"level": level, "cells": []}
     return [Cell(**row) for row in found["cells"]] if found["level"] == level else []
 
 
