@@ -37,8 +37,8 @@ TRANSFORM_CYCLES = {2: (60, 50), 4: (135, 105)}
 """Estimated cycles per tile and vector of channels, by m, on three ports: input transform of 16-bit numbers, output transform of 32-bit numbers."""
 WIDEST_BITS, SLOWER = 512, 1.5
 """Vectors for which there are two ports only, and by how much that slows the transforms down."""
-DOTS, FUSED_DOTS, STREAM_BYTES = 1.4, 1.6, 9.0
-"""Dot products of vectors per cycle that kernels reach, where a sum takes an instruction of its own and where it does not; bytes from beyond level 2."""
+DOTS, FUSED_DOTS, PAIRED_DOTS, STREAM_BYTES = 1.4, 1.6, 0.9, 9.0
+"""Dot products of vectors per cycle that kernels reach, in two instructions, in one, and in three; bytes from beyond level 2."""
 SCRATCH_SHARE = 2
 """The part of the level-2 cache that transformed tiles may take is one in so many."""
 FEW = 8
@@ -149,7 +149,7 @@ def plan(
 
 
 def _rate(dot: Dot) -> float:
-    return FUSED_DOTS if dot.accumulates else DOTS
+    return PAIRED_DOTS if dot.pairs else FUSED_DOTS if dot.accumulates else DOTS
 
 
 def _streamed(size: int, target: Target) -> float:

@@ -48,7 +48,7 @@ def plan_for(op: Any, operands: Sequence[Arg | None], y: TensorType, ctx: Contex
     if wide is None or w.shape[2:] != (3, 3) or set(op.strides) != {1} or set(op.dilations) != {1}:
         return None
     n, oh, ow, oc = y.static_shape
-    return plan(n, (oh, ow), x.shape[3], oc, ctx.sum_bits, dot_of(ctx.target), wide, ctx.target, ctx.choice)
+    return plan(n, (oh, ow), x.shape[3], oc, ctx.sum_bits, dot_of(ctx.target, w.in_windows), wide, ctx.target, ctx.choice)
 
 
 def lower_exact(
