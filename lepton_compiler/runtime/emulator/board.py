@@ -25,8 +25,8 @@ from lepton_compiler.target import Target
 
 EMULATOR = "qemu-system-arm"
 BOARD = "mps3-an547"
-VECTORS, CODE, STACK_TOP, JOB, LOG, HEAP = 0, 0x6000_0000, 0x6400_0000, 0x6400_0000, 0x6500_0000, 0x7000_0000
-"""Addresses: the vector table, the program, the end of the stack, what is to be done, times of kernel calls, data."""
+VECTORS, CODE, LOG, STACK_TOP, JOB, HEAP = 0, 0x6000_0000, 0x6D00_0000, 0x6F00_0000, 0x6F00_0000, 0x7000_0000
+"""Addresses: the vector table, the program, times of kernel calls, the end of the stack, what is to be done, data."""
 STACK_BYTES = 1 << 20
 EXCEPTIONS = 16
 MOST_EVENTS = 1 << 20
@@ -105,7 +105,7 @@ class Board:
             }
             self._emulate(folder, parts)
             written = folder / RESULTS
-            if not written.is_file():
+            if not written.is_file() or written.stat().st_size < HEADER.size + len(memory):
                 raise LeptonError(f"{self.name} stopped {EMULATOR} without a result")
             return self._outcome(written.read_bytes(), calls, len(memory), count)
 
