@@ -41,8 +41,10 @@ TILES_ABREAST, VECTORS_ABREAST = 4, (4, 2, 3, 1)
 
 def plan_for(op: Any, operands: Sequence[Arg | None], y: TensorType, ctx: Context) -> Plan | None:
     """How to compute a convolution of integers this way, or None where it cannot be, or does not pay."""
-    x, w = operands[0], operands[1] if len(operands) > 1 else None
-    if op.name != "ConvInteger" or x is None or w is None or op.layout != "NHWC" or op.groups != 1 or len(x.shape) != 4:
+    if op.name != "ConvInteger" or op.layout != "NHWC" or op.groups != 1:
+        return None
+    x, w = operands[:2]
+    if x is None or w is None or len(x.shape) != 4:
         return None
     wide = wide_dot_of(ctx.target)
     if wide is None or w.shape[2:] != (3, 3) or set(op.strides) != {1} or set(op.dilations) != {1}:
