@@ -151,7 +151,7 @@ TASKS = (
         same_text,
         "same text",
         "",
-        "int8{refine-samples=4}",
+        "int8{refine-samples=2}",
     ),
     Task(
         "silero_vad_16k_op15",

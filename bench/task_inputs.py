@@ -57,12 +57,12 @@ def text_lines(path: Path) -> Split:
     font = ImageFont.load_default(30)
     words = (ROOT / "README.md").read_text().replace("`", "").replace("|", " ").split()
     found = []
-    for k in range(24):
-        image = Image.new("RGB", (320, 48), (250 - 2 * k, 245, 240))
+    for k in range(16):
+        image = Image.new("RGB", (320, 48), (250 - 3 * k, 245, 240))
         ImageDraw.Draw(image).text((6, 6 + k % 4), " ".join(words[3 * k : 3 * k + 3])[:22], (10 * k, 30, 20), font=font)
         pixels = np.asarray(image, np.float32)[..., ::-1].transpose(2, 0, 1)
         found.append({"x": np.ascontiguousarray((pixels / 255 - 0.5) / 0.5)[None].astype(np.float32)})
-    return _split(found, 16)
+    return _split(found, 8)
 
 
 def voice(path: Path) -> Split:
