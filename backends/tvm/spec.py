@@ -58,7 +58,7 @@ class KernelSpec:
     def key(self, target: Target) -> str:
         """Content hash: structure, choices, types, immediates, target, and the code that lowers it."""
         machine = (target.arch, target.triple, target.cpu, target.features, target.vector_bits, target.vector_registers, target.caches)
-        return hashlib.sha256(f"{self._parts()!r}{self.choice!r}{machine!r}{_version()}".encode()).hexdigest()[:20]
+        return hashlib.sha256(f"{self._parts()!r}{self.choice!r}{machine!r}{_version(target.backend)}".encode()).hexdigest()[:20]
 
     @property
     def structure(self) -> str:
@@ -70,13 +70,14 @@ class KernelSpec:
 
 
 @cache
-def _version() -> str:
-    """Hash of this package's sources and of TVM's version: a changed schedule never meets an old object."""
+def _version(backend: str) -> str:
+    """Hash of the sources that make kernels and of TVM's version: a changed schedule never meets an old object."""
     from importlib.metadata import version
 
-    digest = hashlib.sha256(version("apache-tvm").encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
+    digest, here = hashlib.sha256(version("apache-tvm").encode()), Path(__file__).parent
+    for folder in dict.fromkeys((here, here.parent / backend)):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
