@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tvm import te, tirx
-from tvm.ir import Call, Op, PrimType
+from tvm.ir import Call, Op, PrimType, StringImm
 from tvm.ir.op import register_op_attr
 from tvm.ir.prim import expr as prim
 
@@ -55,6 +55,9 @@ BITWISE = {prim.RShift: "ashr", prim.LShift: "shl", prim.BitwiseAnd: "and", prim
 FENCE = "tirx.call_llvm_pure_intrin"
 """The one LLVM function that bodies call by name is the fence of `scalar.rounded`."""
 INTRINSICS = {"tirx.fabs": "fabs", "tirx.sqrt": "sqrt", "tirx.nearbyint": "rint", "tirx.floor": "floor", "prim.ceil": "ceil"}
+EXTERN = ("tirx.call_extern", "tirx.call_pure_extern")
+FUNCTIONS = frozenset("exp exp2 exp10 log log2 log10 log1p sin cos tan sinh cosh tanh asin acos atan asinh acosh atanh erf rsqrt pow".split())
+"""Functions that machines with a mathematical library of their own call."""
 RARELY = "prim.if_then_else"
 NEAREST = "tirx.lepton_nearest"
 register_op_attr(NEAREST, "TCallEffectKind", PURE)
@@ -74,7 +77,7 @@ def outlined(build: Callable[..., Expr], *arguments: Expr) -> Expr:
     operands = [a.asobject() if isinstance(a, te.TensorSlice) else a for a in arguments]
     parameters = tuple(tirx.Var(f"x{k}", str(a.ty)) for k, a in enumerate(operands))
     body = in_sequence(lambda: build(*parameters))
-    text = _Writer(parameters, 1).function("f", body)
+    text = _Writer(parameters, 1, foreign=True).function("f", body)
     kinds = [str(v.ty) for v in (*parameters, body)]  # LLVM's types have no sign
     key = hashlib.sha256(f"{text}{kinds}".encode()).hexdigest()[:12]
     if key not in _bodies:
@@ -170,8 +173,8 @@ def _bits(element: str) -> int:
 class _Writer:
     """Writes one expression as the body of an LLVM function over vectors of `lanes` elements."""
 
-    def __init__(self, parameters: Iterable[Any], lanes: int, vcvtr: bool = False) -> None:
-        self.lanes, self.lines, self.vcvtr = lanes, list[str](), vcvtr and lanes == 1
+    def __init__(self, parameters: Iterable[Any], lanes: int, vcvtr: bool = False, foreign: bool = False) -> None:
+        self.lanes, self.lines, self.vcvtr, self.foreign = lanes, list[str](), vcvtr and lanes == 1, foreign
         self.parameters = tuple(parameters)
         self.names: dict[int, str] = {hash(p): f"%x{k}" for k, p in enumerate(self.parameters)}
         self.block, self.branches = "entry", False
@@ -241,6 +244,8 @@ class _Writer:
             return self.rarely(x)
         if operator == SATURATED:
             return self.saturated(x.args[0], self.value(x.args[0]), *(int(n.value) for n in x.args[1:]))
+        if self.foreign and operator not in INTRINSICS and (operator in EXTERN or operator.removeprefix("tirx.") in FUNCTIONS):
+            return self.foreign_call(operator, x)
         values = [self.value(a) for a in x.args]
         if operator.startswith(PREFIX):
             parameters, body = _bodies[operator[len(PREFIX) :]]
@@ -253,6 +258,11 @@ class _Writer:
         if operator == "tirx.isnan":
             return self.emit(f"fcmp uno {self.type(x.args[0])} {values[0]}, {values[0]}")
         return self.intrinsic(INTRINSICS[operator], x, values[0])
+
+    def foreign_call(self, operator: str, x: Any) -> str:
+        """A call of a function that LLVM does not know: only to tell bodies apart, which another backend prints."""
+        given = [str(a.value) if isinstance(a, StringImm) else self.value(a) for a in x.args]
+        return self.emit(f"foreign {self.type(x)} {operator}({', '.join(given)})")
 
     def nearest(self, x: Any, value: str) -> str:
         """See `nearest`; the ARM instruction rounds, saturates at 32 bits and knows NaN."""

@@ -34,10 +34,10 @@ def kernel_source(func: Any, symbol: str, where: str) -> str:
     """
     support = Support()
     alone = bool(func.attrs and func.attrs.get("tirx.noalias", False))
-    return support.text([_Kernel(support, where).function(func, symbol, alone)])
+    return support.text([KernelWriter(support, where).function(func, symbol, alone)])
 
 
-class _Kernel(Expressions):
+class KernelWriter(Expressions):
     """Writes the body of a kernel; buffers of one element are variables."""
 
     def __init__(self, support: Support, where: str) -> None:
