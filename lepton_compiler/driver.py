@@ -306,7 +306,7 @@ def build_sizes(
     Raises:
         UnsupportedError: see `build`; or the backend makes artefacts of one size only.
     """
-    backend = registry.get("tvm")
+    backend = registry.get(job.machine.backend)
     legal = {}
     for sizes, graph in graphs.items():
         require_bound(graph)

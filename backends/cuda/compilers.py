@@ -1,0 +1,196 @@
+"""From CUDA C to machine code of GPUs: by NVRTC from its wheel, or by nvcc. Neither needs a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from lepton_compiler.errors import LeptonError, MissingDependency
+from lepton_compiler.gpus import Gpu
+
+SECONDS = 1800
+"""After which nvcc is given up."""
+FLAGS = ("-std=c++17",)
+
+
+@dataclass(frozen=True)
+class Image:
+    """Code for one architecture: a cubin, which runs on its major version from its minor one up, or PTX, which runs on all newer GPUs."""
+
+    gpu: Gpu
+    is_ptx: bool
+    code: bytes
+
+
+class Compiler(Protocol):
+    """Something that compiles one translation unit."""
+
+    @property
+    def version(self) -> str:
+        """Its name and version: what the same text gives the same code with."""
+        ...
+
+    def compile(self, text: str, gpu: Gpu, is_ptx: bool) -> bytes:
+        """The code of a unit.
+
+        Raises:
+            LeptonError: it does not compile.
+        """
+        ...
+
+
+def compile_images(text: str, gpus: Sequence[Gpu], cache: Path | None, jobs: int) -> tuple[list[Image], str]:
+    """Code for each architecture, and PTX for the newest one; and what compiled it.
+
+    Args:
+        text: one translation unit.
+        gpus: oldest first.
+        cache: a folder where code is kept by content.
+        jobs: compilers at once.
+
+    Raises:
+        MissingDependency: there is no compiler.
+        LeptonError: the unit does not compile.
+    """
+    compiler = find_compiler()
+    wanted = [*((gpu, False) for gpu in gpus), (gpus[-1], True)]
+    with ThreadPoolExecutor(max(1, min(jobs, len(wanted)))) as pool:
+        codes = list(pool.map(lambda item: _cached(compiler, text, *item, cache), wanted))
+    return [Image(gpu, is_ptx, code) for (gpu, is_ptx), code in zip(wanted, codes, strict=True)], compiler.version
+
+
+def _cached(compiler: Compiler, text: str, gpu: Gpu, is_ptx: bool, cache: Path | None) -> bytes:
+    key = hashlib.sha256(f"{compiler.version}{FLAGS}{gpu.name}{is_ptx}{text}".encode()).hexdigest()
+    path = cache / key[:2] / f"{key}.{'ptx' if is_ptx else 'cubin'}" if cache else None
+    if path is not None and path.is_file():
+        return path.read_bytes()
+    code = compiler.compile(text, gpu, is_ptx)
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                file.write(code)
+            Path(file.name).replace(path)
+        except OSError:
+            pass  # a cache that cannot be written is no error
+    return code
+
+
+@functools.cache
+def find_compiler() -> Compiler:
+    """NVRTC where its wheel is installed, or `$LEPTON_NVRTC` names its library; else nvcc: `$LEPTON_NVCC`, that of `$CUDA_HOME`, or one on the path.
+
+    Raises:
+        MissingDependency: there is neither.
+    """
+    if library := _nvrtc_library():
+        return Nvrtc(library)
+    home = os.environ.get("CUDA_HOME")
+    found = os.environ.get("LEPTON_NVCC") or (shutil.which("nvcc", path=f"{home}/bin") if home else None) or shutil.which("nvcc")
+    if found:
+        return Nvcc(found)
+    raise MissingDependency("no compiler for CUDA found", hint="pip install 'lepton-compiler[cuda]', which brings NVRTC, or install nvcc")
+
+
+def _nvrtc_library() -> Path | None:
+    """The library of an installed wheel."""
+    if given := os.environ.get("LEPTON_NVRTC"):
+        return Path(given)
+    if os.environ.get("LEPTON_NVCC"):
+        return None
+    spec = importlib.util.find_spec("nvidia")
+    folders = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
+    found = [p for folder in folders for p in folder.glob("*/lib/libnvrtc.so.*") if "alt" not in p.name]
+    return max(found, key=lambda p: [int(n) for n in re.findall(r"\d+", p.name)], default=None)
+
+
+class Nvcc:
+    """The compiler driver of the CUDA toolkit."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @functools.cached_property
+    def version(self) -> str:
+        """Its release."""
+        found = re.search(r"V(\d+\.\d+\.\d+)", self._run([self.path, "--version"], None))
+        return f"nvcc {found[1] if found else ''}"
+
+    def compile(self, text: str, gpu: Gpu, is_ptx: bool) -> bytes:
+        """See `Compiler`."""
+        kind, arch = ("ptx", gpu.name.replace("sm", "compute")) if is_ptx else ("cubin", gpu.name)
+        with tempfile.TemporaryDirectory(prefix="lepton-") as folder:
+            Path(folder, "unit.cu").write_text(text)
+            self._run([self.path, f"-{kind}", f"-arch={arch}", *FLAGS, "-w", "-o", f"unit.{kind}", "unit.cu"], folder)
+            return Path(folder, f"unit.{kind}").read_bytes()
+
+    def _run(self, command: list[str], folder: str | None) -> str:
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS)
+        except OSError as error:
+            raise MissingDependency(f"cannot run {self.path}: {error.strerror}", hint="set LEPTON_NVCC to a working nvcc") from error
+        except subprocess.TimeoutExpired as error:
+            raise LeptonError(f"nvcc took longer than {SECONDS} seconds", hint="report the model") from error
+        if done.returncode:
+            raise LeptonError(f"nvcc failed: {(done.stderr or done.stdout).strip()[-1500:]}", hint="is it of CUDA 12 or newer, with a C++ compiler?")
+        return done.stdout
+
+
+class Nvrtc:
+    """The compiler as a library."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            for builtins in sorted(path.parent.glob("libnvrtc-builtins.so.*")):
+                ctypes.CDLL(str(builtins))
+            self.library = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise MissingDependency(f"cannot load NVRTC: {error}", hint="pip install --force-reinstall nvidia-cuda-nvrtc") from error
+        self.library.nvrtcGetErrorString.restype = ctypes.c_char_p
+
+    @functools.cached_property
+    def version(self) -> str:
+        """Its release."""
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        self._check(self.library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
+        return f"nvrtc {major.value}.{minor.value}"
+
+    def compile(self, text: str, gpu: Gpu, is_ptx: bool) -> bytes:
+        """See `Compiler`."""
+        program, arch = ctypes.c_void_p(), gpu.name.replace("sm", "compute") if is_ptx else gpu.name
+        self._check(self.library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"unit.cu", 0, None, None))
+        try:
+            options = [f"--gpu-architecture={arch}".encode(), *(f.encode() for f in FLAGS), b"-w"]
+            status = self.library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+            if status:
+                log = self._fetch(program, "ProgramLog").decode(errors="replace").strip("\0 \n")
+                raise LeptonError(f"NVRTC failed: {log[-1500:] or self._message(status)}", hint="report the model")
+            return self._fetch(program, "PTX" if is_ptx else "CUBIN")
+        finally:
+            self.library.nvrtcDestroyProgram(ctypes.byref(program))
+
+    def _fetch(self, program: Any, what: str) -> bytes:
+        size = ctypes.c_size_t()
+        self._check(getattr(self.library, f"nvrtcGet{what}Size")(program, ctypes.byref(size)))
+        buffer = ctypes.create_string_buffer(max(1, size.value))
+        self._check(getattr(self.library, f"nvrtcGet{what}")(program, buffer))
+        return buffer.raw[: size.value]
+
+    def _message(self, status: int) -> str:
+        return bytes(self.library.nvrtcGetErrorString(status)).decode()
+
+    def _check(self, status: int) -> None:
+        if status:
+            raise LeptonError(f"NVRTC: {self._message(status)}", hint="does it know the architecture?")
