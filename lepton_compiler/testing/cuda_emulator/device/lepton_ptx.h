@@ -1,0 +1,53 @@
+// The emulated twins of tensor_cores/device/ptx.cuh, where the same functions have a PTX body.
+#pragma once
+
+namespace lepton {
+
+inline void cp_async16(void* shared, const void* global, unsigned valid, int line = __builtin_LINE()) {
+  emulator::copy_async(shared, global, 16, valid, line);
+}
+inline void cp_async8(void* shared, const void* global, unsigned valid, int line = __builtin_LINE()) {
+  emulator::copy_async(shared, global, 8, valid, line);
+}
+inline void cp_async4(void* shared, const void* global, unsigned valid, int line = __builtin_LINE()) {
+  emulator::copy_async(shared, global, 4, valid, line);
+}
+inline void cp_async_commit() { emulator::copy_async_commit(); }
+template <int GROUPS>
+void cp_async_wait() {
+  emulator::copy_async_wait(GROUPS);
+}
+
+template <bool TRANSPOSED>
+void ldmatrix_x4(unsigned (&result)[4], const void* row, int line = __builtin_LINE()) {
+  emulator::check(row, 16, emulator::Access::read);
+  emulator::MatrixLoad request = {row, result, 4, TRANSPOSED};
+  emulator::warp_collective(0xFFFFFFFFu, &request, emulator::load_matrices, "ldmatrix", line);
+}
+
+template <emulator::Kind A, emulator::Kind B, class T>
+void emulated_mma(T (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line) {
+  emulator::MatrixProduct request = {d, a, b, A, B};
+  emulator::warp_collective(0xFFFFFFFFu, &request, emulator::multiply_matrices, "mma", line);
+}
+
+#define LEPTON_EMULATED_MMA(NAME, TYPE, A, B)                                                                             \
+  inline void NAME(TYPE (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line = __builtin_LINE()) {           \
+    emulated_mma<emulator::Kind::A, emulator::Kind::B>(d, a, b, line);                                                    \
+  }
+LEPTON_EMULATED_MMA(mma_f16, float, f16, f16)
+LEPTON_EMULATED_MMA(mma_bf16, float, bf16, bf16)
+LEPTON_EMULATED_MMA(mma_tf32, float, tf32, tf32)
+LEPTON_EMULATED_MMA(mma_s8_s8, int, s8, s8)
+LEPTON_EMULATED_MMA(mma_u8_s8, int, u8, s8)
+LEPTON_EMULATED_MMA(mma_s8_u8, int, s8, u8)
+LEPTON_EMULATED_MMA(mma_u8_u8, int, u8, u8)
+#undef LEPTON_EMULATED_MMA
+
+// Rounds to the nearest tf32, halves away from zero, as cvt.rna does.
+inline unsigned to_tf32(float value) {
+  unsigned bits = emulator::bits_of(value);
+  return (bits & 0x7F800000u) == 0x7F800000u ? bits : (bits + 0x1000u) & 0xFFFFE000u;
+}
+
+}  // namespace lepton

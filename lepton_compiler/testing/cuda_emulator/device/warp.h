@@ -1,0 +1,42 @@
+// What lanes hand in to the collectives of a warp.
+#pragma once
+#include <type_traits>
+
+#include "narrow.h"
+#include "runtime.h"
+
+namespace emulator {
+
+enum class Kind { f16, bf16, tf32, s8, u8 };
+
+struct MatrixProduct {
+  void* d;
+  const uint32_t *a, *b;
+  Kind a_kind, b_kind;
+};
+
+struct MatrixLoad {
+  const void* row;
+  uint32_t* result;
+  int count;
+  bool transposed;
+};
+
+struct Shuffle {
+  void* value;
+  unsigned bytes;
+  int source;
+  bool missing;
+};
+
+struct Vote {
+  bool value;
+  unsigned bits;
+};
+
+void multiply_matrices(void** slots);
+void load_matrices(void** slots);
+void shuffle(void** slots);
+void vote(void** slots);
+
+}  // namespace emulator
