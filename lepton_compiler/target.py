@@ -209,8 +209,8 @@ def _foreign(name: str, cpu: str | None, features: Sequence[str]) -> Target:
 
 
 def runs_here(target: str | Target) -> bool:
-    """Whether code for a target, or for the one of this name, runs on the machine that asks."""
-    return (parse_target(target) if isinstance(target, str) else target).arch == _host_arch()
+    """Whether code for a target, or for the one of this name, runs on the machine that asks; for a GPU, that it has one is taken for granted."""
+    return (parse_target(target) if isinstance(target, str) else target).arch in (_host_arch(), CUDA)
 
 
 def target_of(manifest: Mapping[str, Any]) -> Target:

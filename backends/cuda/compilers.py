@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import hashlib
 import importlib.util
@@ -10,12 +9,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from lepton_compiler.errors import LeptonError, MissingDependency
 from lepton_compiler.gpus import Gpu
@@ -149,48 +149,28 @@ class Nvcc:
 
 
 class Nvrtc:
-    """The compiler as a library."""
+    """The compiler as a library, in a process of its own: whatever becomes of that, this one lives on."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            for builtins in sorted(path.parent.glob("libnvrtc-builtins.so.*")):
-                ctypes.CDLL(str(builtins))
-            self.library = ctypes.CDLL(str(path))
-        except OSError as error:
-            raise MissingDependency(f"cannot load NVRTC: {error}", hint="pip install --force-reinstall nvidia-cuda-nvrtc") from error
-        self.library.nvrtcGetErrorString.restype = ctypes.c_char_p
+        self.path = path
 
     @functools.cached_property
     def version(self) -> str:
         """Its release."""
-        major, minor = ctypes.c_int(), ctypes.c_int()
-        self._check(self.library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
-        return f"nvrtc {major.value}.{minor.value}"
+        return f"nvrtc {self._run(['version'], b'').decode().strip()}"
 
     def compile(self, text: str, gpu: Gpu, is_ptx: bool) -> bytes:
         """See `Compiler`."""
-        program, arch = ctypes.c_void_p(), gpu.name.replace("sm", "compute") if is_ptx else gpu.name
-        self._check(self.library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"unit.cu", 0, None, None))
+        arch = gpu.name.replace("sm", "compute") if is_ptx else gpu.name
+        return self._run(["ptx" if is_ptx else "cubin", f"--gpu-architecture={arch}", *FLAGS, "-w"], text.encode())
+
+    def _run(self, arguments: Sequence[str], text: bytes) -> bytes:
+        command = [sys.executable, "-I", str(Path(__file__).with_name("nvrtc.py")), str(self.path), *arguments]
         try:
-            options = [f"--gpu-architecture={arch}".encode(), *(f.encode() for f in FLAGS), b"-w"]
-            status = self.library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
-            if status:
-                log = self._fetch(program, "ProgramLog").decode(errors="replace").strip("\0 \n")
-                raise LeptonError(f"NVRTC failed: {log[-1500:] or self._message(status)}", hint="report the model")
-            return self._fetch(program, "PTX" if is_ptx else "CUBIN")
-        finally:
-            self.library.nvrtcDestroyProgram(ctypes.byref(program))
-
-    def _fetch(self, program: Any, what: str) -> bytes:
-        size = ctypes.c_size_t()
-        self._check(getattr(self.library, f"nvrtcGet{what}Size")(program, ctypes.byref(size)))
-        buffer = ctypes.create_string_buffer(max(1, size.value))
-        self._check(getattr(self.library, f"nvrtcGet{what}")(program, buffer))
-        return buffer.raw[: size.value]
-
-    def _message(self, status: int) -> str:
-        return bytes(self.library.nvrtcGetErrorString(status)).decode()
-
-    def _check(self, status: int) -> None:
-        if status:
-            raise LeptonError(f"NVRTC: {self._message(status)}", hint="does it know the architecture?")
+            done = subprocess.run(command, input=text, capture_output=True, timeout=SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise LeptonError(f"NVRTC took longer than {SECONDS} seconds", hint="report the model") from error
+        if done.returncode:
+            log = done.stderr.decode(errors="replace").strip()[-1500:]
+            raise LeptonError(f"NVRTC failed: {log or f'status {done.returncode}'}", hint="report the model, or set LEPTON_NVCC to use nvcc")
+        return done.stdout

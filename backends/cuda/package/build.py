@@ -90,6 +90,15 @@ def _included(symbol: str, file: str) -> str:
     )
 
 
+def _code_row(kernel: Kernel) -> dict[str, Any]:
+    """One kernel: bytes of what its parameters point to, and how its functions are launched."""
+    launches = [
+        {"symbol": x.symbol, "grid": list(x.grid), "block": list(x.block), "arguments": list(x.arguments), "shared_bytes": x.shared_bytes}
+        for x in kernel.launches
+    ]
+    return {"symbol": kernel.symbol, "parameters": [p.type.nbytes for p in kernel.parameters], "launches": launches}
+
+
 def _manifest(
     content: Package, plans: Sequence[Plan], kernels: Sequence[Kernel], images: Sequence[Image], compiler: str, files: Mapping[str, bytes]
 ) -> dict[str, Any]:
@@ -111,6 +120,7 @@ def _manifest(
         "cuda_compiler": compiler,
         "images": [{"architecture": i.gpu.name, "kind": "ptx" if i.is_ptx else "cubin", "bytes": len(i.code)} for i in images],
         "serial": sorted({f"{k.symbol}: {note}" for k in kernels for note in k.notes}),
+        "code": [_code_row(kernel) for kernel in kernels],
         "library_bytes": max(len(v) for v in files.values()),
         "calls": rows,
     }
