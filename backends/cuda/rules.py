@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,14 @@ from tvm import te, tirx
 
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, Rule, compute
 from lepton_compiler.backends.tvm.lower.dense import accumulator, direct_conv
+from lepton_compiler.backends.tvm.lower.dynamic_quantize import code_of, larger, scale_of, smaller, zero_of
+from lepton_compiler.backends.tvm.lower.reductions import reduce
+from lepton_compiler.backends.tvm.outline import outlined
 from lepton_compiler.ir.types import TensorType
+
+
+THIN = 4
+"""Rows of a product up to which each sum is a row of its own: see `generate.rows`."""
 
 
 def _narrow(tensor: Any, dtype: str) -> Any:
@@ -25,7 +33,15 @@ def _batch(x: Arg, outer: Sequence[Expr], own: int) -> list[Expr]:
 def matmul(ctx: Context, op: Any, a: Arg, b: Arg) -> list[Any]:
     """Numpy's matmul, batched with broadcasting."""
     kind = ctx.outputs[0]
+    if len(b.shape) == 2 and len(a.shape) > 1 and b.constant and b.operand is not None and math.prod(a.shape[:-1]) <= THIN:
+        return [_narrow(_thin(ctx, a, b, kind, accumulator(kind.dtype.name)), kind.dtype.name)]
     return [_narrow(_product(a, b, kind, accumulator(kind.dtype.name)), kind.dtype.name)]
+
+
+def _thin(ctx: Context, a: Arg, b: Arg, kind: TensorType, acc: str) -> Any:
+    """A product of few rows: the constant is transposed at compile time, so that sums run along neighbours in memory."""
+    packed, k = ctx.pack(b, "transpose", 1, 0), te.reduce_axis((0, a.shape[-1]), "k")
+    return compute(kind.static_shape, lambda *i: te.sum(a[[*i[:-1], k]].astype(acc) * packed(i[-1], k).astype(acc), axis=[k]), "matmul")
 
 
 def _product(a: Arg, b: Arg, kind: TensorType, acc: str, zeros: Sequence[Arg | None] = (None, None)) -> Any:
@@ -53,9 +69,12 @@ def gemm(ctx: Context, op: Any, a: Arg, b: Arg, c: Arg | None = None) -> list[An
     kind = ctx.outputs[0]
     acc, depth = accumulator(kind.dtype.name), a.shape[0] if op.trans_a else a.shape[1]
     k = te.reduce_axis((0, depth), "k")
+    thin = kind.static_shape[0] <= THIN and b.constant and b.operand is not None and not op.trans_b
+    packed = ctx.pack(b, "transpose", 1, 0) if thin else None
 
     def body(m: Expr, n: Expr) -> Expr:
-        left, right = a[[k, m] if op.trans_a else [m, k]], b[[n, k] if op.trans_b else [k, n]]
+        left = a[[k, m] if op.trans_a else [m, k]]
+        right = packed(n, k) if packed is not None else b[[n, k] if op.trans_b else [k, n]]
         return te.sum(left.astype(acc) * right.astype(acc), axis=[k])
 
     product = compute(kind.static_shape, body, "matmul")
@@ -107,9 +126,31 @@ def conv_integer(ctx: Context, op: Any, x: Arg, w: Arg, x_zero: Arg | None = Non
     return [compute(ctx.outputs[0].static_shape, body, "conv_integer")]
 
 
+def dynamic_quantize(ctx: Context, op: Any, x: Arg) -> list[Any]:
+    """The range of the data, then scale and zero point, then codes."""
+    zero = tirx.const(0.0, "float32")
+    axes = list(range(len(x.shape)))
+
+    def extreme(choose: Any, name: str) -> Any:
+        if not axes:
+            return compute((), lambda: x[[]], name)
+        return reduce(lambda i: x[i], x.shape, axes, False, te.comm_reducer(lambda a, b: outlined(choose, a, b), lambda t: tirx.const(0.0, t)), name)
+
+    low, high = extreme(smaller, "lowest"), extreme(larger, "highest")
+    scale = compute((), lambda: outlined(lambda a, b: scale_of(smaller(zero, a), larger(zero, b)), low(), high()), "scale")
+    point = compute((), lambda: outlined(lambda a, s: zero_of(smaller(zero, a), s), low(), scale()).astype("uint8"), "zero_point")
+
+    def code(*i: Expr) -> Expr:
+        inverse = tirx.const(1.0, "float32") / scale()
+        return outlined(code_of, x[i], inverse, scale(), point().astype("float32")).astype("uint8")
+
+    return [compute(x.shape, code, "codes"), scale, point]
+
+
 RULES: dict[str, Rule] = {
     "Conv": conv,
     "ConvInteger": conv_integer,
+    "DynamicQuantizeLinear": dynamic_quantize,
     "Gemm": gemm,
     "MatMul": matmul,
     "MatMulInteger": matmul_integer,

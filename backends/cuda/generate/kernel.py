@@ -7,9 +7,12 @@ from typing import Any
 from lepton_compiler.backends.cuda.generate.elementwise import element_stage, reduction_stage
 from lepton_compiler.backends.cuda.generate.function import KernelText
 from lepton_compiler.backends.cuda.generate.procedures import procedure_stage
-from lepton_compiler.backends.cuda.generate.rows import fits_rows, row_stage
+from lepton_compiler.backends.cuda.generate.rows import combiner, fills_gpu, fits_rows, row_reduction, row_stage
 from lepton_compiler.backends.cuda.generate.stages import Procedure, Stages, loads, stages_of
 from lepton_compiler.backends.cuda.text.writer import Block
+
+DEEP = 64
+"""Elements of a sum that a single thread would take long for."""
 
 
 def generate(func: Any, symbol: str, where: str) -> KernelText:
@@ -21,7 +24,7 @@ def generate(func: Any, symbol: str, where: str) -> KernelText:
     found = stages_of(func)
     kernel = KernelText(symbol, where, list(found.parameters), found.alone)
     blocks = [s for s in found.stages if isinstance(s, Block)]
-    if len(blocks) == len(found.stages) and fits_rows(blocks, found.shared, found.along):
+    if len(blocks) == len(found.stages) and fits_rows(blocks, found.shared, found.along) and fills_gpu(blocks, found.shared):
         row_stage(kernel, blocks, found.shared)
         return kernel
     virtual = _virtual(found, kernel)
@@ -30,11 +33,18 @@ def generate(func: Any, symbol: str, where: str) -> KernelText:
             procedure_stage(kernel, stage)
         elif hash(stage.target) in virtual:
             continue
-        elif stage.initial is not None:
-            reduction_stage(kernel, stage, virtual)
-        else:
+        elif stage.initial is None:
             element_stage(kernel, stage, _read(stage, virtual))
+        elif _is_deep(stage, found.along):
+            row_reduction(kernel, stage)
+        else:
+            reduction_stage(kernel, stage, virtual)
     return kernel
+
+
+def _is_deep(stage: Block, along: frozenset[str]) -> bool:
+    """Whether several threads share each sum of a reduction."""
+    return stage.name in along and stage.depth >= DEEP and combiner(stage) is not None
 
 
 def _virtual(found: Stages, kernel: KernelText) -> dict[int, Block]:
@@ -46,7 +56,7 @@ def _virtual(found: Stages, kernel: KernelText) -> dict[int, Block]:
             continue
         readers = [s for s in found.stages if isinstance(s, Block) and s is not stage and loads(s, stage.target)]
         once = len(readers) == 1 and readers[0].initial is None and readers[0].size <= stage.size
-        if once and stage.initial is not None and not any(isinstance(s, Procedure) for s in found.stages):
+        if once and stage.initial is not None and not _is_deep(stage, found.along) and not any(isinstance(s, Procedure) for s in found.stages):
             chosen[hash(stage.target)] = stage
         else:
             kernel.space(stage.target)

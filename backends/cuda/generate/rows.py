@@ -28,6 +28,13 @@ PER_THREAD = 4
 ROWS_PER_BLOCK = 4
 """Rows of a block, where a warp has one."""
 MOST_THREADS = 1024
+FEW = 64
+"""Rows that are too few for a GPU, if they are long."""
+LONG = 1 << 14
+"""Elements of a row that take long, even for a whole block of threads."""
+PART = 1 << 12
+"""Elements of a part of such a row."""
+MOST_PARTS = 256
 COMBINED = (tirx.Add, tirx.Mul, tirx.Max, tirx.Min)
 
 
@@ -37,6 +44,46 @@ def fits_rows(stages: Sequence[Block], shared: int, along: frozenset[str]) -> bo
     if not reductions or any(s.name not in along or _inner(s, shared) > 1 or combiner(s) is None for s in reductions):
         return False
     return max(s.depth for s in reductions) >= SHORT
+
+
+def fills_gpu(stages: Sequence[Block], shared: int) -> bool:
+    """Whether rows are many, or short: few long ones are better shared among blocks of threads, a stage at a time."""
+    rows = math.prod(a.extent for a in stages[0].spatial[:shared])
+    return rows >= FEW or max(max(s.depth, _inner(s, shared)) for s in stages) <= LONG
+
+
+def row_reduction(kernel: KernelText, stage: Block) -> None:
+    """Add the functions of a reduction along rows whose result is stored: each row is cut in parts where there are few of them."""
+    parts = min(MOST_PARTS, -(-stage.depth // PART)) if stage.size < FEW and stage.depth > LONG else 1
+    if parts == 1:
+        row_stage(kernel, [stage], len(stage.spatial))
+        return
+    chunk = -(-stage.depth // parts)
+    partial = tirx.decl_buffer((stage.size, parts), str(stage.target.dtype), f"{stage.name}_parts", layout=None)
+    kernel.space(partial)
+    writer = kernel.writer()
+    row = tirx.Var("row", "int32")
+    writer.range(row, stage.size, "row")
+    writer.unravel(stage.spatial, row)
+    lanes = MOST_THREADS // 4
+    place, target = f"{writer.buffers[hash(partial)]}[row * {parts} + blockIdx.x]", writer.buffers[hash(partial)]
+    writer.written.add(target)
+    _Row(writer, lanes).reduce(stage, (f"blockIdx.x * {chunk}", f"min((int32_t)(blockIdx.x + 1) * {chunk}, {stage.depth})"), place)
+    opening = ["  const int32_t lane = threadIdx.x, row = blockIdx.y;", f"  __shared__ double lepton_parts[{WARP}];"]
+    kernel.add(writer, (parts, stage.size, 1), (lanes, 1, 1), opening)
+    part, self_load = tirx.Var("part", "int32"), tirx.BufferLoad(stage.target, list(stage.index))
+    rows = list(stage.index) if stage.index else []
+    flat = _flat(rows, [int(e) for e in stage.target.shape])
+    value = combiner(stage)(self_load, tirx.BufferLoad(partial, [flat, part]))
+    total = Block(stage.name, stage.spatial, (Axis(part, parts),), stage.target, stage.index, value, stage.initial)
+    row_stage(kernel, [total], len(stage.spatial))
+
+
+def _flat(index: Sequence[Any], shape: Sequence[int]) -> Any:
+    position: Any = tirx.const(0, "int32")
+    for at, extent in zip(index, shape, strict=True):
+        position = position * extent + at
+    return position
 
 
 def row_stage(kernel: KernelText, stages: Sequence[Block], shared: int) -> None:
@@ -107,27 +154,28 @@ class _Row:
         else:
             self.spread(stage.spatial[shared:], lambda: self.store(stage, self.writer.value(stage.value)))
 
-    def spread(self, axes: Sequence[Axis], body: Any) -> None:
-        """A loop over `axes` of which each thread has every so many iterations."""
+    def spread(self, axes: Sequence[Axis], body: Any, bounds: tuple[str, str] | None = None) -> None:
+        """A loop over `axes`, or a part of it, of which each thread has every so many iterations."""
         writer, extent = self.writer, math.prod(a.extent for a in axes)
         name = writer.name("j")
         at = tirx.Var("j", "int32")
         writer.range(at, extent, name)
-        writer.emit(f"for (int32_t {name} = lane; {name} < {extent}; {name} += {self.lanes}) {{")
+        first, end = ("lane", str(extent)) if bounds is None else (f"{bounds[0]} + lane", bounds[1])
+        writer.emit(f"for (int32_t {name} = {first}; {name} < {end}; {name} += {self.lanes}) {{")
         lines, _ = writer.block(lambda: (writer.unravel(axes, at), body()))
         writer.lines += lines
         writer.emit("}")
 
-    def reduce(self, stage: Block) -> None:
-        """The result of a reduction, in a variable of every thread."""
+    def reduce(self, stage: Block, bounds: tuple[str, str] | None = None, place: str = "") -> None:
+        """The result of a reduction, or of a part of it, in a variable of every thread; it is stored at `place`, or as a parameter."""
         writer = self.writer
         name = writer.start(stage)
         with writer.reducing(stage, name):
-            self.spread(stage.reduced, lambda: writer.emit(f"{name} = {bare(writer.value(stage.value))};"))
+            self.spread(stage.reduced, lambda: writer.emit(f"{name} = {bare(writer.value(stage.value))};"), bounds)
         self.combine(stage, name)
-        if hash(stage.target) in writer.buffers:
+        if place or hash(stage.target) in writer.buffers:
             writer.emit("if (lane == 0) {")
-            lines, _ = writer.block(lambda: self.store(stage, name))
+            lines, _ = writer.block(lambda: writer.emit(f"{place} = {name};") if place else self.store(stage, name))
             writer.lines += lines
             writer.emit("}")
         writer.registers[hash(stage.target)] = name
