@@ -67,7 +67,7 @@ def compile_images(text: str, gpus: Sequence[Gpu], cache: Path | None, jobs: int
     compiler = find_compiler()
     wanted = [*((gpu, False) for gpu in gpus), (gpus[-1], True)]
     with ThreadPoolExecutor(max(1, min(jobs, len(wanted)))) as pool:
-        codes = list(pool.map(lambda item: _cached(compiler, text, *item, cache), wanted))
+        codes = list(pool.map(lambda item: _cached(compiler, text, item[0], item[1], cache), wanted))
     return [Image(gpu, is_ptx, code) for (gpu, is_ptx), code in zip(wanted, codes, strict=True)], compiler.version
 
 
@@ -144,7 +144,9 @@ class Nvcc:
         except subprocess.TimeoutExpired as error:
             raise LeptonError(f"nvcc took longer than {SECONDS} seconds", hint="report the model") from error
         if done.returncode:
-            raise LeptonError(f"nvcc failed: {(done.stderr or done.stdout).strip()[-1500:]}", hint="is it of CUDA 12 or newer, with a C++ compiler?")
+            raise LeptonError(
+                f"nvcc failed: {(done.stderr or done.stdout).strip()[-1500:]}", hint="is it of CUDA 12 or newer, with a C++ compiler?"
+            )
         return done.stdout
 
 
@@ -172,5 +174,7 @@ class Nvrtc:
             raise LeptonError(f"NVRTC took longer than {SECONDS} seconds", hint="report the model") from error
         if done.returncode:
             log = done.stderr.decode(errors="replace").strip()[-1500:]
-            raise LeptonError(f"NVRTC failed: {log or f'status {done.returncode}'}", hint="report the model, or set LEPTON_NVCC to use nvcc")
+            raise LeptonError(
+                f"NVRTC failed: {log or f'status {done.returncode}'}", hint="report the model, or set LEPTON_NVCC to use nvcc"
+            )
         return done.stdout

@@ -15,7 +15,6 @@ from lepton_compiler.backends.tvm.lower.reductions import reduce
 from lepton_compiler.backends.tvm.outline import outlined
 from lepton_compiler.ir.types import TensorType
 
-
 THIN = 4
 """Rows of a product up to which each sum is a row of its own: see `generate.rows`."""
 
@@ -134,7 +133,9 @@ def dynamic_quantize(ctx: Context, op: Any, x: Arg) -> list[Any]:
     def extreme(choose: Any, name: str) -> Any:
         if not axes:
             return compute((), lambda: x[[]], name)
-        return reduce(lambda i: x[i], x.shape, axes, False, te.comm_reducer(lambda a, b: outlined(choose, a, b), lambda t: tirx.const(0.0, t)), name)
+        return reduce(
+            lambda i: x[i], x.shape, axes, False, te.comm_reducer(lambda a, b: outlined(choose, a, b), lambda t: tirx.const(0.0, t)), name
+        )
 
     low, high = extreme(smaller, "lowest"), extreme(larger, "highest")
     scale = compute((), lambda: outlined(lambda a, b: scale_of(smaller(zero, a), larger(zero, b)), low(), high()), "scale")

@@ -56,7 +56,9 @@ FENCE = "tirx.call_llvm_pure_intrin"
 """The one LLVM function that bodies call by name is the fence of `scalar.rounded`."""
 INTRINSICS = {"tirx.fabs": "fabs", "tirx.sqrt": "sqrt", "tirx.nearbyint": "rint", "tirx.floor": "floor", "prim.ceil": "ceil"}
 EXTERN = ("tirx.call_extern", "tirx.call_pure_extern")
-FUNCTIONS = frozenset("exp exp2 exp10 log log2 log10 log1p sin cos tan sinh cosh tanh asin acos atan asinh acosh atanh erf rsqrt pow".split())
+FUNCTIONS = frozenset(
+    "exp exp2 exp10 log log2 log10 log1p sin cos tan sinh cosh tanh asin acos atan asinh acosh atanh erf rsqrt pow".split()
+)
 """Functions that machines with a mathematical library of their own call."""
 RARELY = "prim.if_then_else"
 NEAREST = "tirx.lepton_nearest"

@@ -51,7 +51,9 @@ class DeviceArray:
             return DeviceArray(made, int(made.data_ptr()), shape, kind, self.device)
         maker = sys.modules.get(type(self.tensor).__module__.partition(".")[0])
         if not hasattr(maker, "empty"):
-            raise UsageError(f"no results can be made beside a {type(self.tensor).__name__}", hint="feed tensors of torch or cupy, or numpy arrays")
+            raise UsageError(
+                f"no results can be made beside a {type(self.tensor).__name__}", hint="feed tensors of torch or cupy, or numpy arrays"
+            )
         return device_array(maker.empty(shape, dtype=kind.name))  # type: ignore[union-attr]
 
     def cut(self, shape: Sequence[int]) -> Any:
@@ -80,7 +82,9 @@ def device_array(feed: Any) -> DeviceArray:
         return DeviceArray(dense, int(dense.data_ptr()), tuple(dense.shape), kind, int(dense.device.index or 0))
     facts = getattr(feed, "__cuda_array_interface__", None)
     if facts is None:
-        raise UsageError(f"a {type(feed).__name__} on a GPU cannot be read", hint="give it a __cuda_array_interface__, or feed torch.from_dlpack(it)")
+        raise UsageError(
+            f"a {type(feed).__name__} on a GPU cannot be read", hint="give it a __cuda_array_interface__, or feed torch.from_dlpack(it)"
+        )
     shape, code = tuple(facts["shape"]), str(facts["typestr"])
     kind = dtype("bool" if code[1] == "b" else f"{CODES[code[1]]}{8 * int(code[2:])}")
     dense = [math.prod(shape[k + 1 :]) * int(code[2:]) for k in range(len(shape))]

@@ -101,7 +101,9 @@ class GpuLibrary:
             raise UsageError(f"the feeds are on {len(devices)} GPUs", hint="move them to one")
         host = {name: feed for name, feed in feeds.items() if name not in located}
         stand_ins = {name: np.broadcast_to(np.zeros((), array.dtype.numpy), array.shape) for name, array in located.items()}
-        arrays = dict(zip((row["name"] for row in self.manifest["inputs"]), checked_feeds(self.manifest, {**host, **stand_ins}), strict=True))
+        arrays = dict(
+            zip((row["name"] for row in self.manifest["inputs"]), checked_feeds(self.manifest, {**host, **stand_ins}), strict=True)
+        )
         addresses = [located[name].address if name in located else array.ctypes.data for name, array in arrays.items()]
         model = next(iter(located.values()))
         outputs = [model.empty_like(tuple(row["shape"]), dtype(row["dtype"])) for row in self.manifest["outputs"]]
@@ -166,4 +168,3 @@ class GpuLibrary:
 
 def _cut(buffer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return buffer.reshape(-1)[: math.prod(shape)].reshape(shape)
-

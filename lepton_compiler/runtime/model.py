@@ -186,7 +186,11 @@ def load(folder: Any) -> CompiledModel:
         manifest = json.loads(manifests[0].read_text())
         files = {
             name: (path / name).read_bytes()
-            for name in (f"lib{manifest['name']}.so", f"lib{manifest['name']}.a", *(f"{manifest['name']}.{kind}" for kind in ("h", "c", "cu")))
+            for name in (
+                f"lib{manifest['name']}.so",
+                f"lib{manifest['name']}.a",
+                *(f"{manifest['name']}.{kind}" for kind in ("h", "c", "cu")),
+            )
             if (path / name).is_file()
         }
     except (OSError, ValueError, KeyError) as error:

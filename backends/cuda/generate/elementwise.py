@@ -91,16 +91,14 @@ def _wide_body(writer: WideWriter, block: Block, position: Any, count: int, inde
     writer.emit("#pragma unroll")
     writer.emit(f"for (int32_t lane = 0; lane < {count}; ++lane) {{")
     lines, _ = writer.block(lambda: _store(writer, block))
-    writer.lines += [f"    const int32_t i = first + lane;", *lines, "  }"]
+    writer.lines += ["    const int32_t i = first + lane;", *lines, "  }"]
     opening = [f"  const int32_t first = ({index}) * {count};"]
     if block.size // count % THREADS:
         opening.append(f"  if (first >= {block.size}) return;")
     for name, (array, kind) in writer.wide.items():
         size = count * _size(kind)
         opening.append(f"  __align__({size}) {kind} {array}[{count}];")
-        if name not in writer.written:
-            opening.append(f"  *(lepton_{size}bytes *){array} = *(const lepton_{size}bytes *)({name} + first);")
-        elif any(f"{array}[lane]" in line.partition(" = ")[2] for line in lines):
+        if name not in writer.written or any(f"{array}[lane]" in line.partition(" = ")[2] for line in lines):
             opening.append(f"  *(lepton_{size}bytes *){array} = *(const lepton_{size}bytes *)({name} + first);")
         if name in writer.written:
             writer.emit(f"*(lepton_{size}bytes *)({name} + first) = *(const lepton_{size}bytes *){array};")

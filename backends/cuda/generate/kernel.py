@@ -56,7 +56,12 @@ def _virtual(found: Stages, kernel: KernelText) -> dict[int, Block]:
             continue
         readers = [s for s in found.stages if isinstance(s, Block) and s is not stage and loads(s, stage.target)]
         once = len(readers) == 1 and readers[0].initial is None and readers[0].size <= stage.size
-        if once and stage.initial is not None and not _is_deep(stage, found.along) and not any(isinstance(s, Procedure) for s in found.stages):
+        if (
+            once
+            and stage.initial is not None
+            and not _is_deep(stage, found.along)
+            and not any(isinstance(s, Procedure) for s in found.stages)
+        ):
             chosen[hash(stage.target)] = stage
         else:
             kernel.space(stage.target)

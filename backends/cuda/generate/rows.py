@@ -129,9 +129,9 @@ def combiner(block: Block) -> Any:
     value = block.value
     if isinstance(value, COMBINED) and _is_self(value.a, block) != _is_self(value.b, block):
         return lambda a, b: type(value)(a, b)
-    if isinstance(value, Call) and outline.is_outlined(value) and len(value.args) == 2:
-        if _is_self(value.args[0], block) != _is_self(value.args[1], block):
-            return lambda a, b: Call(value.op, [a, b], ret_ty=value.ty)
+    two = isinstance(value, Call) and outline.is_outlined(value) and len(value.args) == 2
+    if two and _is_self(value.args[0], block) != _is_self(value.args[1], block):
+        return lambda a, b: Call(value.op, [a, b], ret_ty=value.ty)
     return None
 
 

@@ -15,6 +15,7 @@ from lepton_compiler.backends.tvm.schedules.loops import is_reduction, reduces_l
 from lepton_compiler.backends.tvm.schedules.rows import shared_rows
 from lepton_compiler.errors import UnsupportedError
 
+
 @dataclass(frozen=True)
 class Procedure:
     """A stage that was written as statements."""

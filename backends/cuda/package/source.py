@@ -84,7 +84,8 @@ class _Writer:
 
     def text(self, offsets: Sequence[Mapping[int, int]]) -> str:
         programs = []
-        for k, (variant, self.offsets) in enumerate(zip(self.variants, offsets, strict=True)):
+        for k, (variant, places) in enumerate(zip(self.variants, offsets, strict=True)):
+            self.offsets = places
             programs += self.program(k, variant)
         self.offsets = offsets[0]
         lines = [
@@ -329,11 +330,11 @@ class _Writer:
             f"{EXPORTED} const char *{name}_message(void) {{ return message; }}",
             "",
             f"{EXPORTED} int {name}_open(int device, {name}_session **opened_session) {{",
-            f"  if (opened_session == NULL) return failed({upper}_ERROR_NULL, \"an argument is NULL\");",
+            f'  if (opened_session == NULL) return failed({upper}_ERROR_NULL, "an argument is NULL");',
             "  int status = load_driver();",
             "  if (status != OK) return status;",
             "  session *const s = calloc(1, sizeof *s);",
-            f"  if (s == NULL) return failed({upper}_ERROR_MEMORY, \"no memory on the host\");",
+            f'  if (s == NULL) return failed({upper}_ERROR_MEMORY, "no memory on the host");',
             "  if ((status = opened(device, s)) != OK) {",
             "    release(s);",
             "    return status;",
@@ -348,13 +349,13 @@ class _Writer:
             "",
             f"static int checked(const {name}_inputs *inputs, {name}_outputs *outputs, session *s, CUstream stream, int waits) {{",
             "  CUcontext context = NULL;",
-            f"  if (inputs == NULL || outputs == NULL || s == NULL) return failed({upper}_ERROR_NULL, \"an argument is NULL\");",
+            f'  if (inputs == NULL || outputs == NULL || s == NULL) return failed({upper}_ERROR_NULL, "an argument is NULL");',
             f"  const void *const given[INPUTS + 1] = {{{', '.join([*(f'inputs->{f}' for f in inputs), 'NULL'])}}};",
             f"  void *const wanted[OUTPUTS + 1] = {{{', '.join([*(f'outputs->{f}' for f in outputs), 'NULL'])}}};",
             "  for (int k = 0; k < INPUTS; ++k)",
-            f"    if (given[k] == NULL) return failed({upper}_ERROR_NULL, \"input %d is NULL\", k);",
+            f'    if (given[k] == NULL) return failed({upper}_ERROR_NULL, "input %d is NULL", k);',
             "  for (int k = 0; k < OUTPUTS; ++k)",
-            f"    if (wanted[k] == NULL) return failed({upper}_ERROR_NULL, \"output %d is NULL\", k);",
+            f'    if (wanted[k] == NULL) return failed({upper}_ERROR_NULL, "output %d is NULL", k);',
             *self.variant_of_sizes(),
             "  TRY(CtxPush(s->context));",
             "  int status = run_here(s, given, wanted, variant, stream);",

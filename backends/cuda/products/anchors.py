@@ -236,7 +236,12 @@ def _conv(b: _Builder, op: Any, x: Arg, w: Arg, *rest: Arg | None) -> Product | 
     acc = "int32" if integer else accumulator(kind.dtype.name)
     bias, zeros = (None, (*rest, None, None)[:2]) if integer else ((*rest, None)[0], (None, None))
     spatial, in_group, per_group = len(x.shape) - 2, w.shape[1], w.shape[0] // op.groups
-    if spatial < 1 or per_group < WIDE or in_group * math.prod(w.shape[2:]) < WIDE or any(z is not None and z.type.size != 1 for z in zeros):
+    if (
+        spatial < 1
+        or per_group < WIDE
+        or in_group * math.prod(w.shape[2:]) < WIDE
+        or any(z is not None and z.type.size != 1 for z in zeros)
+    ):
         return None
     size, out = (s[1:-1] if last else s[2:] for s in (x.shape, kind.static_shape))
     taps, images = w.shape[2:], x.shape[0]

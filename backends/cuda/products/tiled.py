@@ -252,6 +252,10 @@ def _sum_of_parts(kernel: KernelText, product: Product, tile: Tile, output: Any,
     w.emit("float sum = 0.0f;")
     w.emit("#pragma unroll")
     w.emit(f"for (int32_t part = 0; part < {tile.parts}; ++part) sum += {w.buffers[hash(partial)]}[part * {size} + i];")
-    n, m, b = position % product.columns, tirx.floordiv(position, product.columns) % product.rows, tirx.floordiv(position, product.columns * product.rows)
+    n, m, b = (
+        position % product.columns,
+        tirx.floordiv(position, product.columns) % product.rows,
+        tirx.floordiv(position, product.columns * product.rows),
+    )
     finish(w, product, output, target, "sum", (b, m, n))
     kernel.add(w, (-(-size // THREADS), 1, 1), (THREADS, 1, 1))

@@ -29,7 +29,9 @@ Expr = Any
 MOST_ELEMENTS = 2**31 - 2**20
 """Of a buffer: indices are 32-bit integers, and a loop over all elements steps a little past the last one."""
 
-FUNCTIONS = frozenset("exp exp2 exp10 log log2 log10 log1p sin cos tan sinh cosh tanh asin acos atan asinh acosh atanh erf sqrt rsqrt".split())
+FUNCTIONS = frozenset(
+    "exp exp2 exp10 log log2 log10 log1p sin cos tan sinh cosh tanh asin acos atan asinh acosh atanh erf sqrt rsqrt".split()
+)
 """Operators of one number that are functions of the device."""
 
 

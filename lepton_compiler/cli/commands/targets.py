@@ -29,12 +29,14 @@ def run(args: argparse.Namespace) -> int:
     from lepton_compiler.target import CPUS, TARGETS
 
     if args.json:
-        print_json({
+        print_json(
+            {
                 "targets": TARGETS,
                 "planned": [],
                 "cpus": {name: cpu.arch for name, cpu in CPUS.items()},
                 "gpus": {name: gpu.help for name, gpu in GPUS.items()},
-            })
+            }
+        )
         return 0
     for name, text in TARGETS.items():
         print(f"{name:<12} {text}")

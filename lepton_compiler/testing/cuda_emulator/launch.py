@@ -44,15 +44,15 @@ class Statistics:
 
 
 class _Index(ctypes.Structure):
-    _fields_ = [("x", ctypes.c_uint), ("y", ctypes.c_uint), ("z", ctypes.c_uint)]  # noqa: RUF012
+    _fields_ = [("x", ctypes.c_uint), ("y", ctypes.c_uint), ("z", ctypes.c_uint)]
 
 
 class _Buffer(ctypes.Structure):
-    _fields_ = [("begin", ctypes.c_void_p), ("bytes", ctypes.c_size_t), ("constant", ctypes.c_int), ("name", ctypes.c_char_p)]  # noqa: RUF012
+    _fields_ = [("begin", ctypes.c_void_p), ("bytes", ctypes.c_size_t), ("constant", ctypes.c_int), ("name", ctypes.c_char_p)]
 
 
 class _Launch(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("grid", _Index),
         ("block", _Index),
         ("shared_bytes", ctypes.c_size_t),
@@ -64,11 +64,11 @@ class _Launch(ctypes.Structure):
 
 
 class _Parameter(ctypes.Structure):
-    _fields_ = [("bytes", ctypes.c_int), ("pointer", ctypes.c_int), ("constant", ctypes.c_int)]  # noqa: RUF012
+    _fields_ = [("bytes", ctypes.c_int), ("pointer", ctypes.c_int), ("constant", ctypes.c_int)]
 
 
 class _Figures(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         (name, ctypes.c_uint64)
         for name in ("accesses", "barriers", "collectives", "matrix_products", "matrix_loads", "matrix_load_conflicts")
     ]
