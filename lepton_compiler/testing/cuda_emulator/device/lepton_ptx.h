@@ -50,4 +50,7 @@ inline unsigned to_tf32(float value) {
   return (bits & 0x7F800000u) == 0x7F800000u ? bits : (bits + 0x1000u) & 0xFFFFE000u;
 }
 
+inline unsigned pack_f16(float low, float high) { return emulator::float_to_half(low) | static_cast<unsigned>(emulator::float_to_half(high)) << 16; }
+inline unsigned pack_bf16(float low, float high) { return emulator::float_to_bfloat(low) | static_cast<unsigned>(emulator::float_to_bfloat(high)) << 16; }
+
 }  // namespace lepton

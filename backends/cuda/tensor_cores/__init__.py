@@ -1,0 +1,26 @@
+"""Matrix products and convolutions for GPUs: CUDA C on tensor cores, or in fp32 on the ordinary cores."""
+
+from lepton_compiler.backends.cuda.tensor_cores.device import DEVICES, Device, device_of
+from lepton_compiler.backends.cuda.tensor_cores.generate import generate, pack_weights, packed_depth
+from lepton_compiler.backends.cuda.tensor_cores.library import library
+from lepton_compiler.backends.cuda.tensor_cores.problem import Arithmetic, Convolution, Element, Epilogue, Gemm, Launch, Matrix, Plan
+from lepton_compiler.backends.cuda.tensor_cores.tiles import Tiling
+
+__all__ = [
+    "DEVICES",
+    "Arithmetic",
+    "Convolution",
+    "Device",
+    "Element",
+    "Epilogue",
+    "Gemm",
+    "Launch",
+    "Matrix",
+    "Plan",
+    "Tiling",
+    "device_of",
+    "generate",
+    "library",
+    "pack_weights",
+    "packed_depth",
+]

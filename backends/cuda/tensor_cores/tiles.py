@@ -1,0 +1,186 @@
+"""The choice of tiles: the least time by a model of what a block computes, loads and waits for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lepton_compiler.backends.cuda.tensor_cores.device import Device
+from lepton_compiler.backends.cuda.tensor_cores.problem import Arithmetic
+
+STAGES = 4
+L2_BYTES_PER_CLOCK = 48
+"""What the L2 cache gives one multiprocessor."""
+LATENCY = 700
+"""Clocks from a load to its data, out of the L2 cache or memory."""
+LAUNCH = 2e-6
+"""Seconds that one more kernel costs within a graph of kernels."""
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+REGISTERS = 40
+"""Of a thread, for addresses."""
+BEST = 0.9
+"""Part of the peak that a full pipeline reaches."""
+
+TENSOR_TILES = (
+    (256, 128, 64, 64),
+    (128, 256, 64, 64),
+    (128, 128, 64, 64),
+    (128, 128, 64, 32),
+    (128, 64, 64, 32),
+    (64, 128, 32, 64),
+    (64, 64, 32, 32),
+    (32, 128, 32, 32),
+    (128, 32, 32, 32),
+    (64, 32, 32, 16),
+    (32, 64, 16, 32),
+    (32, 32, 16, 16),
+    (16, 128, 16, 32),
+    (16, 64, 16, 16),
+    (128, 16, 32, 16),
+    (64, 16, 16, 16),
+)
+"""Rows and columns of a block, rows and columns of a warp."""
+SIMT_TILES = (
+    (128, 128, 64, 32),
+    (128, 64, 64, 32),
+    (64, 128, 64, 32),
+    (64, 64, 32, 32),
+    (64, 32, 32, 16),
+    (32, 128, 32, 32),
+    (32, 64, 32, 16),
+    (32, 32, 32, 16),
+    (16, 64, 16, 16),
+    (8, 64, 8, 16),
+)
+"""The same for the ordinary cores: a warp is 8 x 4 lanes."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a product is cut.
+
+    Attributes:
+        block_m, block_n: tile of a block.
+        warp_m, warp_n: tile of a warp.
+        depth: elements along k of a stage.
+        stages: tiles in shared memory.
+        splits: blocks that share a sum; each takes `split_depth` of it.
+    """
+
+    block_m: int
+    block_n: int
+    warp_m: int
+    warp_n: int
+    depth: int
+    stages: int
+    splits: int
+    split_depth: int
+
+    @property
+    def threads(self) -> int:
+        """Of a block."""
+        return self.block_m // self.warp_m * (self.block_n // self.warp_n) * 32
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the choice depends on.
+
+    Attributes:
+        batch: products of the same sizes.
+        bytes_moved: that memory must give and take at least.
+        size: bytes of an element of the operands.
+        rows_free: whether a lane may have fewer than four rows (A lies along k).
+    """
+
+    batch: int
+    m: int
+    n: int
+    k: int
+    arithmetic: Arithmetic
+    size: int
+    bytes_moved: int
+    rows_free: bool = True
+
+
+def choose(shape: Shape, device: Device, split: bool = True) -> tuple[Tiling, float]:
+    """The best tiling and its estimated seconds; `split`: whether sums may be shared by blocks."""
+    best = min(candidates(shape, device, split), key=lambda t: seconds(shape, t, device))
+    return best, seconds(shape, best, device)
+
+
+def candidates(shape: Shape, device: Device, split: bool) -> Iterator[Tiling]:
+    """All that fit the device; sums are cut where there are fewer tiles than multiprocessors."""
+    simt = shape.arithmetic == "float32"
+    for block_m, block_n, warp_m, warp_n in SIMT_TILES if simt else TENSOR_TILES:
+        if simt and warp_m < 32 and not shape.rows_free:
+            continue
+        for row_bytes in (64,) if simt else (64, 128):
+            depth = row_bytes // shape.size
+            stage = (block_m + block_n) * row_bytes
+            stages = min(STAGES, device.shared_per_block // stage)
+            if stages < 2:
+                continue
+            for splits in SPLITS if split else (1,):
+                part = math.ceil(math.ceil(shape.k / depth) / splits) * depth
+                tiles = math.ceil(shape.m / block_m) * math.ceil(shape.n / block_n) * shape.batch
+                if splits > 1 and (part < 4 * depth or tiles * splits > 2 * device.processors):
+                    break
+                tiling = Tiling(block_m, block_n, warp_m, warp_n, depth, stages, math.ceil(shape.k / part), part)
+                if shared_bytes(shape, tiling) <= device.shared_per_block:
+                    yield tiling
+
+
+def shared_bytes(shape: Shape, tiling: Tiling) -> int:
+    """Dynamic shared memory of a block: its stages, or on tensor cores the rows on their way out, whichever is more."""
+    stages = tiling.stages * (tiling.block_m + tiling.block_n) * tiling.depth * shape.size
+    staging = 0 if shape.arithmetic == "float32" else tiling.threads // 32 * 16 * (tiling.warp_n + 8) * 4
+    return max(stages, staging)
+
+
+def seconds(shape: Shape, tiling: Tiling, device: Device) -> float:
+    """Estimated time: the longest of computing, shared memory and loads per block, in waves; never less than memory needs."""
+    blocks = math.ceil(shape.m / tiling.block_m) * math.ceil(shape.n / tiling.block_n) * shape.batch * tiling.splits
+    resident = _resident(shape, tiling, device)
+    per_processor = math.ceil(blocks / device.processors)
+    together = min(resident, per_processor)
+    clocks = per_processor * tiling.split_depth * _clocks_per_k(shape, tiling, device, together) / BEST
+    clocks += math.ceil(per_processor / resident) * (2 * LATENCY + tiling.block_m * tiling.block_n / 32)
+    memory = shape.bytes_moved / device.bandwidth
+    extra = 0.0
+    if tiling.splits > 1:
+        extra = LAUNCH + 2 * tiling.splits * shape.batch * shape.m * shape.n * 4 / (2 * device.bandwidth)
+    return max(clocks / device.clock, memory) + extra
+
+
+def _clocks_per_k(shape: Shape, tiling: Tiling, device: Device, together: int) -> float:
+    """Clocks of a multiprocessor for one block and one k."""
+    edge = tiling.block_m + tiling.block_n
+    warps = tiling.threads // 32
+    compute = tiling.block_m * tiling.block_n / _rate(shape.arithmetic, device)
+    shared = (warps * (tiling.warp_m + tiling.warp_n) + edge) * shape.size / 128
+    under_way = together * (tiling.stages - 1) * edge * tiling.depth * shape.size
+    loads = edge * shape.size / min(L2_BYTES_PER_CLOCK, under_way / LATENCY)
+    return max(compute, shared, loads)
+
+
+def _rate(arithmetic: Arithmetic, device: Device) -> float:
+    match arithmetic:
+        case "float32":
+            return device.fp32
+        case "tf32":
+            return device.half / 2
+        case "int8":
+            return device.half * 2
+        case _:
+            return device.half
+
+
+def _resident(shape: Shape, tiling: Tiling, device: Device) -> int:
+    """Blocks that a multiprocessor holds at once."""
+    sums = tiling.warp_m * tiling.warp_n // 32
+    edges = (tiling.warp_m + tiling.warp_n) // 2
+    registers = min(255, sums + edges + REGISTERS) * tiling.threads
+    shared = shared_bytes(shape, tiling) + 1024
+    return max(1, min(device.shared // shared, device.registers // registers, device.threads // tiling.threads))
