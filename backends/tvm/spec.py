@@ -57,7 +57,16 @@ class KernelSpec:
 
     def key(self, target: Target) -> str:
         """Content hash: structure, choices, types, immediates, target, and the code that lowers it."""
-        machine = (target.arch, target.triple, target.cpu, target.features, target.vector_bits, target.vector_registers, target.caches)
+        machine = (
+            target.arch,
+            target.triple,
+            target.cpu,
+            target.features,
+            target.vector_bits,
+            target.vector_registers,
+            target.caches,
+            target.extensions,
+        )
         return hashlib.sha256(f"{self._parts()!r}{self.choice!r}{machine!r}{_version(target.backend)}".encode()).hexdigest()[:20]
 
     @property

@@ -11,6 +11,8 @@ import numpy as np
 from tvm import tirx
 
 from lepton_compiler.backends.cuda.products.product import Element, Expr, Product, Side
+from lepton_compiler.backends.cuda.tensor_cores import Arithmetic, Convolution, Gemm, Matrix
+from lepton_compiler.backends.cuda.tensor_cores import Element as TensorElement
 from lepton_compiler.backends.tvm.carriers import carrier
 from lepton_compiler.backends.tvm.kernels import KernelParameter, PackedWeight
 from lepton_compiler.backends.tvm.lower.context import ELEMENTS, Arg, expression
@@ -47,8 +49,11 @@ class Anchor:
         return self.buffers[-1]
 
 
-def find_anchor(spec: KernelSpec) -> Anchor | None:
-    """The product of a kernel, if that is one, and all other operators are element-wise and of the same shape as its result, or before it."""
+def find_anchor(spec: KernelSpec, generated: bool) -> Anchor | None:
+    """The product of a kernel, if that is one, and all other operators are element-wise and of the same shape as its result, or before it.
+
+    Where it is `generated`, what the generator of tensor cores takes has its weights as that wants them.
+    """
     heavy = [s for s in spec.steps if s.op.name not in ELEMENTS]
     if len(heavy) != 1 or heavy[0].op.name not in PRODUCTS or len(spec.outputs) != 1:
         return None
@@ -57,17 +62,17 @@ def find_anchor(spec: KernelSpec) -> Anchor | None:
     place = spec.steps.index(step)
     if any(spec.types[s.outputs[0]].shape != shape for s in spec.steps[place + 1 :]) or 0 in spec.types[step.outputs[0]].static_shape:
         return None
-    return _Builder(spec, step, place).build()
+    return _Builder(spec, step, place, generated).build()
 
 
 class _Builder:
     """Collects the buffers of one kernel while its product is described."""
 
-    def __init__(self, spec: KernelSpec, step: Step, place: int) -> None:
-        self.spec, self.step, self.place = spec, step, place
+    def __init__(self, spec: KernelSpec, step: Step, place: int, generated: bool) -> None:
+        self.spec, self.step, self.place, self.generated = spec, step, place, generated
         self.args: dict[int, Arg] = {}
         self.inputs: dict[int, Any] = {}
-        self.packed: dict[tuple[int, tuple[int, ...]], tuple[Any, TensorType]] = {}
+        self.packed: dict[tuple[int, PackedWeight], tuple[Any, TensorType]] = {}
         self.result = Result()
 
     def build(self) -> Anchor | None:
@@ -97,9 +102,9 @@ class _Builder:
             if k not in replaced:
                 found.buffers.append(self.inputs[k])
                 found.parameters.append(KernelParameter("input", k, spec.types[k]))
-        for (operand, axes), (buffer, kind) in self.packed.items():
+        for (operand, packed), (buffer, kind) in self.packed.items():
             found.buffers.append(buffer)
-            found.parameters.append(KernelParameter("packed", operand, kind, PackedWeight("transpose", axes)))
+            found.parameters.append(KernelParameter("packed", operand, kind, packed))
         kind = spec.types[spec.outputs[0]]
         found.buffers.append(tirx.decl_buffer(kind.static_shape, carrier(kind.dtype).name, "out", layout=None))
         found.parameters.append(KernelParameter("output", 0, kind))
@@ -128,16 +133,21 @@ class _Builder:
 
         return end
 
-    def weight(self, w: Arg, axes: tuple[int, ...]) -> Any:
-        """A constant with its axes in another order, worked out at compile time."""
+    def weight(self, w: Arg, function: str, *arguments: int) -> Any:
+        """A constant rearranged at compile time by a packing function."""
         assert w.operand is not None
-        key = w.operand, axes
+        key = w.operand, PackedWeight(function, arguments)
         if key not in self.packed:
-            made = PACKINGS["transpose"](np.broadcast_to(np.zeros((), w.type.dtype.numpy), w.shape), *axes)
+            made = PACKINGS[function](np.broadcast_to(np.zeros((), w.type.dtype.numpy), w.shape), *arguments)
             kind = TensorType(w.type.dtype, made.shape)
             buffer = tirx.decl_buffer(made.shape, carrier(dtype(made.dtype)).name, f"packed{len(self.packed)}", layout=None)
             self.packed[key] = buffer, kind
         return self.packed[key][0]
+
+    def buffer(self, x: Arg) -> Any:
+        """The buffer of an operand that is one of the kernel's."""
+        assert x.operand is not None
+        return self.inputs[x.operand]
 
 
 def _reader(buffer: Any) -> Callable[..., Expr]:
@@ -196,7 +206,15 @@ def _matmul(b: _Builder, op: Any, x: Arg, y: Arg, x_zero: Arg | None = None, y_z
 
     plain = x_zero is None and y_zero is None
     sides = Side(left, "depth", _chunk(x, depth) if plain else 1), Side(right, "extent", _chunk(y, columns) if plain else 1)
-    return Product(batch, rows, columns, depth, *sides, acc, place, b.ending(_same), "columns")
+
+    def problem(name: Callable[[Any], str], arithmetic: Arithmetic) -> Gemm:
+        axes = () if flat else outer[:-1]
+        a = Matrix(name(b.buffer(x)), _element(x), depth, 1, () if flat else _steps(x.shape, axes))
+        c = Matrix(name(b.buffer(y)), _element(y), columns, 1, () if flat else _steps(y.shape, axes))
+        return Gemm(rows, columns, depth, a, c, arithmetic, tuple(axes))
+
+    known = problem if plain and b.generated and _is_plain(x, y, kind) else None
+    return Product(batch, rows, columns, depth, *sides, acc, place, b.ending(_same), known)
 
 
 def _gemm(b: _Builder, op: Any, x: Arg, y: Arg, c: Arg | None = None) -> Product:
@@ -221,11 +239,16 @@ def _gemm(b: _Builder, op: Any, x: Arg, y: Arg, c: Arg | None = None) -> Product
         other = c.at(index).astype(acc)
         return value + (other if op.beta == 1.0 else other * tirx.const(op.beta, acc))
 
+    def problem(name: Callable[[Any], str], arithmetic: Arithmetic) -> Gemm:
+        a = Matrix(name(b.buffer(x)), _element(x), *((1, rows) if op.trans_a else (depth, 1)))
+        other = Matrix(name(b.buffer(y)), _element(y), *((1, depth) if op.trans_b else (columns, 1)))
+        return Gemm(rows, columns, depth, a, other, arithmetic)
+
     return Product(
         1, rows, columns, depth,
         Side(left, "extent" if op.trans_a else "depth", _chunk(x, rows if op.trans_a else depth)),
         Side(right, "depth" if op.trans_b else "extent", _chunk(y, depth if op.trans_b else columns)),
-        acc, lambda at, m, n: (m, n), b.ending(change), "columns",
+        acc, lambda at, m, n: (m, n), b.ending(change), problem if b.generated and _is_plain(x, y, kind) else None,
     )  # fmt: skip
 
 
@@ -247,42 +270,85 @@ def _conv(b: _Builder, op: Any, x: Arg, w: Arg, *rest: Arg | None) -> Product | 
     taps, images = w.shape[2:], x.shape[0]
     order = (*taps, in_group) if last else (in_group, *taps)
 
+    plain = not any(z is not None for z in zeros) and spatial <= 2 and b.generated and _is_plain(x, w, kind) and w.constant
+    packed = b.weight(w, "filters", int(last)) if plain else None
+
+    def of(at: Expr, m: Expr, n: Expr) -> tuple[Expr, Expr, Expr]:
+        """Image, channel of the result, pixel of the image."""
+        if last:
+            return tirx.floordiv(m, math.prod(out)), at * per_group + n if op.groups > 1 else n, tirx.floormod(m, math.prod(out))
+        return tirx.floordiv(at, op.groups), tirx.floormod(at, op.groups) * per_group + m if op.groups > 1 else m, n
+
     def pixel(at: Expr, m: Expr, k: Expr) -> Element:
-        image, *position = unravel(m, (images, *out))
-        steps = unravel(k, order)
-        channel, tap = (steps[-1], steps[:-1]) if last else (steps[0], steps[1:])
+        image, channel, flat = of(at, m, _zero()) if last else of(at, _zero(), m)
+        steps, position = unravel(k, order), unravel(flat, out)
+        step, tap = (steps[-1], steps[:-1]) if last else (steps[0], steps[1:])
         where = [p * s + t * d - low for p, s, t, d, low in zip(position, op.strides, tap, op.dilations, op.pads[:spatial], strict=True)]
         ends = zip(where, size, op.pads[:spatial], op.pads[spatial:], strict=True)
         inside = tuple(c for a, n, low, high in ends for c in ((a >= 0, a < n) if low or high else ()))
-        source = at * in_group + channel if op.groups > 1 else channel
+        source = tirx.floordiv(channel, per_group) * in_group + step if op.groups > 1 else step
         return _less(_stored(x, [image, *where, source] if last else [image, source, *where], acc, inside), zeros[0], acc)
 
-    packed = b.weight(w, (*range(2, len(w.shape)), 1, 0)) if last and w.body is None and w.constant else None
-
     def filters(at: Expr, n: Expr, k: Expr) -> Element:
-        steps, channel = unravel(k, order), at * per_group + n if op.groups > 1 else n
-        if packed is not None:
-            load = tirx.BufferLoad(packed, [*steps, channel])
-            return _less(Element(load.astype(acc), (), (packed, (*steps, channel))), zeros[1], acc)
-        index = [channel, steps[-1], *steps[:-1]] if last else [channel, *steps]
-        return _less(_stored(w, index, acc), zeros[1], acc)
+        _, channel, _ = of(at, _zero(), n) if last else of(at, n, _zero())
+        steps = unravel(k, order)
+        return _less(_stored(w, [channel, steps[-1], *steps[:-1]] if last else [channel, *steps], acc), zeros[1], acc)
 
     def place(at: Expr, m: Expr, n: Expr) -> tuple[Expr, ...]:
-        image, *position = unravel(m, (images, *out))
-        channel = at * per_group + n if op.groups > 1 else n
-        return (image, *position, channel) if last else (image, channel, *position)
+        image, channel, flat = of(at, m, n)
+        return (image, *unravel(flat, out), channel) if last else (image, channel, *unravel(flat, out))
 
     def change(total: Expr, index: Sequence[Expr]) -> Expr:
         return total if bias is None else total + bias[[index[-1] if last else index[1]]].astype(acc)
 
-    depth, plain = math.prod(order), not any(z is not None for z in zeros)
-    pixels = Side(pixel, "depth" if last else "extent", _chunk(x, in_group, x.shape[-1]) if last and plain else 1)
-    along = "extent" if packed is not None else "depth"
-    weights = Side(filters, along, (_chunk(w, per_group, w.shape[0]) if packed is not None else _chunk(w, depth)) if plain else 1)  # type: ignore[arg-type]
-    rows, end = images * math.prod(out), b.ending(change)
+    def problem(name: Callable[[Any], str], arithmetic: Arithmetic) -> Convolution:
+        return _windows(op, x, w, name(b.buffer(x)), name(packed), arithmetic)
+
+    depth, whole = math.prod(order), not any(z is not None for z in zeros)
+    pixels = Side(pixel, "depth" if last else "extent", _chunk(x, in_group, x.shape[-1]) if last and whole else 1)
+    weights = Side(filters, "depth", _chunk(w, depth) if whole and not last else 1)
+    if bias is not None:
+        bias.uses += 1
+    known, end = problem if plain else None, b.ending(change)
     if last:
-        return Product(op.groups, rows, per_group, depth, pixels, weights, acc, place, end, "columns")
-    return Product(op.groups, per_group, rows, depth, weights, pixels, acc, lambda at, m, n: place(at, n, m), end, "columns")
+        return Product(op.groups, images * math.prod(out), per_group, depth, pixels, weights, acc, place, end, known)
+    return Product(images * op.groups, per_group, math.prod(out), depth, weights, pixels, acc, place, end, known)
+
+
+def _zero() -> Expr:
+    return tirx.const(0, "int32")
+
+
+def _windows(op: Any, x: Arg, w: Arg, image: str, weight: str, arithmetic: Arithmetic) -> Convolution:
+    """A convolution over one axis, or two, as the generator of tensor cores takes it."""
+    last, one = getattr(op, "layout", "NCHW") == "NHWC", len(x.shape) == 3
+    size = x.shape[1:-1] if last else x.shape[2:]
+    height, width = (1, *size) if one else size
+    pads = (0, op.pads[0], 0, op.pads[1]) if one else tuple(op.pads)
+
+    def two(values: Sequence[int]) -> tuple[int, int]:
+        return (1, int(values[0])) if one else (int(values[0]), int(values[1]))
+
+    return Convolution(
+        image, weight, _element(x), _element(w), arithmetic, x.shape[0], height, width, x.shape[-1] if last else x.shape[1], w.shape[0],
+        two(w.shape[2:]), two(op.strides), (int(pads[0]), int(pads[1]), int(pads[2]), int(pads[3])), two(op.dilations), op.groups, last,
+    )  # fmt: skip
+
+
+def _is_plain(x: Arg, w: Arg, result: TensorType) -> bool:
+    """Whether operands are read as they are stored, and have one type that tensor cores, or ordinary ones, multiply."""
+    stored = all(a.body is None and a.number is None for a in (x, w))
+    return stored and x.dtype == w.dtype and x.type.dtype.name in ("float32", "float16")
+
+
+def _element(x: Arg) -> TensorElement:
+    return "float16" if x.dtype == "float16" else "float32"
+
+
+def _steps(shape: Sequence[int], batch: Sequence[int]) -> tuple[int, ...]:
+    """Elements from one matrix to the next along each axis of a broadcast batch."""
+    sizes = (1,) * (len(batch) + 2 - len(shape)) + tuple(shape)
+    return tuple(0 if sizes[a] == 1 else math.prod(sizes[a + 1 :]) for a in range(len(batch)))
 
 
 PRODUCTS: dict[str, Callable[..., Product | None]] = {

@@ -7,8 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lepton_compiler.backends.cuda.tensor_cores import Arithmetic, Convolution, Gemm
+
 Expr = Any
 """A `tvm.tirx` expression; TVM carries no types."""
+Problem = Callable[[Callable[[Any], str], Arithmetic], Gemm | Convolution]
+"""What `backends.cuda.tensor_cores` is asked; the first argument gives the name of the parameter that is this buffer."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Product:
         kind: the type of the sum.
         place: index of the result's element.
         ending: the element that is stored, from a variable for the sum and that index.
-        along: whether neighbours in the result are columns or rows.
+        problem: the same for the generator of tensor cores, from the names of the operands' parameters and what is to be multiplied; None where
+            operands are computed as they are read.
     """
 
     batch: int
@@ -63,7 +68,7 @@ class Product:
     kind: str
     place: Callable[[Expr, Expr, Expr], tuple[Expr, ...]]
     ending: Callable[[Expr, Sequence[Expr]], Expr]
-    along: Literal["columns", "rows"]
+    problem: Problem | None = None
 
     @property
     def multiplications(self) -> int:

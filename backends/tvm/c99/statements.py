@@ -208,6 +208,7 @@ class KernelWriter(Expressions):
 
     def repeat(self, stmt: Any) -> None:
         """A loop for as long as a condition holds."""
+
         def turn() -> None:
             self.emit(f"if (!{self.value(stmt.condition)}) break;")
             self.statement(stmt.body)
