@@ -18,7 +18,7 @@ NATIVE = frozenset(
 
 FROM_HALF = f"""\
 {INLINE} float lepton_from_half(uint16_t half) {{
-#ifdef __CUDA_ARCH__
+#if defined(__CUDA_ARCH__) && !defined(LEPTON_EMULATED)
   float x;
   asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(half));
   return x;
@@ -38,7 +38,7 @@ FROM_HALF = f"""\
 
 TO_HALF = f"""\
 {INLINE} uint16_t lepton_to_half(float x) {{ /* to nearest, ties to even */
-#ifdef __CUDA_ARCH__
+#if defined(__CUDA_ARCH__) && !defined(LEPTON_EMULATED)
   uint16_t half;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(x));
   return half;
@@ -61,7 +61,7 @@ TO_HALF = f"""\
 
 FENCE = f"""\
 {INLINE} TYPE lepton_rounded_TYPE(TYPE x) {{ /* x is rounded here: no operation is fused with the one that made it */
-#ifdef __CUDA_ARCH__
+#if defined(__CUDA_ARCH__) && !defined(LEPTON_EMULATED)
   asm("" : "+REGISTER"(x));
 #endif
   return x;
