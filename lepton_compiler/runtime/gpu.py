@@ -52,7 +52,7 @@ class GpuLibrary:
         self._run.argtypes = [ctypes.c_void_p] * 4
         self._wait = getattr(self.handle, f"{name}_run")
         self._wait.argtypes = [ctypes.c_void_p] * 3
-        self._sessions: dict[int, ctypes.c_void_p] = {}
+        self._sessions: dict[int, tuple[ctypes.c_void_p, weakref.finalize]] = {}
         self._turn = threading.Lock()
         variants = manifest.get("sizes", {}).get("variants", [])
         self._sizes = {tuple(map(tuple, v["inputs"])): v["sizes"] for v in variants}
@@ -155,9 +155,15 @@ class GpuLibrary:
             session = ctypes.c_void_p()
             if status := self._open(device, ctypes.byref(session)):
                 raise self._failure(status)
-            self._sessions[device] = session
-            weakref.finalize(self, self._close, session)
-        return self._sessions[device]
+            self._sessions[device] = session, weakref.finalize(self, self._close, session)
+        return self._sessions[device][0]
+
+    def close(self) -> None:
+        """Give back what the sessions hold on their GPUs; the next run opens a new one. Without it that happens when the library is collected."""
+        with self._turn:
+            for _, close in self._sessions.values():
+                close()
+            self._sessions.clear()
 
     def reset(self) -> None:
         """Set the states of a stateful model to what they are at first; nothing to do for others."""
@@ -166,7 +172,7 @@ class GpuLibrary:
         function = getattr(self.handle, f"{self.manifest['name']}_reset")
         function.argtypes = [ctypes.c_void_p]
         with self._turn:
-            for session in self._sessions.values():
+            for session, _ in self._sessions.values():
                 if status := function(session):
                     raise self._failure(status)
 
