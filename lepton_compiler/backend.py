@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Emit = Literal["lib", "static", "obj", "c", "onnx", "tflite", "ir", "tir", "asm"]
 Level = Literal["O0", "O1", "O2", "O3", "Os"]
-Precision = Literal["fp32", "tf32", "fp16"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 """What products of float32 tensors are computed in; sums are float32 in any case."""
 
 

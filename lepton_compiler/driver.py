@@ -50,7 +50,12 @@ if TYPE_CHECKING:
     from lepton_compiler.quantization import Report
     from lepton_compiler.runtime.model import CompiledModel
 
-PRECISION_PASSES = {"fp32": (), "tf32": (), "fp16": ("lower-precision{to=float16}", "simplify-casts", "dce")}
+PRECISION_PASSES = {
+    "fp32": (),
+    "tf32": (),
+    "fp16": ("lower-precision{to=float16}", "simplify-casts", "dce"),
+    "bf16": ("lower-precision{to=bfloat16}", "simplify-casts", "dce"),
+}
 """Passes that lower the precision of a graph before a backend's own passes."""
 
 # -- the Python API
@@ -145,7 +150,7 @@ def compile(
         flash: bytes that its code and constants may take.
         states: by the name of an output, the input that reads it in the next run: the model keeps both, until `reset`.
         initial: by the name of such an input, its value in the first run; zeros where nothing is said.
-        precision: on a GPU, of products: `fp32`, `tf32`, or `fp16`, which also stores what is between layers in half precision.
+        precision: on a GPU, of products: `fp32`, `tf32`, or `fp16` or `bf16`, in which what is between layers is stored, too.
         tune: seconds to measure other choices for the kernels that take longest; what was measured goes into a database.
         tune_db: that database; without `tune` the choices in it are taken, and nothing is measured.
         tune_tracker: `HOST:PORT[,KEY]` of TVM's RPC tracker, to measure on its boards.

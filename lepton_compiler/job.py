@@ -141,7 +141,7 @@ def job_options(job: Job) -> dict[str, Any]:
     return options | ({"dims": several} if several else {}) | bounds | budget
 
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16")
 
 
 def parse_precision(name: str, target: Target) -> Precision:

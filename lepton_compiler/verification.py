@@ -29,6 +29,8 @@ STREAMED = 3
 NO_STATES = States()
 LOWER_TOLERANCE = 1e-2
 """The same where products are computed in tf32 or half precision, which have 11 bits."""
+COARSE_TOLERANCE = 5e-2
+"""The same in bfloat16, which has 8 bits."""
 DYNAMIC_TOLERANCE = 3e-2
 """The same where a model quantizes by ranges that it measures as it runs: the last digit of a sum moves whole steps of a later layer."""
 
@@ -106,7 +108,7 @@ def tolerance_of(graph: Graph) -> float:
 
 def tolerance_with(precision: str) -> float:
     """The least tolerance for products of this precision."""
-    return TOLERANCE if precision == "fp32" else LOWER_TOLERANCE
+    return {"fp32": TOLERANCE, "bf16": COARSE_TOLERANCE}.get(precision, LOWER_TOLERANCE)
 
 
 def difference(expected: np.ndarray, actual: np.ndarray) -> tuple[float, float]:

@@ -34,7 +34,7 @@ class LowerPrecision(Pass):
     Inputs and outputs of the graph keep their types. What sums without bound, powers, exponentials and recurrent layers stay in float32.
 
     Attributes:
-        to: the type, `float16`.
+        to: the type, `float16` or `bfloat16`.
     """
 
     to: str = "float16"

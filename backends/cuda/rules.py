@@ -8,19 +8,45 @@ from typing import Any
 
 from tvm import te, tirx
 
+from lepton_compiler.backends.tvm.carriers import CARRIERS
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, Rule, compute
+from lepton_compiler.backends.tvm.lower.conversion import convert
 from lepton_compiler.backends.tvm.lower.dense import accumulator, direct_conv
 from lepton_compiler.backends.tvm.lower.dynamic_quantize import code_of, larger, scale_of, smaller, zero_of
 from lepton_compiler.backends.tvm.lower.reductions import reduce
 from lepton_compiler.backends.tvm.outline import outlined
-from lepton_compiler.ir.types import TensorType
+from lepton_compiler.ir.types import FLOAT32, DType, TensorType
 
 THIN = 4
 """Rows of a product up to which each sum is a row of its own: see `generate.rows`."""
 
 
-def _narrow(tensor: Any, dtype: str) -> Any:
-    return tensor if str(tensor.dtype) == dtype else compute(tensor.shape, lambda *i: tensor(*i).astype(dtype), "narrow")
+def number_of(value: Expr, element: DType, acc: str) -> Expr:
+    """An element as a number of another type, whether it is one or a code."""
+    return (convert(value, element, FLOAT32) if element.name in CARRIERS else value).astype(acc)
+
+
+def element_of(value: Expr, element: DType) -> Expr:
+    """A number as an element, or its code."""
+    return convert(value, FLOAT32, element) if element.name in CARRIERS else value.astype(element.name)
+
+
+def sum_type(element: DType) -> str:
+    """The type in which products are summed."""
+    return "float32" if element.name in CARRIERS else accumulator(element.name)
+
+
+def _widened(x: Arg) -> Arg:
+    """The operand as numbers, where its elements are codes."""
+    if x.type.dtype.name not in CARRIERS:
+        return x
+    tensor = compute(x.shape, lambda *i: convert(x[i], x.type.dtype, FLOAT32), "widened")
+    return Arg(TensorType(FLOAT32, x.shape), tensor)
+
+
+def _narrow(tensor: Any, element: DType) -> Any:
+    plain = str(tensor.dtype) == element.name
+    return tensor if plain else compute(tensor.shape, lambda *i: element_of(tensor(*i), element), "narrow")
 
 
 def _batch(x: Arg, outer: Sequence[Expr], own: int) -> list[Expr]:
@@ -32,9 +58,10 @@ def _batch(x: Arg, outer: Sequence[Expr], own: int) -> list[Expr]:
 def matmul(ctx: Context, op: Any, a: Arg, b: Arg) -> list[Any]:
     """Numpy's matmul, batched with broadcasting."""
     kind = ctx.outputs[0]
+    acc, a, b = sum_type(kind.dtype), _widened(a), _widened(b)
     if len(b.shape) == 2 and len(a.shape) > 1 and b.constant and b.operand is not None and math.prod(a.shape[:-1]) <= THIN:
-        return [_narrow(_thin(ctx, a, b, kind, accumulator(kind.dtype.name)), kind.dtype.name)]
-    return [_narrow(_product(a, b, kind, accumulator(kind.dtype.name)), kind.dtype.name)]
+        return [_narrow(_thin(ctx, a, b, kind, acc), kind.dtype)]
+    return [_narrow(_product(a, b, kind, acc), kind.dtype)]
 
 
 def _thin(ctx: Context, a: Arg, b: Arg, kind: TensorType, acc: str) -> Any:
@@ -66,7 +93,8 @@ def _less(value: Expr, zero: Arg | None, acc: str) -> Expr:
 def gemm(ctx: Context, op: Any, a: Arg, b: Arg, c: Arg | None = None) -> list[Any]:
     """`alpha * op(a) @ op(b) + beta * c`."""
     kind = ctx.outputs[0]
-    acc, depth = accumulator(kind.dtype.name), a.shape[0] if op.trans_a else a.shape[1]
+    acc, depth = sum_type(kind.dtype), a.shape[0] if op.trans_a else a.shape[1]
+    a, b, c = _widened(a), _widened(b), None if c is None else _widened(c)
     k = te.reduce_axis((0, depth), "k")
     thin = kind.static_shape[0] <= THIN and b.constant and b.operand is not None and not op.trans_b
     packed = ctx.pack(b, "transpose", 1, 0) if thin else None
@@ -84,19 +112,19 @@ def gemm(ctx: Context, op: Any, a: Arg, b: Arg, c: Arg | None = None) -> list[An
             value = value * tirx.const(op.alpha, acc)
         if c is not None:
             value = value + (c.at(i).astype(acc) if op.beta == 1.0 else c.at(i).astype(acc) * tirx.const(op.beta, acc))
-        return value.astype(kind.dtype.name)
+        return element_of(value, kind.dtype)
 
     return [product if c is None and op.alpha == 1.0 and acc == kind.dtype.name else compute(kind.static_shape, ending, "gemm")]
 
 
 def conv(ctx: Context, op: Any, x: Arg, w: Arg, b: Arg | None = None) -> list[Any]:
     """Convolutions of any rank, in either layout."""
-    kind = ctx.outputs[0].dtype.name
-    y = direct_conv(ctx, op, x, w, accumulator(kind))
+    kind = ctx.outputs[0].dtype
+    y = direct_conv(ctx, op, _widened(x), _widened(w), sum_type(kind))
     if b is None:
         return [_narrow(y, kind)]
-    axis = 1 if op.layout == "NCHW" else len(y.shape) - 1
-    return [compute(y.shape, lambda *i: (y(*i) + b[[i[axis]]].astype(str(y.dtype))).astype(kind), "bias")]
+    axis, bias = 1 if op.layout == "NCHW" else len(y.shape) - 1, _widened(b)
+    return [compute(y.shape, lambda *i: element_of(y(*i) + bias[[i[axis]]].astype(str(y.dtype)), kind), "bias")]
 
 
 def matmul_integer(ctx: Context, op: Any, a: Arg, b: Arg, a_zero: Arg | None = None, b_zero: Arg | None = None) -> list[Any]:

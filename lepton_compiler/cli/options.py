@@ -140,7 +140,7 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         default="fp32",
         metavar="NAME",
-        help="of products on a GPU: fp32 (default), tf32, or fp16, which layers then store as well",
+        help="of products on a GPU: fp32 (default), tf32, or fp16 or bf16, which layers then store as well",
     )
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="threads that one call may use (default 1)")
 

@@ -11,12 +11,12 @@ import numpy as np
 from tvm import tirx
 
 from lepton_compiler.backends.cuda.products.product import Element, Expr, Product, Side
+from lepton_compiler.backends.cuda.rules import element_of, number_of, sum_type
 from lepton_compiler.backends.cuda.tensor_cores import Arithmetic, Convolution, Gemm, Matrix
 from lepton_compiler.backends.cuda.tensor_cores import Element as TensorElement
 from lepton_compiler.backends.tvm.carriers import carrier
 from lepton_compiler.backends.tvm.kernels import KernelParameter, PackedWeight
 from lepton_compiler.backends.tvm.lower.context import ELEMENTS, Arg, expression
-from lepton_compiler.backends.tvm.lower.dense import accumulator
 from lepton_compiler.backends.tvm.lower.movement import unravel
 from lepton_compiler.backends.tvm.lower.whole import Result
 from lepton_compiler.backends.tvm.packing import PACKINGS
@@ -128,7 +128,7 @@ class _Builder:
         last = self.args[self.spec.outputs[0]]
 
         def end(total: Expr, index: Sequence[Expr]) -> Expr:
-            self.result.value = change(total, index).astype(carrier(kind.dtype).name)
+            self.result.value = element_of(change(total, index), kind.dtype)
             return expression(last, index)
 
         return end
@@ -158,7 +158,7 @@ def _stored(arg: Arg, index: Sequence[Expr], kind: str, conditions: tuple[Expr, 
     """An element of an operand, which may be computed from what is stored."""
     value = expression(arg, index) if arg.body is not None else arg[index]
     plain = arg.body is None and arg.number is None and arg.dtype == kind == "float32"
-    return Element(value.astype(kind), conditions, (value.source, tuple(value.indices)) if plain else None)
+    return Element(number_of(value, arg.type.dtype, kind), conditions, (value.source, tuple(value.indices)) if plain else None)
 
 
 def _chunk(arg: Arg, *sizes: int) -> int:
@@ -187,7 +187,7 @@ def _batched(x: Arg, index: Sequence[Expr]) -> list[Expr]:
 def _matmul(b: _Builder, op: Any, x: Arg, y: Arg, x_zero: Arg | None = None, y_zero: Arg | None = None) -> Product | None:
     """MatMul and MatMulInteger; all leading axes of the left operand are rows where the right one is a matrix."""
     kind = b.spec.types[b.step.outputs[0]]
-    acc = "int32" if op.name == "MatMulInteger" else accumulator(kind.dtype.name)
+    acc = "int32" if op.name == "MatMulInteger" else sum_type(kind.dtype)
     if len(x.shape) < 2 or len(y.shape) < 2 or any(z is not None and z.type.size != 1 for z in (x_zero, y_zero)):
         return None
     flat, depth, columns = len(y.shape) == 2, x.shape[-1], y.shape[-1]
@@ -220,7 +220,7 @@ def _matmul(b: _Builder, op: Any, x: Arg, y: Arg, x_zero: Arg | None = None, y_z
 def _gemm(b: _Builder, op: Any, x: Arg, y: Arg, c: Arg | None = None) -> Product:
     """`alpha * op(x) @ op(y) + beta * c`."""
     kind = b.spec.types[b.step.outputs[0]]
-    acc = accumulator(kind.dtype.name)
+    acc = sum_type(kind.dtype)
     rows, depth = x.shape[::-1] if op.trans_a else x.shape
     columns = y.shape[0] if op.trans_b else y.shape[1]
     if c is not None:
@@ -236,7 +236,7 @@ def _gemm(b: _Builder, op: Any, x: Arg, y: Arg, c: Arg | None = None) -> Product
         value = total * tirx.const(op.alpha, acc) if op.alpha != 1.0 else total
         if c is None:
             return value
-        other = c.at(index).astype(acc)
+        other = number_of(c.at(index), c.type.dtype, acc)
         return value + (other if op.beta == 1.0 else other * tirx.const(op.beta, acc))
 
     def problem(name: Callable[[Any], str], arithmetic: Arithmetic) -> Gemm:
@@ -256,7 +256,7 @@ def _conv(b: _Builder, op: Any, x: Arg, w: Arg, *rest: Arg | None) -> Product | 
     """Convolutions as products of pixels and taps; what lies outside of the image is zero."""
     kind, last = b.spec.types[b.step.outputs[0]], getattr(op, "layout", "NCHW") == "NHWC"
     integer = op.name == "ConvInteger"
-    acc = "int32" if integer else accumulator(kind.dtype.name)
+    acc = "int32" if integer else sum_type(kind.dtype)
     bias, zeros = (None, (*rest, None, None)[:2]) if integer else ((*rest, None)[0], (None, None))
     spatial, in_group, per_group = len(x.shape) - 2, w.shape[1], w.shape[0] // op.groups
     if (
@@ -299,7 +299,7 @@ def _conv(b: _Builder, op: Any, x: Arg, w: Arg, *rest: Arg | None) -> Product | 
         return (image, *unravel(flat, out), channel) if last else (image, channel, *unravel(flat, out))
 
     def change(total: Expr, index: Sequence[Expr]) -> Expr:
-        return total if bias is None else total + bias[[index[-1] if last else index[1]]].astype(acc)
+        return total if bias is None else total + number_of(bias[[index[-1] if last else index[1]]], bias.type.dtype, acc)
 
     def problem(name: Callable[[Any], str], arithmetic: Arithmetic) -> Convolution:
         return _windows(op, x, w, name(b.buffer(x)), name(packed), arithmetic)
@@ -338,11 +338,12 @@ def _windows(op: Any, x: Arg, w: Arg, image: str, weight: str, arithmetic: Arith
 def _is_plain(x: Arg, w: Arg, result: TensorType) -> bool:
     """Whether operands are read as they are stored, and have one type that tensor cores, or ordinary ones, multiply."""
     stored = all(a.body is None and a.number is None for a in (x, w))
-    return stored and x.dtype == w.dtype and x.type.dtype.name in ("float32", "float16")
+    return stored and x.type.dtype == w.type.dtype and x.type.dtype.name in ("float32", "float16", "bfloat16")
 
 
 def _element(x: Arg) -> TensorElement:
-    return "float16" if x.dtype == "float16" else "float32"
+    names: dict[str, TensorElement] = {"float16": "float16", "bfloat16": "bfloat16"}
+    return names.get(x.type.dtype.name, "float32")
 
 
 def _steps(shape: Sequence[int], batch: Sequence[int]) -> tuple[int, ...]:

@@ -31,8 +31,10 @@ def has_generator(gpus: Sequence[Gpu]) -> bool:
 
 def arithmetic_of(anchor: Anchor, extensions: Sequence[str]) -> Arithmetic:
     """What is multiplied: elements as they are stored; float32 in tf32 where that was asked for."""
-    if any(str(b.dtype) == "float16" for b in anchor.buffers[:1]):
-        return "float16"
+    names: dict[str, Arithmetic] = {"float16": "float16", "bfloat16": "bfloat16"}
+    stored = anchor.parameters[0].type.dtype.name
+    if stored in names:
+        return names[stored]
     return "tf32" if "tf32" in extensions else "float32"
 
 

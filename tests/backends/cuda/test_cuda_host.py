@@ -35,7 +35,9 @@ def test_a_session_loads_once_and_replays_what_it_recorded(model, gpu):
     assert np.allclose(first, lc.evaluate(parse_graph(TINY), {"x": X})["y"], rtol=1e-5)
     assert np.allclose(second, lc.evaluate(parse_graph(TINY), {"x": X + 1})["y"], rtol=1e-5)
     launches = model.manifest["launches"]
-    assert {name: gpu.count(name) for name in ("cuModuleLoadData", "cuMemAlloc_v2", "cuStreamEndCapture", "cuGraphLaunch", "cuLaunchKernel")} == {
+    assert {
+        name: gpu.count(name) for name in ("cuModuleLoadData", "cuMemAlloc_v2", "cuStreamEndCapture", "cuGraphLaunch", "cuLaunchKernel")
+    } == {
         "cuModuleLoadData": 1,
         "cuMemAlloc_v2": 2,  # arena and weights together, and room for copies of what the host has
         "cuStreamEndCapture": 1,
