@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -34,6 +35,14 @@ class Image:
     code: bytes
 
 
+@dataclass(frozen=True)
+class Code:
+    """What one compilation gives: a cubin, and the PTX that it was made of."""
+
+    cubin: bytes
+    ptx: bytes
+
+
 class Compiler(Protocol):
     """Something that compiles one translation unit."""
 
@@ -42,7 +51,7 @@ class Compiler(Protocol):
         """Its name and version: what the same text gives the same code with."""
         ...
 
-    def compile(self, text: str, gpu: Gpu, is_ptx: bool) -> bytes:
+    def compile(self, text: str, gpu: Gpu) -> Code:
         """The code of a unit.
 
         Raises:
@@ -65,26 +74,26 @@ def compile_images(text: str, gpus: Sequence[Gpu], cache: Path | None, jobs: int
         LeptonError: the unit does not compile.
     """
     compiler = find_compiler()
-    wanted = [*((gpu, False) for gpu in gpus), (gpus[-1], True)]
-    with ThreadPoolExecutor(max(1, min(jobs, len(wanted)))) as pool:
-        codes = list(pool.map(lambda item: _cached(compiler, text, item[0], item[1], cache), wanted))
-    return [Image(gpu, is_ptx, code) for (gpu, is_ptx), code in zip(wanted, codes, strict=True)], compiler.version
+    with ThreadPoolExecutor(max(1, min(jobs, len(gpus)))) as pool:
+        codes = list(pool.map(lambda gpu: _cached(compiler, text, gpu, cache), gpus))
+    images = [Image(gpu, False, code.cubin) for gpu, code in zip(gpus, codes, strict=True)]
+    return [*images, Image(gpus[-1], True, codes[-1].ptx)], compiler.version
 
 
-def _cached(compiler: Compiler, text: str, gpu: Gpu, is_ptx: bool, cache: Path | None) -> bytes:
-    key = hashlib.sha256(f"{compiler.version}{FLAGS}{gpu.name}{is_ptx}{text}".encode()).hexdigest()
-    path = cache / key[:2] / f"{key}.{'ptx' if is_ptx else 'cubin'}" if cache else None
-    if path is not None and path.is_file():
-        return path.read_bytes()
-    code = compiler.compile(text, gpu, is_ptx)
-    if path is not None:
-        try:
+def _cached(compiler: Compiler, text: str, gpu: Gpu, cache: Path | None) -> Code:
+    if cache is None:
+        return compiler.compile(text, gpu)
+    key = hashlib.sha256(f"{compiler.version}{FLAGS}{gpu.name}{text}".encode()).hexdigest()
+    paths = [cache / key[:2] / f"{key}.{kind}" for kind in ("cubin", "ptx")]
+    if all(path.is_file() for path in paths):
+        return Code(*(path.read_bytes() for path in paths))
+    code = compiler.compile(text, gpu)
+    for path, data in zip(paths, (code.cubin, code.ptx), strict=True):
+        with contextlib.suppress(OSError):  # a cache that cannot be written is no error
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                file.write(code)
+                file.write(data)
             Path(file.name).replace(path)
-        except OSError:
-            pass  # a cache that cannot be written is no error
     return code
 
 
@@ -128,13 +137,15 @@ class Nvcc:
         found = re.search(r"V(\d+\.\d+\.\d+)", self._run([self.path, "--version"], None))
         return f"nvcc {found[1] if found else ''}"
 
-    def compile(self, text: str, gpu: Gpu, is_ptx: bool) -> bytes:
+    def compile(self, text: str, gpu: Gpu) -> Code:
         """See `Compiler`."""
-        kind, arch = ("ptx", gpu.name.replace("sm", "compute")) if is_ptx else ("cubin", gpu.name)
         with tempfile.TemporaryDirectory(prefix="lepton-") as folder:
-            Path(folder, "unit.cu").write_text(text)
-            self._run([self.path, f"-{kind}", f"-arch={arch}", *FLAGS, "-w", "-o", f"unit.{kind}", "unit.cu"], folder)
-            return Path(folder, f"unit.{kind}").read_bytes()
+            unit = Path(folder, "unit")
+            unit.with_suffix(".cu").write_text(text)
+            arch = gpu.name.replace("sm", "compute")
+            self._run([self.path, "-ptx", f"-arch={arch}", *FLAGS, "-w", "-o", "unit.ptx", "unit.cu"], folder)
+            self._run([self.path, "-cubin", f"-arch={gpu.name}", "-o", "unit.cubin", "unit.ptx"], folder)
+            return Code(unit.with_suffix(".cubin").read_bytes(), unit.with_suffix(".ptx").read_bytes())
 
     def _run(self, command: list[str], folder: str | None) -> str:
         try:
@@ -161,10 +172,11 @@ class Nvrtc:
         """Its release."""
         return f"nvrtc {self._run(['version'], b'').decode().strip()}"
 
-    def compile(self, text: str, gpu: Gpu, is_ptx: bool) -> bytes:
+    def compile(self, text: str, gpu: Gpu) -> Code:
         """See `Compiler`."""
-        arch = gpu.name.replace("sm", "compute") if is_ptx else gpu.name
-        return self._run(["ptx" if is_ptx else "cubin", f"--gpu-architecture={arch}", *FLAGS, "-w"], text.encode())
+        both = self._run(["compile", f"--gpu-architecture={gpu.name}", *FLAGS, "-w"], text.encode())
+        size = int.from_bytes(both[:8], "little")
+        return Code(both[8 : 8 + size], both[8 + size :])
 
     def _run(self, arguments: Sequence[str], text: bytes) -> bytes:
         command = [sys.executable, "-I", str(Path(__file__).with_name("nvrtc.py")), str(self.path), *arguments]

@@ -1,4 +1,7 @@
-"""The process that compiles with NVRTC: `nvrtc.py LIBRARY cubin|ptx|version [OPTION...]`, the text on standard input, the code on standard output."""
+"""The process that compiles with NVRTC: `nvrtc.py LIBRARY compile|version [OPTION...]`.
+
+The text comes on standard input; on standard output go the size of the cubin in eight bytes, the cubin, and the PTX that it was made of.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,8 @@ class Library:
         self.check(self.handle.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
         return f"{major.value}.{minor.value}".encode()
 
-    def compile(self, text: bytes, kind: str, options: list[bytes]) -> bytes:
-        """The code of a unit.
+    def compile(self, text: bytes, options: list[bytes]) -> bytes:
+        """The code of a unit, as it goes out.
 
         Raises:
             NvrtcError: it does not compile.
@@ -40,7 +43,8 @@ class Library:
         if status:
             log = self.fetch(program, "ProgramLog").decode(errors="replace").strip("\0 \n")
             raise NvrtcError(log or self.message(status))
-        return self.fetch(program, kind.upper())
+        cubin = self.fetch(program, "CUBIN")
+        return len(cubin).to_bytes(8, "little") + cubin + self.fetch(program, "PTX")
 
     def fetch(self, program: Any, what: str) -> bytes:
         """One of a program's results."""
@@ -66,7 +70,7 @@ def main(arguments: list[str]) -> int:
     try:
         library = Library(Path(path))
         given = [o.encode() for o in options]
-        code = library.version() if kind == "version" else library.compile(sys.stdin.buffer.read(), kind, given)
+        code = library.version() if kind == "version" else library.compile(sys.stdin.buffer.read(), given)
     except (OSError, AttributeError, NvrtcError) as error:
         print(error, file=sys.stderr)
         return 1

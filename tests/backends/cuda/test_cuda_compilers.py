@@ -70,9 +70,9 @@ def test_a_compiler_that_fails_is_told_of(tmp_path):
     fake.write_text("#!/bin/sh\necho unit.cu: no >&2\nexit 1\n")
     fake.chmod(0o755)
     with pytest.raises(LeptonError, match=r"nvcc failed: unit\.cu: no"):
-        Nvcc(str(fake)).compile(UNIT, GPUS["sm_80"], False)
+        Nvcc(str(fake)).compile(UNIT, GPUS["sm_80"])
     with pytest.raises(MissingDependency, match="cannot run"):
-        Nvcc(str(tmp_path / "nothing")).compile(UNIT, GPUS["sm_80"], False)
+        Nvcc(str(tmp_path / "nothing")).compile(UNIT, GPUS["sm_80"])
 
 
 def test_images_are_the_same_twice_and_kept(compiler, tmp_path):
