@@ -158,11 +158,12 @@ def _lepton(torch: Any, net: Any, example: Any, expected: Any, precision: str) -
         path = Path(folder, "net.onnx")
         torch.onnx.export(net.cpu().float(), (example,), str(path), input_names=["x"], output_names=["y"], dynamo=False)
         model = lc.compile(path, target=f"cuda:sm_{major}{minor}", level=3, precision=precision)
+    library: Any = model.library
     x, y = example.cuda().contiguous(), torch.empty(tuple(expected.shape), device="cuda")
     addresses = [x.data_ptr()], [tuple(x.shape)], [y.data_ptr()]
 
     def run() -> None:
-        model.library.call(*addresses, 0, torch.cuda.current_stream().cuda_stream, waits=False)
+        library.call(*addresses, 0, torch.cuda.current_stream().cuda_stream, waits=False)
 
     run()
     torch.cuda.synchronize()

@@ -162,7 +162,12 @@ class _Row:
         writer.range(at, extent, name)
         first, end = ("lane", str(extent)) if bounds is None else (f"{bounds[0]} + lane", bounds[1])
         writer.emit(f"for (int32_t {name} = {first}; {name} < {end}; {name} += {self.lanes}) {{")
-        lines, _ = writer.block(lambda: (writer.unravel(axes, at), body()))
+
+        def turn() -> None:
+            writer.unravel(axes, at)
+            body()
+
+        lines, _ = writer.block(turn)
         writer.lines += lines
         writer.emit("}")
 

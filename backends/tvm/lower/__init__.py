@@ -106,7 +106,7 @@ def lower(spec: KernelSpec, target: Target, own: Mapping[str, Rule] | None = Non
         args[k] = Arg(kind, te.placeholder(kind.static_shape, carrier(kind.dtype).name, f"in{k}"), operand=k, constant=k in spec.constants)
     for k, value in spec.scalars:
         args[k] = Arg(spec.types[k], number=value)
-    rules = RULES if own is None else RULES | own
+    rules = RULES if own is None else {**RULES, **own}
     if own is None and (whole := _whole(spec, ctx, args)) is not None:
         return _finish(spec, ctx, args, whole)
     for step in spec.steps:

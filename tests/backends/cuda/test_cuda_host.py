@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_loops_whose_length_data_decides_are_counted_on_the_host(agrees, gpu):
 
 
 def test_bad_machines_are_told_of_in_a_line(model, gpu):
-    cases = [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"devices": 0}, "no GPU"),
         ({"capability": (7, 5)}, "'Emulated GPU' is sm_75; the artefact has code for sm_80"),
         ({"capability": (9, 0)}, "code for sm_80"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -74,7 +76,7 @@ def test_products(agrees, case):
     agrees(graph_of(signature, line, results="%y"))
 
 
-CONVOLUTIONS = {
+CONVOLUTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "padded, strided": (((2, 8, 13, 11), (12, 8, 3, 3)), {"strides": (2, 2), "pads": (1, 1, 1, 1)}),
     "groups": (((1, 32, 8, 8), (32, 8, 3, 3)), {"groups": 4, "pads": (1, 0, 1, 0)}),
     "depthwise": (((1, 16, 9, 9), (16, 1, 3, 3)), {"groups": 16, "pads": (1, 1, 1, 1)}),
