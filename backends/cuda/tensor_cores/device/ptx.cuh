@@ -4,28 +4,28 @@
 #else
 namespace lepton {
 
-static __device__ __forceinline__ unsigned shared_address(const void* pointer) { return static_cast<unsigned>(__cvta_generic_to_shared(pointer)); }
+__device__ __forceinline__ unsigned shared_address(const void* pointer) { return static_cast<unsigned>(__cvta_generic_to_shared(pointer)); }
 
 // Copies 16 bytes to shared memory in the background, the first `valid` of them from `global`, the rest zeros.
-static __device__ __forceinline__ void cp_async16(void* shared, const void* global, unsigned valid) {
+__device__ __forceinline__ void cp_async16(void* shared, const void* global, unsigned valid) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid) : "memory");
 }
-static __device__ __forceinline__ void cp_async8(void* shared, const void* global, unsigned valid) {
+__device__ __forceinline__ void cp_async8(void* shared, const void* global, unsigned valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid) : "memory");
 }
-static __device__ __forceinline__ void cp_async4(void* shared, const void* global, unsigned valid) {
+__device__ __forceinline__ void cp_async4(void* shared, const void* global, unsigned valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid) : "memory");
 }
-static __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most GROUPS of this thread's groups are under way.
 template <int GROUPS>
-static __device__ __forceinline__ void cp_async_wait() {
+__device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
 }
 
 // Four matrices of 8 x 8 16-bit elements: lane 8 i + r gives the address of row r of matrix i.
 template <bool TRANSPOSED>
-static __device__ __forceinline__ void ldmatrix_x4(unsigned (&r)[4], const void* row) {
+__device__ __forceinline__ void ldmatrix_x4(unsigned (&r)[4], const void* row) {
   if constexpr (TRANSPOSED)
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
@@ -36,7 +36,7 @@ static __device__ __forceinline__ void ldmatrix_x4(unsigned (&r)[4], const void*
 
 // d[16][8] += a[16][32 bytes] * b[32 bytes][8]
 #define LEPTON_MMA(NAME, TYPE, CONSTRAINT, SHAPE)                                                                      \
-  static __device__ __forceinline__ void NAME(TYPE (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {          \
+  __device__ __forceinline__ void NAME(TYPE (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {          \
     asm volatile("mma.sync.aligned." SHAPE " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"          \
                  : "+" CONSTRAINT(d[0]), "+" CONSTRAINT(d[1]), "+" CONSTRAINT(d[2]), "+" CONSTRAINT(d[3])              \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                                  \
@@ -51,19 +51,19 @@ LEPTON_MMA(mma_u8_u8, int, "r", "m16n8k32.row.col.s32.u8.u8.s32")
 #undef LEPTON_MMA
 
 // Rounds to tf32, halves away from zero.
-static __device__ __forceinline__ unsigned to_tf32(float value) {
+__device__ __forceinline__ unsigned to_tf32(float value) {
   unsigned result;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(value));
   return result;
 }
 
 // Two floats rounded to 16 bits, the first in the low half.
-static __device__ __forceinline__ unsigned pack_f16(float low, float high) {
+__device__ __forceinline__ unsigned pack_f16(float low, float high) {
   unsigned result;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
   return result;
 }
-static __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
+__device__ __forceinline__ unsigned pack_bf16(float low, float high) {
   unsigned result;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
   return result;

@@ -3,7 +3,7 @@ namespace lepton {
 
 // COUNT values at one k: from quads along k that are loaded, or from rows along i.
 template <class Tile, int COUNT, class Index>
-static __device__ __forceinline__ void values(float (&v)[COUNT], const Pack<float, 4> (&quads)[COUNT], const char* shared, Index index, int k) {
+__device__ __forceinline__ void values(float (&v)[COUNT], const Pack<float, 4> (&quads)[COUNT], const char* shared, Index index, int k) {
 #pragma unroll
   for (int i = 0; i < COUNT; i += Tile::ROWS_ALONG_I ? 1 : 4) {
     if constexpr (Tile::ROWS_ALONG_I) {
@@ -17,7 +17,7 @@ static __device__ __forceinline__ void values(float (&v)[COUNT], const Pack<floa
 }
 
 template <int BLOCK_M, int BLOCK_N, int TM, int TN, int STAGES, int DEPTH, class A, class B, class Store>
-static __device__ __forceinline__ void multiply_in_fp32(const A& a, const B& b, char* shared, int m, int n, int first, int end, const Store& store) {
+__device__ __forceinline__ void multiply_in_fp32(const A& a, const B& b, char* shared, int m, int n, int first, int end, const Store& store) {
   constexpr int WARP_M = TM * 8, WARP_N = TN * 4, ACROSS = BLOCK_N / WARP_N;
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warp_m = warp / ACROSS * WARP_M, warp_n = warp % ACROSS * WARP_N;
   int lane_m = lane % 8, lane_n = lane / 8;

@@ -52,7 +52,7 @@ struct Unfinished {
 
 // The second phase: adds the parts of each element, in order, and finishes it. One thread for VECTOR elements.
 template <class Sum, int BATCH, int M, int N, int SPLITS, int VECTOR, class Store>
-static __device__ __forceinline__ void finish(const Sum* workspace, Store store, int batch) {
+__device__ __forceinline__ void finish(const Sum* workspace, Store store, int batch) {
   int index = (blockIdx.x * blockDim.x + threadIdx.x) * VECTOR, m = index / N, n = index % N;
   if (m >= M) return;
   Sum sums[VECTOR] = {};
@@ -71,7 +71,7 @@ struct Position {
   int m, n;
 };
 template <int TILES_M, int TILES_N>
-static __device__ __forceinline__ Position position(int block) {
+__device__ __forceinline__ Position position(int block) {
   constexpr int BAND = TILES_M < 8 ? TILES_M : 8;
   int band = block / (BAND * TILES_N), height = TILES_M - band * BAND < BAND ? TILES_M - band * BAND : BAND, rest = block % (BAND * TILES_N);
   return {band * BAND + rest % height, rest / height};

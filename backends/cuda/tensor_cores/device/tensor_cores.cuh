@@ -5,7 +5,7 @@ namespace lepton {
 enum class Arithmetic { f16, bf16, tf32, s8_s8, u8_s8, s8_u8, u8_u8 };
 
 template <Arithmetic KIND, class Sum>
-static __device__ __forceinline__ void mma(Sum (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+__device__ __forceinline__ void mma(Sum (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   if constexpr (KIND == Arithmetic::f16) mma_f16(d, a, b);
   if constexpr (KIND == Arithmetic::bf16) mma_bf16(d, a, b);
   if constexpr (KIND == Arithmetic::tf32) mma_tf32(d, a, b);
@@ -18,7 +18,7 @@ static __device__ __forceinline__ void mma(Sum (&d)[4], const unsigned (&a)[4], 
 // Sixteen rows (i) x one step of a tile: registers {rows 0-7, first 16 bytes}, {rows 8-15, first}, {0-7, second}, {8-15, second}, or with the
 // middle two exchanged, as two fragments of B want them (PAIRS).
 template <class Tile, bool PAIRS, bool ROUND>
-static __device__ __forceinline__ void fragment(unsigned (&r)[4], const char* shared, int first, int step, int lane) {
+__device__ __forceinline__ void fragment(unsigned (&r)[4], const char* shared, int first, int step, int lane) {
   int eight = lane % 8, matrix = lane / 8;
   int i_part = PAIRS ? matrix / 2 : matrix % 2, k_part = PAIRS ? matrix % 2 : matrix / 2;
   if constexpr (!Tile::WIDE && Tile::ROWS_ALONG_I) {
@@ -40,7 +40,7 @@ static __device__ __forceinline__ void fragment(unsigned (&r)[4], const char* sh
 
 // One block's tile of the product, computed by warps of WARP_M x WARP_N; the sums of [first, end) go to `store(m, n, sums)`.
 template <Arithmetic KIND, class Sum, int BLOCK_M, int BLOCK_N, int WARP_M, int WARP_N, int STEPS, int STAGES, int DEPTH, class A, class B, class Store>
-static __device__ __forceinline__ void multiply_on_tensor_cores(const A& a, const B& b, char* shared, int m, int n, int first, int end, const Store& store) {
+__device__ __forceinline__ void multiply_on_tensor_cores(const A& a, const B& b, char* shared, int m, int n, int first, int end, const Store& store) {
   constexpr int ROWS = WARP_M / 16, COLUMNS = WARP_N / 8, ACROSS = BLOCK_N / WARP_N;
   constexpr bool ROUND = KIND == Arithmetic::tf32;
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warp_m = warp / ACROSS * WARP_M, warp_n = warp % ACROSS * WARP_N;

@@ -8,7 +8,7 @@ struct alignas(16) Chunk {
 // Byte offset of a chunk. Chunks of a row are exchanged so that eight rows at the same chunk lie in different banks (ldmatrix), and so do
 // 4 rows x 32 bytes of 32-bit elements that are contiguous along i (plain loads of fragments).
 template <int ROW_BYTES, bool WIDE>
-static __device__ __forceinline__ int swizzled(int row, int chunk) {
+__device__ __forceinline__ int swizzled(int row, int chunk) {
   constexpr int CHUNKS = ROW_BYTES / 16;
   if constexpr (WIDE)
     chunk ^= row % 4 * 2 & (CHUNKS - 1);
@@ -95,7 +95,7 @@ struct Tile {
 
 // Runs `multiply(stage)` over all tiles of [first, end) along k, with STAGES - 1 tiles under way.
 template <int STAGES, int DEPTH, class A, class B, class Multiply>
-static __device__ __forceinline__ void pipeline(const A& a, const B& b, char* shared, int first, int end, Multiply multiply) {
+__device__ __forceinline__ void pipeline(const A& a, const B& b, char* shared, int first, int end, Multiply multiply) {
   constexpr int STAGE = A::BYTES + B::BYTES;
   int tiles = (end - first + DEPTH - 1) / DEPTH;
 #pragma unroll
