@@ -1,5 +1,6 @@
 """Matrix products and convolutions for GPUs: CUDA C on tensor cores, or in fp32 on the ordinary cores."""
 
+from lepton_compiler.backends.cuda.tensor_cores.attention import Attention, Rows, generate_attention
 from lepton_compiler.backends.cuda.tensor_cores.device import DEVICES, Device, device_of
 from lepton_compiler.backends.cuda.tensor_cores.generate import generate, pack_weights, packed_depth
 from lepton_compiler.backends.cuda.tensor_cores.library import library
@@ -9,6 +10,7 @@ from lepton_compiler.backends.cuda.tensor_cores.tiles import Tiling
 __all__ = [
     "DEVICES",
     "Arithmetic",
+    "Attention",
     "Convolution",
     "Device",
     "Element",
@@ -17,9 +19,11 @@ __all__ = [
     "Launch",
     "Matrix",
     "Plan",
+    "Rows",
     "Tiling",
     "device_of",
     "generate",
+    "generate_attention",
     "library",
     "pack_weights",
     "packed_depth",

@@ -131,16 +131,16 @@ def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue) -> 
     lines = [
         *_opening(symbol, epilogue, tiling.threads, tiling.splits, product.sum),
         "  extern __shared__ __align__(128) char lepton_tiles[];",
-        f"  int batch = blockIdx.x / {tiles_m * tiles_n};",
+        f"  int lepton_batch = blockIdx.x / {tiles_m * tiles_n};",
         f"  lepton::Position lepton_at = lepton::position<{tiles_m}, {tiles_n}>(blockIdx.x % {tiles_m * tiles_n});",
-        f"  int first = blockIdx.y * {tiling.split_depth}, end = first + {tiling.split_depth};",
-        f"  end = end < {shape.k} ? end : {shape.k};",
+        f"  int lepton_first = blockIdx.y * {tiling.split_depth}, lepton_end = lepton_first + {tiling.split_depth};",
+        f"  lepton_end = lepton_end < {shape.k} ? lepton_end : {shape.k};",
         *_store(product, tiling, epilogue),
         f"  using A = {product.a.tile(tiling.block_m, tiling.depth, tiling.threads)};",
         f"  using B = {product.b.tile(tiling.block_n, tiling.depth, tiling.threads)};",
         f"  A lepton_a(A::Origin{product.a.value}, lepton_at.m * {tiling.block_m}, threadIdx.x);",
         f"  B lepton_b(B::Origin{product.b.value}, lepton_at.n * {tiling.block_n}, threadIdx.x);",
-        f"  {_call(product, tiling)}(lepton_a, lepton_b, lepton_tiles, lepton_at.m * {tiling.block_m}, lepton_at.n * {tiling.block_n}, first, end, store);",
+        f"  {_call(product, tiling)}(lepton_a, lepton_b, lepton_tiles, lepton_at.m * {tiling.block_m}, lepton_at.n * {tiling.block_n}, lepton_first, lepton_end, lepton_store);",
         "}",
         "",
     ]
@@ -170,8 +170,8 @@ def _store(product: Product, tiling: Tiling, epilogue: Epilogue) -> list[str]:
     shape = product.shape
     if tiling.splits > 1:
         vector = _power(shape.n, 4)
-        base = f"workspace + (static_cast<long long>(blockIdx.y) * {shape.batch} + batch) * {shape.m * shape.n}LL"
-        return [f"  lepton::Unfinished<{product.sum}, {shape.m}, {shape.n}, {vector}> store{{{base}}};"]
+        base = f"workspace + (static_cast<long long>(blockIdx.y) * {shape.batch} + lepton_batch) * {shape.m * shape.n}LL"
+        return [f"  lepton::Unfinished<{product.sum}, {shape.m}, {shape.n}, {vector}> lepton_store{{{base}}};"]
     return _finished(product, epilogue, _power(shape.n, min(8, 16 // epilogue.size)) if epilogue.rows else 1)
 
 
@@ -179,9 +179,9 @@ def _finished(product: Product, epilogue: Epilogue, vector: int) -> list[str]:
     names = ", ".join(epilogue.arguments)
     sizes = f"{epilogue.type}, {product.shape.m}, {product.shape.n}, {vector}"
     return [
-        f"  auto value = [&](int batch, int m, int n, {product.sum} sum) {{ return {epilogue.symbol}_value({names}, batch, m, n, sum); }};",
-        f"  auto place = [&](int batch, int m, int n) {{ return {epilogue.symbol}_place({names}, batch, m, n); }};",
-        f"  lepton::Finished<{sizes}, decltype(value), decltype(place)> store{{{epilogue.output}, batch, value, place}};",
+        f"  auto lepton_value = [&](int lepton_batch, int lepton_m, int lepton_n, {product.sum} lepton_sum) {{ return {epilogue.symbol}_value({names}, lepton_batch, lepton_m, lepton_n, lepton_sum); }};",
+        f"  auto lepton_place = [&](int lepton_batch, int lepton_m, int lepton_n) {{ return {epilogue.symbol}_place({names}, lepton_batch, lepton_m, lepton_n); }};",
+        f"  lepton::Finished<{sizes}, decltype(lepton_value), decltype(lepton_place)> lepton_store{{{epilogue.output}, lepton_batch, lepton_value, lepton_place}};",
     ]
 
 
@@ -190,9 +190,9 @@ def _finish(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue, v
     sizes = f"{product.sum}, {shape.batch}, {shape.m}, {shape.n}, {tiling.splits}, {vector}"
     lines = [
         *_opening(f"{symbol}_finish", epilogue, FINISH_THREADS, tiling.splits, product.sum),
-        "  int batch = blockIdx.y;",
+        "  int lepton_batch = blockIdx.y;",
         *_finished(product, epilogue, vector if epilogue.rows else 1),
-        f"  lepton::finish<{sizes}>(workspace, store, batch);",
+        f"  lepton::finish<{sizes}>(workspace, lepton_store, lepton_batch);",
         "}",
         "",
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-PARTS = ("ptx", "sources", "tiles", "stores", "tensor_cores", "simt")
+PARTS = ("ptx", "sources", "tiles", "stores", "tensor_cores", "simt", "attention")
 
 
 @cache

@@ -56,7 +56,7 @@ def batch_offset(batch: Sequence[int], steps: Sequence[int]) -> str:
     for count, step in zip(batch, steps, strict=True):
         inner //= count
         if step and count > 1:
-            index = "batch" if inner == 1 else f"batch / {inner}"
+            index = "lepton_batch" if inner == 1 else f"lepton_batch / {inner}"
             index = index if inner * count == math.prod(batch) else f"{index} % {count}"
             terms.append(f" + ({index}) * {step}LL")
     return "".join(terms)

@@ -11,7 +11,19 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from lepton_compiler.backends.cuda.tensor_cores import Convolution, Device, Epilogue, Gemm, Matrix, Plan, Tiling, device_of, generate, library, pack_weights
+from lepton_compiler.backends.cuda.tensor_cores import (
+    Convolution,
+    Device,
+    Epilogue,
+    Gemm,
+    Matrix,
+    Plan,
+    Tiling,
+    device_of,
+    generate,
+    library,
+    pack_weights,
+)
 from lepton_compiler.ops.conv import Conv
 from lepton_compiler.testing.cuda_emulator import Statistics, available, run
 
@@ -27,7 +39,9 @@ TOLERANCE = {"float32": 2e-6, "tf32": 1e-3, "float16": 2e-6, "bfloat16": 2e-6, "
 C_TYPES = {"float32": "float", "float16": "unsigned short", "bfloat16": "unsigned short", "int8": "signed char", "uint8": "unsigned char"}
 
 
-def epilogue(symbol: str, operands: Mapping[str, str], value: str, place: str, out: str = "float", size: int = 4, total: str = "float") -> Epilogue:
+def epilogue(
+    symbol: str, operands: Mapping[str, str], value: str, place: str, out: str = "float", size: int = 4, total: str = "float"
+) -> Epilogue:
     """An epilogue over parameters with these C types, and `out`."""
     parameters = ", ".join([*(f"const {t} *__restrict__ {p}" for p, t in operands.items()), f"{out} *__restrict__ out"])
     head = "static __device__ __forceinline__"
@@ -230,7 +244,15 @@ def test_kernels_compile_without_spilling(tmp_path):
         "conv": CASES["conv"]("conv"),
     }
     (tmp_path / "unit.cu").write_text("\n".join([library(), *(case.plan.text for case in chosen.values())]))
-    command = ["nvcc", "-std=c++17", "-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=sm_90", "-fatbin", "-Xptxas", "-v"]
+    command = [
+        "nvcc",
+        "-std=c++17",
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90,code=sm_90",
+        "-fatbin",
+        "-Xptxas",
+        "-v",
+    ]
     done = subprocess.run([*command, "unit.cu", "-o", "unit.fatbin"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr
