@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from lepton_compiler.backends.cuda.tensor_cores.device import Device
-from lepton_compiler.backends.cuda.tensor_cores.problem import BYTES, Arithmetic, Element, Epilogue, Launch, Matrix, Plan
+from lepton_compiler.backends.cuda.tensor_cores.problem import BYTES, Element, Epilogue, Launch, Matrix, Plan
 from lepton_compiler.backends.cuda.tensor_cores.sources import Source, matrix_source
 from lepton_compiler.errors import UnsupportedError
 
@@ -122,7 +122,7 @@ def _kernel(
     vector = math.gcd(a.value_head, min(4, 16 // epilogue.size)) if epilogue.rows else 1
     if a.element != "float32":
         vector = min(vector, 2)
-    kind: dict[Arithmetic, str] = {
+    kind: dict[Element, str] = {
         "float16": "on_tensor_cores<lepton::Arithmetic::f16, ",
         "bfloat16": "on_tensor_cores<lepton::Arithmetic::bf16, ",
     }

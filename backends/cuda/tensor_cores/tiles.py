@@ -140,7 +140,7 @@ def shared_bytes(shape: Shape, tiling: Tiling) -> int:
 
 
 def seconds(shape: Shape, tiling: Tiling, device: Device) -> float:
-    """Estimated time: the longest of computing, shared memory and loads per block, in waves; never less than memory needs."""
+    """Estimated time: the longest of computing, shared memory and loads per block, in waves; never less than memory needs, and the last results."""
     blocks = math.ceil(shape.m / tiling.block_m) * math.ceil(shape.n / tiling.block_n) * shape.batch * tiling.splits
     resident = _resident(shape, tiling, device)
     per_processor = math.ceil(blocks / device.processors)
@@ -148,10 +148,12 @@ def seconds(shape: Shape, tiling: Tiling, device: Device) -> float:
     clocks = per_processor * tiling.split_depth * _clocks_per_k(shape, tiling, device, together) / BEST
     clocks += math.ceil(per_processor / resident) * (2 * LATENCY + tiling.block_m * tiling.block_n / 32)
     memory = shape.bytes_moved / device.bandwidth
+    memory_per_clock = min(L2_BYTES_PER_CLOCK, device.bandwidth / device.processors / device.clock)
+    last = together * tiling.block_m * tiling.block_n * shape.size / memory_per_clock  # results that nothing is computed beside
     extra = 0.0
     if tiling.splits > 1:
         extra = LAUNCH + 2 * tiling.splits * shape.batch * shape.m * shape.n * 4 / (2 * device.bandwidth)
-    return max(clocks / device.clock, memory) + extra
+    return max(clocks / device.clock, memory) + last / device.clock + extra
 
 
 def _clocks_per_k(shape: Shape, tiling: Tiling, device: Device, together: int) -> float:

@@ -4,6 +4,7 @@ import math
 import re
 import shutil
 import subprocess
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -19,7 +20,7 @@ C_TYPES = {"float32": "float", "float16": "unsigned short", "bfloat16": "unsigne
 TOLERANCE = {"float32": 2e-6, "float16": 1e-3, "bfloat16": 8e-3}
 """Of the largest result; weights are rounded to the type of the values before they are multiplied."""
 
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "half": {"element": "float16", "queries": 40, "keys": 72, "head": 64, "value_head": 64, "heads": 2, "kv_heads": 2},
     "half_odd": {"element": "float16", "queries": 33, "keys": 19, "head": 20, "value_head": 35, "heads": 4, "kv_heads": 2},
     "half_causal": {"element": "float16", "queries": 70, "keys": 70, "head": 32, "value_head": 32, "heads": 1, "kv_heads": 1, "causal": 0},
@@ -62,11 +63,11 @@ def sizes(queries, keys, head, value_head, heads, kv_heads, **_):
     return (BATCH, heads, queries, head), (BATCH, kv_heads, keys, head), (BATCH, kv_heads, keys, value_head)
 
 
-def plan(symbol: str, processors: int = 108, **fields) -> Plan:
+def plan(symbol: str, **fields) -> Plan:
     operands = ["query", "key", "value", "mask"]
     kind = C_TYPES[fields["element"]]
     parameters = ", ".join([*(f"const {'float' if p == 'mask' else kind} *__restrict__ {p}" for p in operands), "float *__restrict__ out"])
-    rows = [Rows(p, math.prod(s[1:]), s[2] * s[3], s[3]) for p, s in zip(operands, sizes(**fields), strict=False)]
+    q, k, v = (Rows(p, math.prod(s[1:]), s[2] * s[3], s[3]) for p, s in zip(operands, sizes(**fields), strict=False))
     head = "static __device__ __forceinline__"
     helpers = (
         f"{head} float {symbol}_value({parameters}, int batch, int m, int n, float sum) {{ return sum; }}\n"
@@ -75,7 +76,7 @@ def plan(symbol: str, processors: int = 108, **fields) -> Plan:
         f"{head} float {symbol}_score({parameters}, int batch, int q, int k, float score) {{ return score + mask[q * {fields['keys']} + k]; }}\n"
     )
     epilogue = Epilogue(symbol, helpers, parameters, (*operands, "out"), "out", "float", 4)
-    return generate_attention(symbol, Attention(*rows, batch=BATCH, scale=0.2, **fields), epilogue, device_of("sm_80"))
+    return generate_attention(symbol, Attention(q, k, v, batch=BATCH, scale=0.2, **fields), epilogue, device_of("sm_80"))
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +93,14 @@ def test_kernels_agree_with_the_evaluator(name, plans):
     mask = rng.standard_normal((fields["queries"], fields["keys"])).astype(np.float32)
     mask[1], mask[2, 1:] = -np.inf, -np.inf
     wide = [a.astype(np.float32) for a in (q, k, v)]
+    operands: list[Any]
     op = Op(scale=0.2, is_causal=fields.get("causal") is not None)
     if fields.get("causal"):  # keys before the block of queries
         past = fields["causal"]
-        expected = op.evaluate(wide[0], *(a[:, :, past:] for a in wide[1:]), None, *(a[:, :, :past] for a in wide[1:]))[0]
+        operands = [wide[0], *(a[:, :, past:] for a in wide[1:]), None, *(a[:, :, :past] for a in wide[1:])]
     else:
-        expected = op.evaluate(*wide, *([mask] if fields.get("score") else []))[0]
+        operands = [*wide, mask] if fields.get("score") else wide
+    expected = op.evaluate(*operands)[0]
     out = np.full(expected.shape, 99, np.float32)
     text = "\n".join([library(), *(p.text for p in plans.values())])
     (launch,) = plans[name].launches
@@ -107,7 +110,7 @@ def test_kernels_agree_with_the_evaluator(name, plans):
 
 
 def test_many_queries_have_larger_blocks():
-    fields = {"element": "float16", "keys": 512, "head": 64, "value_head": 64, "heads": 12, "kv_heads": 12}
+    fields: dict[str, Any] = {"element": "float16", "keys": 512, "head": 64, "value_head": 64, "heads": 12, "kv_heads": 12}
     assert plan("few", queries=64, **fields).launches[0].block[0] == 32
     assert plan("many", queries=512, **fields).launches[0].block[0] == 128
 
@@ -119,7 +122,7 @@ def test_heads_that_do_not_fit_are_refused():
 
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
 def test_kernels_compile_without_spilling(tmp_path):
-    common = {"queries": 512, "keys": 512, "heads": 12, "kv_heads": 12}
+    common: dict[str, Any] = {"queries": 512, "keys": 512, "heads": 12, "kv_heads": 12}
     chosen = [
         plan("half", element="float16", head=128, value_head=128, **common),
         plan("fp32", element="float32", head=64, value_head=64, **common),

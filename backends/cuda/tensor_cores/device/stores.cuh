@@ -9,38 +9,41 @@ struct alignas(sizeof(T) * COUNT) Pack {
 // out[place(batch, m, n)] = value(batch, m, n, sum); consecutive n are consecutive in memory, and N a multiple of VECTOR, where VECTOR > 1.
 template <class Out, int M, int N, int VECTOR, class Value, class Place>
 struct Finished {
+  static constexpr int COUNT = VECTOR > 4 ? VECTOR : 4;  // sums to take at once, best
   Out* out;
   int batch;
   const Value& value;
   const Place& place;
 
-  template <int COUNT, class Sum>
-  __device__ __forceinline__ void operator()(int m, int n, const Sum (&sums)[COUNT]) const {
-    static_assert(COUNT % VECTOR == 0 || VECTOR % COUNT == 0);
-    constexpr int WIDTH = VECTOR < COUNT ? VECTOR : COUNT;
+  template <int GIVEN, class Sum>
+  __device__ __forceinline__ void operator()(int m, int n, const Sum (&sums)[GIVEN]) const {
+    static_assert(GIVEN % VECTOR == 0 || VECTOR % GIVEN == 0);
+    constexpr int WIDTH = VECTOR < GIVEN ? VECTOR : GIVEN;
     if (m >= M) return;
+    Pack<Out, WIDTH> packs[GIVEN / WIDTH];  // all values first: what they read is then read in vectors
 #pragma unroll
-    for (int first = 0; first < COUNT; first += WIDTH) {
-      if (n + first >= N) break;
-      Pack<Out, WIDTH> pack;
+    for (int p = 0; p < GIVEN / WIDTH; ++p)
+      if (n + p * WIDTH < N)
 #pragma unroll
-      for (int i = 0; i < WIDTH; ++i) pack.values[i] = value(batch, m, n + first + i, sums[first + i]);
-      *reinterpret_cast<Pack<Out, WIDTH>*>(out + place(batch, m, n + first)) = pack;
-    }
+        for (int i = 0; i < WIDTH; ++i) packs[p].values[i] = value(batch, m, n + p * WIDTH + i, sums[p * WIDTH + i]);
+#pragma unroll
+    for (int p = 0; p < GIVEN / WIDTH; ++p)
+      if (n + p * WIDTH < N) *reinterpret_cast<Pack<Out, WIDTH>*>(out + place(batch, m, n + p * WIDTH)) = packs[p];
   }
 };
 
 // workspace[split][batch][m][n] = sum
 template <class Sum, int M, int N, int VECTOR>
 struct Unfinished {
+  static constexpr int COUNT = 4;
   Sum* base;  // of this split and batch
 
-  template <int COUNT>
-  __device__ __forceinline__ void operator()(int m, int n, const Sum (&sums)[COUNT]) const {
-    constexpr int WIDTH = VECTOR < COUNT ? VECTOR : COUNT;
+  template <int GIVEN>
+  __device__ __forceinline__ void operator()(int m, int n, const Sum (&sums)[GIVEN]) const {
+    constexpr int WIDTH = VECTOR < GIVEN ? VECTOR : GIVEN;
     if (m >= M) return;
 #pragma unroll
-    for (int first = 0; first < COUNT; first += WIDTH) {
+    for (int first = 0; first < GIVEN; first += WIDTH) {
       if (n + first >= N) break;
       Pack<Sum, WIDTH> pack;
 #pragma unroll

@@ -67,7 +67,7 @@ __device__ __forceinline__ void multiply_on_tensor_cores(const A& a, const B& b,
     }
   });
   // Sixteen rows at a time pass through shared memory, so that a lane has whole vectors of a row.
-  constexpr int WIDTH = WARP_N + 8, VECTOR = WARP_N >= 32 ? 8 : 4, PER_ROW = WARP_N / VECTOR, AT_ONCE = 32 / PER_ROW < 16 ? 32 / PER_ROW : 16;
+  constexpr int WIDTH = WARP_N + 8, VECTOR = WARP_N >= 32 ? Store::COUNT : 4, PER_ROW = WARP_N / VECTOR, AT_ONCE = 32 / PER_ROW < 16 ? 32 / PER_ROW : 16;
   Sum* staging = reinterpret_cast<Sum*>(shared) + warp * 16 * WIDTH;
 #pragma unroll
   for (int i = 0; i < ROWS; ++i) {
