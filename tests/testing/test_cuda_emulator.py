@@ -76,6 +76,60 @@ extern "C" __global__ void narrow(const half* x, const __nv_bfloat16* b, half* y
 extern "C" __global__ void count(int* bins, const int* x) { atomicAdd(&bins[x[blockIdx.x * 32 + threadIdx.x]], 1); }
 """
 
+PRINTED_BY_TVM = """
+#ifdef __CUDACC_RTC__
+  #include <cuda/std/cstdint>
+#else
+  #include <cstdint>
+  #include <type_traits>
+  #include <cuda.h>
+#endif
+#if !defined(__CUDA_ARCH__) || (__CUDA_ARCH__ >= 530)
+#include <cuda_fp16.h>
+__device__ half max(half a, half b)
+{
+  return __hgt(__half(a), __half(b)) ? a : b;
+}
+#endif
+static inline __device__ __host__ unsigned
+__pack_half2(const half x, const half y) {
+  unsigned v0 = *((unsigned short *)&x);
+  unsigned v1 = *((unsigned short *)&y);
+  return (v1 << 16) | v0;
+}
+template <typename T, typename TVec2>
+struct __align__(8) half4_bfloat164 {
+  T x, y, z, w;
+  __host__ __device__ half4_bfloat164() : x(T(0)), y(T(0)), z(T(0)), w(T(0)) {}
+};
+#ifdef _WIN32
+  using uint = unsigned int;
+#else
+  #define uint unsigned int
+#endif
+extern "C" __global__ void __launch_bounds__(64) main_kernel(half* __restrict__ A_ptr, float* __restrict__ B_ptr);
+extern "C" __global__ void __launch_bounds__(64) main_kernel(half* __restrict__ A_ptr, float* __restrict__ B_ptr) {
+  alignas(64) float S_rf_local_ptr[1];
+  __shared__ alignas(64) float red_result_ptr[1];
+  __shared__ alignas(64) float red_buf_staging_ptr[2];
+  alignas(64) uint mask_ptr[1];
+  S_rf_local_ptr[0] = 0x0p+0f/*0.000000e+00*/;
+  half2 v_ = *(half2*)(A_ptr + ((((int)blockIdx.x) * 128) + (((int)threadIdx.x) * 2)));
+  S_rf_local_ptr[0] = (S_rf_local_ptr[0] + expf((float)(max(v_.x, v_.y))));
+  mask_ptr[0] = __activemask();
+  for (int step = 16; step; step >>= 1) S_rf_local_ptr[0] = (S_rf_local_ptr[0] + __shfl_down_sync(mask_ptr[0], S_rf_local_ptr[0], step, 32));
+  if ((((int)threadIdx.x) % 32) == 0) {
+    red_buf_staging_ptr[(((int)threadIdx.x) >> 5)] = S_rf_local_ptr[0];
+  }
+  __syncthreads();
+  if (((int)threadIdx.x) == 0) {
+    ((volatile float*)red_result_ptr)[0] = red_buf_staging_ptr[0] + red_buf_staging_ptr[1];
+  }
+  __syncthreads();
+  B_ptr[((((int)blockIdx.x) * 64) + ((int)threadIdx.x))] = ((volatile float*)red_result_ptr)[0];
+}
+"""
+
 
 def arrays(*sizes: int) -> list[np.ndarray]:
     rng = np.random.default_rng(1)
@@ -153,6 +207,13 @@ def test_atomics_do_not_race():
     bins, x = np.zeros(4, np.int32), np.arange(128, dtype=np.int32) % 4
     run(KERNELS, "count", 4, 32, 0, [bins, x])
     np.testing.assert_array_equal(bins, np.full(4, 32))
+
+
+def test_text_as_tvm_prints_it():
+    a, b = arrays(256)[0].astype(np.float16), np.zeros(128, np.float32)
+    run(PRINTED_BY_TVM, "main_kernel", 2, 64, 0, [a, b])
+    expected = np.exp(a.reshape(2, 64, 2).max(2).astype(np.float32)).sum(1)
+    np.testing.assert_allclose(b, np.repeat(expected, 64), rtol=1e-5)
 
 
 def test_wrong_arguments_and_texts_are_refused():

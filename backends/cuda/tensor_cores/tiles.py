@@ -17,6 +17,10 @@ LATENCY = 700
 LAUNCH = 2e-6
 """Seconds that one more kernel costs within a graph of kernels."""
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+ISSUE = 128
+"""Instructions of threads that a multiprocessor starts in a clock."""
+COPY = 8
+"""Instructions for a copy of 16 bytes to shared memory, with its address and its conditions."""
 REGISTERS = 40
 """Of a thread, for addresses."""
 BEST = 0.9
@@ -160,11 +164,17 @@ def _clocks_per_k(shape: Shape, tiling: Tiling, device: Device, together: int) -
     """Clocks of a multiprocessor for one block and one k."""
     edge = tiling.block_m + tiling.block_n
     warps = tiling.threads // 32
+    issue = edge * shape.size / 16 * COPY / ISSUE
     compute = tiling.block_m * tiling.block_n / _rate(shape.arithmetic, device)
-    shared = (warps * (tiling.warp_m + tiling.warp_n) + edge) * shape.size / 128
+    if shape.arithmetic == "float32":  # each lane reads its own rows and columns, in vectors of four that take two clocks
+        rows, columns = tiling.warp_m / 8, tiling.warp_n / 4
+        issue += warps * 32 * (rows * columns + (rows + columns) / 4) / ISSUE
+        shared = warps * (rows + columns) / 2 + edge * shape.size / 128
+    else:
+        shared = (warps * (tiling.warp_m + tiling.warp_n) + edge) * shape.size / 128
     under_way = together * (tiling.stages - 1) * edge * tiling.depth * shape.size
     loads = edge * shape.size / min(L2_BYTES_PER_CLOCK, under_way / LATENCY)
-    return max(compute, shared, loads)
+    return max(compute, shared, loads, issue)
 
 
 def _rate(arithmetic: Arithmetic, device: Device) -> float:

@@ -24,6 +24,7 @@ from lepton_compiler.backends.cuda.tensor_cores import (
     library,
     pack_weights,
 )
+from lepton_compiler.backends.cuda.tensor_cores.tiles import Shape, choose
 from lepton_compiler.ops.conv import Conv
 from lepton_compiler.testing.cuda_emulator import Statistics, available, run
 
@@ -230,10 +231,18 @@ def test_sums_are_split_where_there_are_few_tiles():
 
 
 def test_large_products_have_large_tiles():
-    case = gemm_case("large", (2048, 2048, 64), "float16", A100)
-    (launch,) = case.plan.launches
-    assert launch.block[0] >= 128
-    assert launch.grid[0] <= 256
+    large = Shape(1, 4096, 4096, 4096, "float16", 2, 3 * 4096 * 4096 * 2)
+    tiling, seconds = choose(large, A100)
+    assert tiling.block_m * tiling.block_n >= 128 * 128
+    assert tiling.splits == 1
+    assert 0.45e-3 < seconds < 0.8e-3  # 312 TFLOP/s would be 0.44 ms
+
+
+def test_rows_are_not_padded_to_many():
+    row = Shape(1, 1, 1000, 2048, "float16", 2, (2048 + 1000 * 2048 + 1000) * 2)
+    tiling, _ = choose(row, A100)
+    assert tiling.block_m == 16
+    assert tiling.splits > 1
 
 
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
