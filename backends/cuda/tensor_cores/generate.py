@@ -129,7 +129,7 @@ def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue) -> 
     shape = product.shape
     tiles_m, tiles_n = math.ceil(shape.m / tiling.block_m), math.ceil(shape.n / tiling.block_n)
     lines = [
-        *_opening(symbol, epilogue, tiling.threads, tiling.splits, product.sum),
+        *_opening(symbol, epilogue, _bounds(product, tiling), tiling.splits, product.sum),
         "  extern __shared__ __align__(128) char lepton_tiles[];",
         f"  int lepton_batch = blockIdx.x / {tiles_m * tiles_n};",
         f"  lepton::Position lepton_at = lepton::position<{tiles_m}, {tiles_n}>(blockIdx.x % {tiles_m * tiles_n});",
@@ -147,6 +147,11 @@ def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue) -> 
     return "\n".join(lines)
 
 
+def _bounds(product: Product, tiling: Tiling) -> str:
+    """Threads of a block, and how many blocks a multiprocessor shall hold: 64 sums of a lane leave room for two blocks of 256 threads."""
+    return str(tiling.threads)
+
+
 def _call(product: Product, tiling: Tiling) -> str:
     sizes = f"{tiling.block_m}, {tiling.block_n}"
     if not product.kind:
@@ -156,11 +161,11 @@ def _call(product: Product, tiling: Tiling) -> str:
     return f"lepton::multiply_on_tensor_cores<{kind}, {sizes}, {tiling.warp_m}, {tiling.warp_n}, {steps}, {tiling.stages}, {tiling.depth}>"
 
 
-def _opening(symbol: str, epilogue: Epilogue, threads: int, splits: int, total: str) -> list[str]:
+def _opening(symbol: str, epilogue: Epilogue, bounds: str, splits: int, total: str) -> list[str]:
     """The head of a kernel, and what is known of its pointers."""
     workspace = f", {total} *__restrict__ workspace" if splits > 1 else ""
     return [
-        f'extern "C" __global__ void __launch_bounds__({threads}) {symbol}({epilogue.parameters}{workspace}) {{',
+        f'extern "C" __global__ void __launch_bounds__({bounds}) {symbol}({epilogue.parameters}{workspace}) {{',
         *(f"  {p} = static_cast<decltype({p})>(__builtin_assume_aligned({p}, 16));" for p in epilogue.arguments),
     ]
 
@@ -189,7 +194,7 @@ def _finish(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue, v
     shape = product.shape
     sizes = f"{product.sum}, {shape.batch}, {shape.m}, {shape.n}, {tiling.splits}, {vector}"
     lines = [
-        *_opening(f"{symbol}_finish", epilogue, FINISH_THREADS, tiling.splits, product.sum),
+        *_opening(f"{symbol}_finish", epilogue, str(FINISH_THREADS), tiling.splits, product.sum),
         "  int lepton_batch = blockIdx.y;",
         *_finished(product, epilogue, vector if epilogue.rows else 1),
         f"  lepton::finish<{sizes}>(workspace, lepton_store, lepton_batch);",

@@ -26,24 +26,35 @@ __device__ __forceinline__ void multiply_in_fp32(const A& a, const B& b, char* s
   auto column = [&](int j) { return warp_n + lane_n * 4 + j / 4 * 16 + j % 4; };
   float sums[TM][TN] = {};
   pipeline<STAGES, DEPTH>(a, b, shared, first, end, [&](const char* tile_a, const char* tile_b) {
-#pragma unroll
+#pragma unroll 1  // 256 multiplications are enough in a row; more take registers that a second block needs
     for (int quad = 0; quad < DEPTH / 4; ++quad) {
       Pack<float, 4> qa[TM], qb[TN];
       if constexpr (A::ROWS_ALONG_I)
 #pragma unroll
         for (int i = 0; i < TM; ++i) qa[i] = *reinterpret_cast<const Pack<float, 4>*>(tile_a + A::offset(row(i), quad));
-      if constexpr (B::ROWS_ALONG_I)
+      if constexpr (A::ROWS_ALONG_I && B::ROWS_ALONG_I) {  // a column at a time takes few registers
 #pragma unroll
-        for (int j = 0; j < TN; ++j) qb[j] = *reinterpret_cast<const Pack<float, 4>*>(tile_b + B::offset(column(j), quad));
+        for (int j = 0; j < TN; ++j) {
+          Pack<float, 4> column_j = *reinterpret_cast<const Pack<float, 4>*>(tile_b + B::offset(column(j), quad));
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        float va[TM], vb[TN];
-        values<A, TM>(va, qa, tile_a, row, quad * 4 + k);
-        values<B, TN>(vb, qb, tile_b, column, quad * 4 + k);
+          for (int i = 0; i < TM; ++i)
 #pragma unroll
-        for (int i = 0; i < TM; ++i)
+            for (int k = 0; k < 4; ++k) sums[i][j] = fmaf(qa[i].values[k], column_j.values[k], sums[i][j]);
+        }
+      } else {
+        if constexpr (B::ROWS_ALONG_I)
 #pragma unroll
-          for (int j = 0; j < TN; ++j) sums[i][j] = fmaf(va[i], vb[j], sums[i][j]);
+          for (int j = 0; j < TN; ++j) qb[j] = *reinterpret_cast<const Pack<float, 4>*>(tile_b + B::offset(column(j), quad));
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          float va[TM], vb[TN];
+          values<A, TM>(va, qa, tile_a, row, quad * 4 + k);
+          values<B, TN>(vb, qb, tile_b, column, quad * 4 + k);
+#pragma unroll
+          for (int i = 0; i < TM; ++i)
+#pragma unroll
+            for (int j = 0; j < TN; ++j) sums[i][j] = fmaf(va[i], vb[j], sums[i][j]);
+        }
       }
     }
   });
