@@ -105,7 +105,10 @@ __device__ __forceinline__ void attend_on_tensor_cores(const typename Q::Origin&
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
         const float(&four)[4] = s[2 * step + r / 2];
-        weights[r] = KIND == Arithmetic::f16 ? pack_f16(four[r % 2 * 2], four[r % 2 * 2 + 1]) : pack_bf16(four[r % 2 * 2], four[r % 2 * 2 + 1]);
+        if constexpr (KIND == Arithmetic::f16)
+          weights[r] = pack_f16(four[r % 2 * 2], four[r % 2 * 2 + 1]);
+        else
+          weights[r] = pack_bf16(four[r % 2 * 2], four[r % 2 * 2 + 1]);
       }
 #pragma unroll
       for (int c = 0; c < COLUMNS / 2; ++c) {

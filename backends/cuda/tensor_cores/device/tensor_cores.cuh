@@ -7,12 +7,16 @@ enum class Arithmetic { f16, bf16, tf32, s8_s8, u8_s8, s8_u8, u8_u8 };
 template <Arithmetic KIND, class Sum>
 __device__ __forceinline__ void mma(Sum (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   if constexpr (KIND == Arithmetic::f16) mma_f16(d, a, b);
+#if defined(LEPTON_EMULATED) || __CUDA_ARCH__ >= 800
   if constexpr (KIND == Arithmetic::bf16) mma_bf16(d, a, b);
   if constexpr (KIND == Arithmetic::tf32) mma_tf32(d, a, b);
   if constexpr (KIND == Arithmetic::s8_s8) mma_s8_s8(d, a, b);
   if constexpr (KIND == Arithmetic::u8_s8) mma_u8_s8(d, a, b);
   if constexpr (KIND == Arithmetic::s8_u8) mma_s8_u8(d, a, b);
   if constexpr (KIND == Arithmetic::u8_u8) mma_u8_u8(d, a, b);
+#else
+  static_assert(KIND == Arithmetic::f16, "before sm_80 tensor cores multiply fp16 alone");
+#endif
 }
 
 // Sixteen rows (i) x one step of a tile: registers {rows 0-7, first 16 bytes}, {rows 8-15, first}, {0-7, second}, {8-15, second}, or with the
@@ -33,9 +37,11 @@ __device__ __forceinline__ void fragment(unsigned (&r)[4], const char* shared, i
       r[part] = *reinterpret_cast<const unsigned*>(shared + Tile::offset(depth, row / 4) + row % 4 * 4);
     }
   }
+#if defined(LEPTON_EMULATED) || __CUDA_ARCH__ >= 800
   if constexpr (ROUND)
 #pragma unroll
     for (int part = 0; part < 4; ++part) r[part] = to_tf32(__uint_as_float(r[part]));
+#endif
 }
 
 // One block's tile of the product, computed by warps of WARP_M x WARP_N; the sums of [first, end) go to `store(m, n, sums)`.
