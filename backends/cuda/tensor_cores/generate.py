@@ -68,7 +68,8 @@ def gemm_product(gemm: Gemm) -> Product:
     batch, size = math.prod(gemm.batch), BYTES[gemm.a.element]
     once = [math.prod(c for c, s in zip(gemm.batch, m.batch, strict=True) if s) for m in (gemm.a, gemm.b)]
     moved = (once[0] * gemm.m + once[1] * gemm.n) * gemm.k * size + batch * gemm.m * gemm.n * size
-    shape = Shape(batch, gemm.m, gemm.n, gemm.k, gemm.arithmetic, size, moved, a.along_k)
+    groupable = _groupable(gemm.arithmetic, a, b)
+    shape = Shape(batch, gemm.m, gemm.n, gemm.k, gemm.arithmetic, size, moved, a.along_k, groupable)
     return Product(shape, a, b, *_arithmetic(gemm.arithmetic, gemm.a.element, gemm.b.element))
 
 
@@ -81,13 +82,19 @@ def convolution_product(conv: Convolution, symbol: str) -> Product:
         padded = packed_depth(conv)
         weights = Matrix(conv.weight, conv.weight_element, 1, padded, (outs * padded,))
         b = matrix_source(weights, outs, depth if padded == depth else padded, padded, 1, (conv.groups,))
-        shape = Shape(conv.groups, conv.images * pixels, outs, depth, conv.arithmetic, size, moved)
+        shape = Shape(
+            conv.groups, conv.images * pixels, outs, depth, conv.arithmetic, size, moved, groupable=_groupable(conv.arithmetic, windows, b)
+        )
         return Product(shape, windows, b, *_arithmetic(conv.arithmetic, conv.element, conv.weight_element))
     batch = (conv.images, conv.groups)
     padded = packed_depth(conv)
     a = matrix_source(Matrix(conv.weight, conv.weight_element, padded, 1, (0, outs * padded)), outs, padded, padded, 1, batch)
     shape = Shape(math.prod(batch), outs, pixels, depth, conv.arithmetic, size, moved, a.along_k)
     return Product(shape, a, _whole_rows(conv, windows), *_arithmetic(conv.arithmetic, conv.weight_element, conv.element))
+
+
+def _groupable(arithmetic: Arithmetic, a: Source, b: Source) -> bool:
+    return arithmetic in ("float16", "bfloat16") and a.along_k and b.along_k
 
 
 def _whole_rows(conv: Convolution, windows: Source) -> Source:
@@ -130,7 +137,7 @@ def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue) -> 
     tiles_m, tiles_n = math.ceil(shape.m / tiling.block_m), math.ceil(shape.n / tiling.block_n)
     lines = [
         *_opening(symbol, epilogue, _bounds(product, tiling), tiling.splits, product.sum),
-        "  extern __shared__ __align__(128) char lepton_tiles[];",
+        "  extern __shared__ __align__(1024) char lepton_tiles[];",
         f"  int lepton_batch = blockIdx.x / {tiles_m * tiles_n};",
         f"  lepton::Position lepton_at = lepton::position<{tiles_m}, {tiles_n}>(blockIdx.x % {tiles_m * tiles_n});",
         f"  int lepton_first = blockIdx.y * {tiling.split_depth}, lepton_end = lepton_first + {tiling.split_depth};",
@@ -140,7 +147,7 @@ def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue) -> 
         f"  using B = {product.b.tile(tiling.block_n, tiling.depth, tiling.threads)};",
         f"  A lepton_a(A::Origin{product.a.value}, lepton_at.m * {tiling.block_m}, threadIdx.x);",
         f"  B lepton_b(B::Origin{product.b.value}, lepton_at.n * {tiling.block_n}, threadIdx.x);",
-        f"  {_call(product, tiling)}(lepton_a, lepton_b, lepton_tiles, lepton_at.m * {tiling.block_m}, lepton_at.n * {tiling.block_n}, lepton_first, lepton_end, lepton_store);",
+        *_calls(product, tiling),
         "}",
         "",
     ]
@@ -152,13 +159,20 @@ def _bounds(product: Product, tiling: Tiling) -> str:
     return str(tiling.threads)
 
 
-def _call(product: Product, tiling: Tiling) -> str:
-    sizes = f"{tiling.block_m}, {tiling.block_n}"
+def _calls(product: Product, tiling: Tiling) -> list[str]:
+    """The call of the library; of the one or the other, where groups of warps multiply if the architecture lets them."""
+    place = f"lepton_at.m * {tiling.block_m}, lepton_at.n * {tiling.block_n}"
+    arguments = f"(lepton_a, lepton_b, lepton_tiles, {place}, lepton_first, lepton_end, lepton_store);"
+    sizes, pipeline = f"{tiling.block_m}, {tiling.block_n}", f"{tiling.stages}, {tiling.depth}"
     if not product.kind:
-        return f"lepton::multiply_in_fp32<{sizes}, {tiling.warp_m // 8}, {tiling.warp_n // 4}, {tiling.stages}, {tiling.depth}>"
+        return [f"  lepton::multiply_in_fp32<{sizes}, {tiling.warp_m // 8}, {tiling.warp_n // 4}, {pipeline}>{arguments}"]
     steps = tiling.depth * product.shape.size // 32
     kind = f"lepton::Arithmetic::{product.kind}, {product.sum}"
-    return f"lepton::multiply_on_tensor_cores<{kind}, {sizes}, {tiling.warp_m}, {tiling.warp_n}, {steps}, {tiling.stages}, {tiling.depth}>"
+    warps = f"  lepton::multiply_on_tensor_cores<{kind}, {sizes}, {tiling.warp_m}, {tiling.warp_n}, {steps}, {pipeline}>{arguments}"
+    if not tiling.groups:
+        return [warps]
+    groups = f"  lepton::multiply_on_warpgroups<{kind}, {sizes}, {pipeline}>{arguments}"
+    return ["#ifdef LEPTON_WARPGROUPS", groups, "#else", warps, "#endif"]
 
 
 def _opening(symbol: str, epilogue: Epilogue, bounds: str, splits: int, total: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lepton_compiler.backends.cuda.tensor_cores.device import Device
 from lepton_compiler.backends.cuda.tensor_cores.problem import Arithmetic
@@ -45,6 +45,13 @@ TENSOR_TILES = (
     (64, 16, 16, 16),
 )
 """Rows and columns of a block, rows and columns of a warp."""
+GROUP_TILES = (
+    (128, 256, 64, 64),
+    (128, 128, 64, 32),
+    (128, 64, 64, 16),
+    (64, 128, 32, 64),
+)
+"""Blocks whose warps multiply in groups of four where the device can; the tile of a warp is for devices that cannot."""
 SIMT_TILES = (
     (128, 128, 64, 32),
     (128, 64, 64, 32),
@@ -70,6 +77,7 @@ class Tiling:
         depth: elements along k of a stage.
         stages: tiles in shared memory.
         splits: blocks that share a sum; each takes `split_depth` of it.
+        groups: whether four warps multiply together.
     """
 
     block_m: int
@@ -80,6 +88,7 @@ class Tiling:
     stages: int
     splits: int
     split_depth: int
+    groups: bool = False
 
     @property
     def threads(self) -> int:
@@ -96,6 +105,7 @@ class Shape:
         bytes_moved: that memory must give and take at least.
         size: bytes of an element of the operands.
         rows_free: whether a lane may have fewer than four rows (A lies along k).
+        groupable: whether groups of warps can multiply the operands: 16-bit floats, both along k.
     """
 
     batch: int
@@ -106,6 +116,7 @@ class Shape:
     size: int
     bytes_moved: int
     rows_free: bool = True
+    groupable: bool = False
 
 
 def choose(shape: Shape, device: Device, split: bool = True) -> tuple[Tiling, float]:
@@ -117,29 +128,35 @@ def choose(shape: Shape, device: Device, split: bool = True) -> tuple[Tiling, fl
 def candidates(shape: Shape, device: Device, split: bool) -> Iterator[Tiling]:
     """All that fit the device; sums are cut where there are fewer tiles than multiprocessors."""
     simt = shape.arithmetic == "float32"
-    for block_m, block_n, warp_m, warp_n in SIMT_TILES if simt else TENSOR_TILES:
-        if simt and warp_m < 32 and not shape.rows_free:
-            continue
-        for row_bytes in (64,) if simt else (64, 128):
-            depth = row_bytes // shape.size
-            stage = (block_m + block_n) * row_bytes
-            stages = min(STAGES, device.shared_per_block // stage)
-            if stages < 2:
-                continue
-            for splits in SPLITS if split else (1,):
-                part = math.ceil(math.ceil(shape.k / depth) / splits) * depth
-                tiles = math.ceil(shape.m / block_m) * math.ceil(shape.n / block_n) * shape.batch
-                if splits > 1 and (part < 4 * depth or tiles * splits > 2 * device.processors):
-                    break
-                tiling = Tiling(block_m, block_n, warp_m, warp_n, depth, stages, math.ceil(shape.k / part), part)
-                if shared_bytes(shape, tiling) <= device.shared_per_block:
-                    yield tiling
+    for sizes in SIMT_TILES if simt else TENSOR_TILES:
+        if not simt or sizes[2] >= 32 or shape.rows_free:
+            for row_bytes in (64,) if simt else (64, 128):
+                yield from _cut(shape, device, sizes, row_bytes, split)
+    if device.group and shape.groupable:
+        for sizes in GROUP_TILES:
+            yield from (replace(tiling, groups=True) for tiling in _cut(shape, device, sizes, 128, split))
+
+
+def _cut(shape: Shape, device: Device, sizes: tuple[int, int, int, int], row_bytes: int, split: bool) -> Iterator[Tiling]:
+    """Tilings with these tiles, `row_bytes` deep, for different numbers of blocks per sum."""
+    block_m, block_n, warp_m, warp_n = sizes
+    depth = row_bytes // shape.size
+    stages = min(STAGES, device.shared_per_block // ((block_m + block_n) * row_bytes))
+    tiles = math.ceil(shape.m / block_m) * math.ceil(shape.n / block_n) * shape.batch
+    for splits in SPLITS if split else (1,):
+        part = math.ceil(math.ceil(shape.k / depth) / splits) * depth
+        if stages < 2 or (splits > 1 and (part < 4 * depth or tiles * splits > 2 * device.processors)):
+            return
+        tiling = Tiling(block_m, block_n, warp_m, warp_n, depth, stages, math.ceil(shape.k / part), part)
+        if shared_bytes(shape, tiling) <= device.shared_per_block:
+            yield tiling
 
 
 def shared_bytes(shape: Shape, tiling: Tiling) -> int:
     """Dynamic shared memory of a block: its stages, or on tensor cores the rows on their way out, whichever is more."""
     stages = tiling.stages * (tiling.block_m + tiling.block_n) * tiling.depth * shape.size
-    staging = 0 if shape.arithmetic == "float32" else tiling.threads // 32 * 16 * (tiling.warp_n + 8) * 4
+    width = tiling.block_n if tiling.groups else tiling.warp_n
+    staging = 0 if shape.arithmetic == "float32" else tiling.threads // 32 * 16 * (width + 8) * 4
     return max(stages, staging)
 
 
@@ -165,11 +182,14 @@ def _clocks_per_k(shape: Shape, tiling: Tiling, device: Device, together: int) -
     edge = tiling.block_m + tiling.block_n
     warps = tiling.threads // 32
     issue = edge * shape.size / 16 * COPY / ISSUE
-    compute = tiling.block_m * tiling.block_n / _rate(shape.arithmetic, device)
+    rate = device.group if tiling.groups else _rate(shape.arithmetic, device)
+    compute = tiling.block_m * tiling.block_n / rate
     if shape.arithmetic == "float32":  # each lane reads its own rows and columns, in vectors of four that take two clocks
         rows, columns = tiling.warp_m / 8, tiling.warp_n / 4
         issue += warps * 32 * (rows * columns + (rows + columns) / 4) / ISSUE
         shared = warps * (rows + columns) / 2 + edge * shape.size / 128
+    elif tiling.groups:
+        shared = (tiling.block_m / 64 * (64 + tiling.block_n) + edge) * shape.size / 128
     else:
         shared = (warps * (tiling.warp_m + tiling.warp_n) + edge) * shape.size / 128
     under_way = together * (tiling.stages - 1) * edge * tiling.depth * shape.size
@@ -192,7 +212,7 @@ def _rate(arithmetic: Arithmetic, device: Device) -> float:
 def _resident(shape: Shape, tiling: Tiling, device: Device) -> int:
     """Blocks that a multiprocessor holds at once."""
     sums = tiling.warp_m * tiling.warp_n // 32
-    edges = (tiling.warp_m + tiling.warp_n) // 2
+    edges = 0 if tiling.groups else (tiling.warp_m + tiling.warp_n) // 2
     registers = min(255, sums + edges + REGISTERS) * tiling.threads
     shared = shared_bytes(shape, tiling) + 1024
     return max(1, min(device.shared // shared, device.registers // registers, device.threads // tiling.threads))

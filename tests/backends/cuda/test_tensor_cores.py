@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from lepton_compiler.backends.cuda.tensor_cores import (
+    Arithmetic,
     Convolution,
     Device,
+    Element,
     Epilogue,
     Gemm,
     Matrix,
@@ -85,18 +87,19 @@ class Case:
 def gemm_case(
     symbol: str,
     sizes: tuple[int, int, int],
-    arithmetic: str,
+    arithmetic: Arithmetic,
     device: Device,
     *,
     transposed: str = "",
     batch: tuple[int, ...] = (),
     shared_b: bool = False,
-    elements: tuple[str, str] | None = None,
+    elements: tuple[Element, Element] | None = None,
     tiling: Tiling | None = None,
 ) -> Case:
     """A random product with a bias along n and a maximum with 0; `transposed` names operands that lie the other way round."""
     m, n, k = sizes
-    ea, eb = elements or (("float32",) * 2 if arithmetic == "tf32" else (arithmetic,) * 2)
+    one: Element = "float32" if arithmetic == "tf32" else arithmetic
+    ea, eb = elements or (one, one)
     rng = np.random.default_rng(len(symbol))
     a, b = _random(rng, (*batch, m, k), ea), _random(rng, (k, n) if shared_b else (*batch, k, n), eb)
     total = "int" if arithmetic == "int8" else "float"
@@ -129,7 +132,7 @@ def conv_case(symbol: str, device: Device, tiling: Tiling | None = None, **attri
     """A random convolution with a bias; the expected result is the evaluator's, in float."""
     arithmetic = attributes["arithmetic"]
     element = attributes.pop("element", "float32" if arithmetic == "tf32" else arithmetic)
-    weight_element = "int8" if arithmetic == "int8" else element
+    weight_element: Element = "int8" if arithmetic == "int8" else element
     conv = Convolution("x", "w", element, weight_element, **attributes)
     rng = np.random.default_rng(len(symbol))
     x = _random(rng, (conv.images, conv.channels, conv.height, conv.width), element)
@@ -221,6 +224,21 @@ def test_kernels_agree_with_the_evaluator(name, cases, unit):
     figures = cases[name].check(unit, backwards=len(name) % 2 == 0)
     assert all(f.matrix_load_conflicts == 0 for f in figures)
     assert ("fp32" in name or "conv" in name) or figures[0].matrix_products > 0
+
+
+@pytest.mark.skipif(bool(available()), reason=available())
+def test_groups_of_warps_agree_with_the_evaluator():
+    tilings = {
+        "groups": Tiling(128, 128, 64, 32, 64, 3, 1, 256, groups=True),
+        "narrow_groups": Tiling(128, 64, 64, 16, 64, 2, 2, 128, groups=True),
+    }
+    made = [
+        gemm_case("groups", (140, 136, 232), "float16", A100, transposed="b", tiling=tilings["groups"]),
+        gemm_case("narrow_groups", (100, 60, 250), "bfloat16", A100, transposed="b", tiling=tilings["narrow_groups"]),
+    ]
+    text = "\n".join(["#define LEPTON_EMULATED_SM_90A", library(), *(case.plan.text for case in made)])
+    for case in made:
+        assert case.check(text)[0].matrix_loads == 0
 
 
 def test_sums_are_split_where_there_are_few_tiles():

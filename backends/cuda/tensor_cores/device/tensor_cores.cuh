@@ -44,6 +44,42 @@ __device__ __forceinline__ void fragment(unsigned (&r)[4], const char* shared, i
 #endif
 }
 
+// Hands the sums of a warp to `store`, in fragments as `mma` leaves them, from row m and column n on. Sixteen rows at a time pass through
+// shared memory, so that a lane has whole vectors of a row.
+template <int ROWS, int COLUMNS, class Sum, class Store>
+__device__ __forceinline__ void drain(const Sum (&sums)[ROWS][COLUMNS][4], char* shared, int m, int n, int warp, int lane, const Store& store) {
+  constexpr int WIDTH = COLUMNS * 8 + 8, VECTOR = COLUMNS >= 4 ? Store::COUNT : 4, PER_ROW = COLUMNS * 8 / VECTOR;
+  constexpr int AT_ONCE = 32 / PER_ROW < 1 ? 1 : 32 / PER_ROW < 16 ? 32 / PER_ROW : 16, ACROSS = PER_ROW < 32 ? PER_ROW : 32;
+  Sum* staging = reinterpret_cast<Sum*>(shared) + warp * 16 * WIDTH;
+#pragma unroll
+  for (int i = 0; i < ROWS; ++i) {
+#pragma unroll
+    for (int j = 0; j < COLUMNS; ++j)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        *reinterpret_cast<Pack<Sum, 2>*>(staging + (lane / 4 + half * 8) * WIDTH + j * 8 + lane % 4 * 2) = {sums[i][j][half * 2], sums[i][j][half * 2 + 1]};
+    __syncwarp();
+#pragma unroll
+    for (int row = 0; row < 16; row += AT_ONCE) {
+      Sum values[VECTOR];
+      int at = row + lane / ACROSS;
+      if (AT_ONCE * ACROSS < 32 && lane >= AT_ONCE * ACROSS) break;
+#pragma unroll
+      for (int first = 0; first < PER_ROW; first += ACROSS) {
+        int column = (first + lane % ACROSS) * VECTOR;
+#pragma unroll
+        for (int v = 0; v < VECTOR; v += 4) {
+          Pack<Sum, 4> four = *reinterpret_cast<const Pack<Sum, 4>*>(staging + at * WIDTH + column + v);
+#pragma unroll
+          for (int e = 0; e < 4; ++e) values[v + e] = four.values[e];
+        }
+        store(m + i * 16 + at, n + column, values);
+      }
+    }
+    __syncwarp();
+  }
+}
+
 // One block's tile of the product, computed by warps of WARP_M x WARP_N; the sums of [first, end) go to `store(m, n, sums)`.
 template <Arithmetic KIND, class Sum, int BLOCK_M, int BLOCK_N, int WARP_M, int WARP_N, int STEPS, int STAGES, int DEPTH, class A, class B, class Store>
 __device__ __forceinline__ void multiply_on_tensor_cores(const A& a, const B& b, char* shared, int m, int n, int first, int end, const Store& store) {
@@ -72,32 +108,7 @@ __device__ __forceinline__ void multiply_on_tensor_cores(const A& a, const B& b,
         }
     }
   });
-  // Sixteen rows at a time pass through shared memory, so that a lane has whole vectors of a row.
-  constexpr int WIDTH = WARP_N + 8, VECTOR = WARP_N >= 32 ? Store::COUNT : 4, PER_ROW = WARP_N / VECTOR, AT_ONCE = 32 / PER_ROW < 16 ? 32 / PER_ROW : 16;
-  Sum* staging = reinterpret_cast<Sum*>(shared) + warp * 16 * WIDTH;
-#pragma unroll
-  for (int i = 0; i < ROWS; ++i) {
-#pragma unroll
-    for (int j = 0; j < COLUMNS; ++j)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        *reinterpret_cast<Pack<Sum, 2>*>(staging + (lane / 4 + half * 8) * WIDTH + j * 8 + lane % 4 * 2) = {sums[i][j][half * 2], sums[i][j][half * 2 + 1]};
-    __syncwarp();
-#pragma unroll
-    for (int row = 0; row < 16; row += AT_ONCE) {
-      Sum values[VECTOR];
-      int at = row + lane / PER_ROW, column = lane % PER_ROW * VECTOR;
-      if (AT_ONCE * PER_ROW < 32 && lane >= AT_ONCE * PER_ROW) break;
-#pragma unroll
-      for (int v = 0; v < VECTOR; v += 4) {
-        Pack<Sum, 4> four = *reinterpret_cast<const Pack<Sum, 4>*>(staging + at * WIDTH + column + v);
-#pragma unroll
-        for (int e = 0; e < 4; ++e) values[v + e] = four.values[e];
-      }
-      store(m + warp_m + i * 16 + at, n + warp_n + column, values);
-    }
-    __syncwarp();
-  }
+  drain<ROWS, COLUMNS>(sums, shared, m + warp_m, n + warp_n, warp, lane, store);
 }
 
 }  // namespace lepton

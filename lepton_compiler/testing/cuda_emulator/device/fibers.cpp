@@ -24,7 +24,7 @@ namespace emulator {
 namespace {
 
 constexpr size_t STACK = 256 * 1024;
-constexpr int WARP = 32;
+constexpr int WARP = 32, GROUP = 128;
 
 #if defined(__x86_64__)
 using Context = void*;
@@ -209,6 +209,7 @@ void run_block(Index block) {
       run_warp(first, std::min(first + WARP, fibers.size()), launch_now->backwards);
     }
     if (failed || count(State::finished) == fibers.size()) return;
+    if (count(State::runnable)) continue;
     if (count(State::at_barrier) != fibers.size()) return stuck();
     release();
   }
@@ -277,6 +278,22 @@ void warp_collective(unsigned mask, void* slot, Collective work, const char* nam
   ++figures.collectives;
   set_now();
   if (work) work(slots);
+}
+
+void group_collective(void* slot, Collective work, const char* name, int line) {
+  size_t first = running->thread.linear / GROUP * size_t(GROUP);
+  if (first + size_t(GROUP) > fibers.size()) fault("calls %s (line %d) outside a group of four warps", name, line);
+  running->mask = ~0u, running->slot = slot, running->work = work, running->name = name;
+  void* slots[GROUP];
+  for (size_t k = 0; k < size_t(GROUP); ++k) {
+    const Fiber& f = fibers[first + k];
+    if (&f != running && !(f.state == State::at_collective && f.work == work)) return suspend(State::at_collective, line);
+    slots[k] = f.slot;
+  }
+  for (size_t k = 0; k < size_t(GROUP); ++k)
+    if (&fibers[first + k] != running) fibers[first + k].state = State::runnable;
+  ++figures.collectives;
+  work(slots);
 }
 
 void copy_async(void* to, const void* from, unsigned bytes, unsigned valid, int line) {

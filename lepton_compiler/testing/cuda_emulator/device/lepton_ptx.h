@@ -53,4 +53,24 @@ inline unsigned to_tf32(float value) {
 inline unsigned pack_f16(float low, float high) { return emulator::float_to_half(low) | static_cast<unsigned>(emulator::float_to_half(high)) << 16; }
 inline unsigned pack_bf16(float low, float high) { return emulator::float_to_bfloat(low) | static_cast<unsigned>(emulator::float_to_bfloat(high)) << 16; }
 
+// Kernels for sm_90a, where the text asks for them.
+#ifdef LEPTON_EMULATED_SM_90A
+#define LEPTON_WARPGROUPS 1
+
+inline void wgmma_publish() {}
+inline void wgmma_fence() {}
+inline void wgmma_commit() {}
+inline void wgmma_wait() {}
+inline unsigned long long wgmma_descriptor(const void* tile) {
+  size_t offset = static_cast<size_t>(static_cast<const char*>(tile) - static_cast<const char*>(emulator::dynamic_shared()));
+  return (offset & 0x3FFFF) >> 4 | 1ULL << 16 | 64ULL << 32 | 1ULL << 62;
+}
+
+template <auto KIND, int COLUMNS>
+void wgmma(float (&d)[COLUMNS][4], unsigned long long a, unsigned long long b, int line = __builtin_LINE()) {
+  emulator::GroupProduct request = {&d[0][0], COLUMNS * 8, a, b, static_cast<int>(KIND) == 1 ? emulator::Kind::bf16 : emulator::Kind::f16};
+  emulator::group_collective(&request, emulator::multiply_in_group, "wgmma", line);
+}
+#endif
+
 }  // namespace lepton

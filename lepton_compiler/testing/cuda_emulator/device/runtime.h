@@ -23,6 +23,7 @@ void* dynamic_shared();
 void block_barrier(int line);
 int block_reduce(int value, int kind, int line);
 void warp_collective(unsigned mask, void* slot, Collective work, const char* name, int line);
+void group_collective(void* slot, Collective work, const char* name, int line);  // of four warps, all of their lanes
 
 // Throws the launch away: the kernel did something that a device faults at, or leaves undefined.
 [[noreturn]] void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));

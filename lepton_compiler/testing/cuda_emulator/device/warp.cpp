@@ -67,6 +67,41 @@ void multiply_matrices(void** slots) {
     multiply<float>(lanes);
 }
 
+namespace {
+
+// Row `row` of 16 narrow floats of a tile along k: eight rows are the descriptor's stride apart, and bits 4-6 of an address are exchanged by bits 7-9.
+void described_row(float (&values)[16], uint64_t descriptor, int row, Kind kind) {
+  if (descriptor >> 62 != 1) fault("multiplies a tile that does not have the 128-byte swizzle");
+  size_t start = (descriptor & 0x3FFF) << 4, stride = (descriptor >> 32 & 0x3FFF) << 4;
+  for (int chunk = 0; chunk < 2; ++chunk) {
+    size_t address = start + static_cast<size_t>(row / 8) * stride + static_cast<size_t>(row % 8) * 128 + static_cast<size_t>(chunk) * 16;
+    address ^= (address >> 7 & 7) << 4;
+    const char* from = static_cast<const char*>(dynamic_shared()) + address;
+    check(from, 16, Access::read);
+    uint16_t bits[8];
+    std::memcpy(bits, from, 16);
+    for (int i = 0; i < 8; ++i) values[chunk * 8 + i] = narrow_to_float(bits[i], kind);
+  }
+}
+
+}  // namespace
+
+void multiply_in_group(void** slots) {
+  GroupProduct** threads = reinterpret_cast<GroupProduct**>(slots);
+  const GroupProduct& shape = *threads[0];
+  float a[64][16], b[256][16];
+  for (int row = 0; row < 64; ++row) described_row(a[row], shape.a, row, shape.kind);
+  for (int column = 0; column < shape.columns; ++column) described_row(b[column], shape.b, column, shape.kind);
+  for (int thread = 0; thread < 4 * WARP; ++thread)
+    for (int i = 0; i < shape.columns / 2; ++i) {
+      int row = thread / WARP * 16 + thread % WARP / 4 + i % 4 / 2 * 8, column = i / 4 * 8 + thread % 4 * 2 + i % 2;
+      float sum = 0;
+      for (int k = 0; k < 16; ++k) sum += a[row][k] * b[column][k];
+      threads[thread]->d[i] += sum;
+    }
+  ++statistics().matrix_products;
+}
+
 // Matrix number i has its eight row addresses in lanes 8 i to 8 i + 7; lane l gets the elements 2 (l % 4), + 1 of row l / 4, or of column l / 4.
 void load_matrices(void** slots) {
   MatrixLoad** lanes = reinterpret_cast<MatrixLoad**>(slots);

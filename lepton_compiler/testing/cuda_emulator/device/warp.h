@@ -15,6 +15,14 @@ struct MatrixProduct {
   Kind a_kind, b_kind;
 };
 
+// d[64][columns] += a[64][16] * b[16][columns], a and b in shared memory where the descriptors say.
+struct GroupProduct {
+  float* d;
+  int columns;
+  uint64_t a, b;
+  Kind kind;
+};
+
 struct MatrixLoad {
   const void* row;
   uint32_t* result;
@@ -36,6 +44,7 @@ struct Vote {
 
 void multiply_matrices(void** slots);
 void load_matrices(void** slots);
+void multiply_in_group(void** slots);
 void shuffle(void** slots);
 void vote(void** slots);
 
