@@ -8,7 +8,7 @@ from lepton_compiler.backends.cuda.generate.function import KernelText
 from lepton_compiler.backends.cuda.generate.kernel import generate
 from lepton_compiler.backends.cuda.products.anchors import Anchor, find_anchor
 from lepton_compiler.backends.cuda.products.choose import choose_tile
-from lepton_compiler.backends.cuda.products.generated import arithmetic_of, generated_product, has_generator
+from lepton_compiler.backends.cuda.products.generated import arithmetic_of, generated_product, generated_types
 from lepton_compiler.backends.cuda.products.tiled import tiled_product
 from lepton_compiler.backends.cuda.rules import RULES
 from lepton_compiler.backends.tvm.kernels import Kernel, KernelParameter, PackedWeight
@@ -29,7 +29,7 @@ def compile_spec(key: str, spec: KernelSpec, target: Target) -> Kernel:
     """
     symbol, where = symbol_of(spec, target), f"kernel {spec.label}"
     with native_functions(), parallel_from(1):
-        anchor = find_anchor(spec, has_generator(target.gpus))
+        anchor = find_anchor(spec, generated_types(target.gpus))
         text, parameters = _from_stages(spec, target, symbol, where) if anchor is None else _product(anchor, spec, target, symbol, where)
     parameters += [KernelParameter("workspace", len(parameters) + k, kind) for k, kind in enumerate(text.spaces)]
     return Kernel(symbol, text.text.encode(), tuple(parameters), (), tuple(text.launches), tuple(text.notes))
@@ -39,7 +39,7 @@ def _product(anchor: Anchor, spec: KernelSpec, target: Target, symbol: str, wher
     """The kernel of a matrix product or a convolution, in tiles."""
     text = KernelText(symbol, where, list(anchor.buffers), True)
     if anchor.product.problem is not None:
-        generated_product(text, anchor, arithmetic_of(anchor, target.extensions), target.gpus)
+        generated_product(text, anchor, arithmetic_of(anchor, target.extensions, target.gpus), target.gpus)
         return text, anchor.parameters
     tile, product, partial = choose_tile(anchor.product, target.gpus), anchor.product, None
     if tile.parts > 1:

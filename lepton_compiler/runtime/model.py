@@ -154,7 +154,7 @@ def load_library(artifact: Artifact) -> Library:
         raise UsageError(
             f"the artefact has no {file} that could run here", hint="compile with emit='lib' for the native target, or emulate it"
         )
-    kind = GpuLibrary if artifact.manifest["target"]["name"] == CUDA else NativeLibrary
+    kind = GpuLibrary if artifact.manifest.get("target", {}).get("name") == CUDA else NativeLibrary
     return kind.from_bytes(artifact.files[file], artifact.manifest)
 
 

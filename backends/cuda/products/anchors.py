@@ -49,10 +49,10 @@ class Anchor:
         return self.buffers[-1]
 
 
-def find_anchor(spec: KernelSpec, generated: bool) -> Anchor | None:
+def find_anchor(spec: KernelSpec, generated: frozenset[str]) -> Anchor | None:
     """The product of a kernel, if that is one, and all other operators are element-wise and of the same shape as its result, or before it.
 
-    Where it is `generated`, what the generator of tensor cores takes has its weights as that wants them.
+    Products of types that are `generated` have their weights as the generator of tensor cores wants them.
     """
     heavy = [s for s in spec.steps if s.op.name not in ELEMENTS]
     if len(heavy) != 1 or heavy[0].op.name not in PRODUCTS or len(spec.outputs) != 1:
@@ -68,7 +68,7 @@ def find_anchor(spec: KernelSpec, generated: bool) -> Anchor | None:
 class _Builder:
     """Collects the buffers of one kernel while its product is described."""
 
-    def __init__(self, spec: KernelSpec, step: Step, place: int, generated: bool) -> None:
+    def __init__(self, spec: KernelSpec, step: Step, place: int, generated: frozenset[str]) -> None:
         self.spec, self.step, self.place, self.generated = spec, step, place, generated
         self.args: dict[int, Arg] = {}
         self.inputs: dict[int, Any] = {}
@@ -213,7 +213,7 @@ def _matmul(b: _Builder, op: Any, x: Arg, y: Arg, x_zero: Arg | None = None, y_z
         c = Matrix(name(b.buffer(y)), _element(y), columns, 1, () if flat else _steps(y.shape, axes))
         return Gemm(rows, columns, depth, a, c, arithmetic, tuple(axes))
 
-    known = problem if plain and b.generated and _is_plain(x, y, kind) else None
+    known = problem if plain and _is_plain(b, x, y) else None
     return Product(batch, rows, columns, depth, *sides, acc, place, b.ending(_same), known)
 
 
@@ -248,7 +248,7 @@ def _gemm(b: _Builder, op: Any, x: Arg, y: Arg, c: Arg | None = None) -> Product
         1, rows, columns, depth,
         Side(left, "extent" if op.trans_a else "depth", _chunk(x, rows if op.trans_a else depth)),
         Side(right, "depth" if op.trans_b else "extent", _chunk(y, depth if op.trans_b else columns)),
-        acc, lambda at, m, n: (m, n), b.ending(change), problem if b.generated and _is_plain(x, y, kind) else None,
+        acc, lambda at, m, n: (m, n), b.ending(change), problem if _is_plain(b, x, y) else None,
     )  # fmt: skip
 
 
@@ -270,7 +270,7 @@ def _conv(b: _Builder, op: Any, x: Arg, w: Arg, *rest: Arg | None) -> Product | 
     taps, images = w.shape[2:], x.shape[0]
     order = (*taps, in_group) if last else (in_group, *taps)
 
-    plain = not any(z is not None for z in zeros) and spatial <= 2 and b.generated and _is_plain(x, w, kind) and w.constant
+    plain = not any(z is not None for z in zeros) and spatial <= 2 and _is_plain(b, x, w) and w.constant
     packed = b.weight(w, "filters", int(last)) if plain else None
 
     def of(at: Expr, m: Expr, n: Expr) -> tuple[Expr, Expr, Expr]:
@@ -335,10 +335,10 @@ def _windows(op: Any, x: Arg, w: Arg, image: str, weight: str, arithmetic: Arith
     )  # fmt: skip
 
 
-def _is_plain(x: Arg, w: Arg, result: TensorType) -> bool:
+def _is_plain(b: _Builder, x: Arg, w: Arg) -> bool:
     """Whether operands are read as they are stored, and have one type that tensor cores, or ordinary ones, multiply."""
     stored = all(a.body is None and a.number is None for a in (x, w))
-    return stored and x.type.dtype == w.type.dtype and x.type.dtype.name in ("float32", "float16", "bfloat16")
+    return stored and x.type.dtype == w.type.dtype and x.type.dtype.name in b.generated
 
 
 def _element(x: Arg) -> TensorElement:

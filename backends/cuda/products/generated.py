@@ -20,22 +20,24 @@ from lepton_compiler.backends.tvm.launches import Launch
 from lepton_compiler.backends.tvm.schedules.loops import bits_of
 from lepton_compiler.gpus import Gpu
 
-OLDEST = (8, 0)
-"""Compute capability from which on there are asynchronous copies, which generated kernels make."""
+OLDEST, OLDEST_BFLOAT16 = (7, 5), (8, 0)
+"""Compute capabilities from which on the generator has kernels, and kernels that multiply in tf32 and bfloat16."""
 
 
-def has_generator(gpus: Sequence[Gpu]) -> bool:
-    """Whether generated kernels run on all architectures."""
-    return all(gpu.capability >= OLDEST for gpu in gpus)
+def generated_types(gpus: Sequence[Gpu]) -> frozenset[str]:
+    """Element types of products that the generator takes for all architectures."""
+    oldest = min(gpu.capability for gpu in gpus)
+    types = {"float32", "float16"} if oldest >= OLDEST else set()
+    return frozenset(types | ({"bfloat16"} if oldest >= OLDEST_BFLOAT16 else set()))
 
 
-def arithmetic_of(anchor: Anchor, extensions: Sequence[str]) -> Arithmetic:
+def arithmetic_of(anchor: Anchor, extensions: Sequence[str], gpus: Sequence[Gpu]) -> Arithmetic:
     """What is multiplied: elements as they are stored; float32 in tf32 where that was asked for."""
     names: dict[str, Arithmetic] = {"float16": "float16", "bfloat16": "bfloat16"}
     stored = anchor.parameters[0].type.dtype.name
     if stored in names:
         return names[stored]
-    return "tf32" if "tf32" in extensions else "float32"
+    return "tf32" if "tf32" in extensions and "bfloat16" in generated_types(gpus) else "float32"
 
 
 def generated_product(kernel: KernelText, anchor: Anchor, arithmetic: Arithmetic, gpus: Sequence[Gpu]) -> None:

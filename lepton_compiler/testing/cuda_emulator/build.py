@@ -21,7 +21,16 @@ from lepton_compiler.errors import LeptonError, MissingDependency
 DEVICE = Path(__file__).parent / "device"
 RUNTIME = ("fibers", "memory", "warp")
 COMMON = ("-std=c++17", "-fPIC", f"-I{DEVICE}", "-fvisibility=hidden", "-w")
-KERNEL = ("-O1", "-fsanitize=thread", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-ffp-contract=off", "-include", "cuda_emulator.h")
+KERNEL = (
+    "-O1",
+    "-fsanitize=thread",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-threadsafe-statics",
+    "-ffp-contract=off",
+    "-include",
+    "cuda_emulator.h",
+)
 TIMEOUT = 300
 """Seconds after which the compiler is given up."""
 
