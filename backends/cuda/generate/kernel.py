@@ -31,7 +31,7 @@ def generate(func: Any, symbol: str, where: str) -> KernelText:
     for stage in found.stages:
         if isinstance(stage, Procedure):
             procedure_stage(kernel, stage)
-        elif hash(stage.target) in virtual:
+        elif hash(stage.target) in virtual or stage.size == 0:
             continue
         elif stage.initial is None:
             element_stage(kernel, stage, _read(stage, virtual))

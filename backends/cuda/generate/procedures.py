@@ -16,9 +16,12 @@ THREADS = 64
 
 def procedure_stage(kernel: KernelText, procedure: Procedure) -> None:
     """Add a function for each phase of a procedure."""
-    for group in phase_groups(_statements(procedure.body)):
+    statements, once = _statements(procedure.body)
+    for group in phase_groups(statements):
         *before, last = group
         writer = kernel.writer()
+        for variable in once:
+            writer.equate(variable, tirx.const(0, "int32"))
         if isinstance(last, tirx.For) and last.kind == tirx.ForKind.PARALLEL:
             extent, start = int(last.extent), int(last.min)
             writer.range(last.loop_var, start + extent, "i")
@@ -31,15 +34,17 @@ def procedure_stage(kernel: KernelText, procedure: Procedure) -> None:
         kernel.notes.append(f"one thread of the GPU does '{procedure.name}': its steps depend on each other")
 
 
-def _statements(body: Any) -> list[Any]:
-    """The statements of a procedure, without what is around all of them."""
+def _statements(body: Any) -> tuple[list[Any], list[Any]]:
+    """The statements of a procedure inside of loops that run once, and the variables of these loops."""
+    once: list[Any] = []
     while True:
-        if isinstance(body, tirx.For) and body.kind == tirx.ForKind.SERIAL and _is_one(body.extent):
+        if isinstance(body, tirx.For) and body.kind == tirx.ForKind.SERIAL and _is_one(body.extent) and int(body.min) == 0:
+            once.append(body.loop_var)
             body = body.body
         elif isinstance(body, tirx.SeqStmt) and len(body.seq) == 1:
             body = body.seq[0]
         else:
-            return list(body.seq) if isinstance(body, tirx.SeqStmt) else [body]
+            return (list(body.seq) if isinstance(body, tirx.SeqStmt) else [body]), once
 
 
 def _is_one(extent: Any) -> bool:

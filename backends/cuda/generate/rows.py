@@ -43,7 +43,7 @@ def fits_rows(stages: Sequence[Block], shared: int, along: frozenset[str]) -> bo
     reductions = [s for s in stages if s.initial is not None]
     if not reductions or any(s.name not in along or _inner(s, shared) > 1 or combiner(s) is None for s in reductions):
         return False
-    return max(s.depth for s in reductions) >= SHORT
+    return max(s.depth for s in reductions) >= SHORT and all(s.size for s in stages)
 
 
 def fills_gpu(stages: Sequence[Block], shared: int) -> bool:
@@ -157,6 +157,8 @@ class _Row:
     def spread(self, axes: Sequence[Axis], body: Any, bounds: tuple[str, str] | None = None) -> None:
         """A loop over `axes`, or a part of it, of which each thread has every so many iterations."""
         writer, extent = self.writer, math.prod(a.extent for a in axes)
+        if extent == 0:
+            return
         name = writer.name("j")
         at = tirx.Var("j", "int32")
         writer.range(at, extent, name)

@@ -59,6 +59,32 @@ TO_HALF = f"""\
 }}
 """
 
+WIDE_TO_HALF = f"""\
+{INLINE} uint16_t lepton_wide_to_half(double x) {{ /* to nearest, ties to even */
+#if defined(__CUDA_ARCH__) && !defined(LEPTON_EMULATED)
+  uint16_t half;
+  asm("cvt.rn.f16.f64 %0, %1;" : "=h"(half) : "d"(x));
+  return half;
+#else
+  union {{ float number; uint32_t bits; }} odd; /* rounded to odd, so that rounding again gives what a single rounding does */
+  odd.number = (float)x;
+  const double back = (double)odd.number;
+  if (x == x && back != x) {{
+    if (back < 0.0 ? back < x : back > x) --odd.bits;
+    odd.bits |= 1u;
+  }}
+  return lepton_to_half(odd.number);
+#endif
+}}
+"""
+
+SATURATED = f"""\
+{INLINE} int32_t lepton_saturated(float x, int32_t zero, int32_t low, int32_t high) {{
+  const float bounded = x != x ? 0.0f : fminf(fmaxf(x, (float)(low - zero)), (float)(high - zero));
+  return (int32_t)rintf(bounded) + zero;
+}}
+"""
+
 FENCE = f"""\
 {INLINE} TYPE lepton_rounded_TYPE(TYPE x) {{ /* x is rounded here: no operation is fused with the one that made it */
 #if defined(__CUDA_ARCH__) && !defined(LEPTON_EMULATED)
@@ -68,7 +94,7 @@ FENCE = f"""\
 }}
 """
 
-CHUNKS = {"from_half": FROM_HALF, "to_half": TO_HALF}
+CHUNKS = {"from_half": FROM_HALF, "to_half": TO_HALF, "wide_to_half": WIDE_TO_HALF, "saturated": SATURATED}
 
 
 class DeviceSupport(Support):
@@ -82,6 +108,8 @@ class DeviceSupport(Support):
         """
         if name in NATIVE:
             return name
+        if name == "wide_to_half":
+            self.known("to_half")
         if name in CHUNKS:
             return self._add(PREFIX + name, CHUNKS[name])
         return super().known(name)

@@ -14,7 +14,6 @@ from typing import Any
 import tvm
 from tvm import tirx
 from tvm.ir import Range
-from tvm.tirx.analysis import undefined_vars
 
 from lepton_compiler.backends.cuda.text.support import DeviceSupport
 from lepton_compiler.backends.tvm import outline
@@ -228,10 +227,6 @@ class DeviceWriter(KernelWriter):
             self._analyzer = None
         super().loop(stmt)
 
-    def allocate(self, buffer: Any, following: Any) -> None:
-        """A variable, or an array of the thread's own."""
-        super().allocate(buffer, following)
-
     def binary(self, x: Expr) -> str:
         """Divisions of indices that are never negative are those of C."""
         kind = type(x)
@@ -241,6 +236,12 @@ class DeviceWriter(KernelWriter):
                 return self.narrowed(f"({self.value(x.a)} {sign} {self.value(x.b)})", element_kind(x))
         return super().binary(x)
 
+    def cast(self, x: Any) -> str:
+        """As in portable C, and from double to half precision."""
+        if (element_kind(x.value), element_kind(x)) == ("float64", "float16"):
+            return f"{self.support.known('wide_to_half')}({bare(self.value(x.value))})"
+        return super().cast(x)
+
     def call(self, x: Any) -> str:
         """Functions of the device, and the fence."""
         operator = str(getattr(x.op, "name", x.op))
@@ -249,6 +250,8 @@ class DeviceWriter(KernelWriter):
             return self.library(short + ("f" if element_kind(x) == "float32" else ""), list(x.args), x)
         if short == "pow":
             return self.library("powf" if element_kind(x) == "float32" else "pow", list(x.args), x)
+        if operator == outline.SATURATED:
+            return f"{self.support.known('saturated')}({', '.join(bare(self.value(a)) for a in x.args)})"
         if short == "call_llvm_pure_intrin" and intrinsic(x) in FENCES:
             return f"{self.support.fence(element_kind(x))}({bare(self.value(x.args[1]))})"
         return super().call(x)
@@ -257,10 +260,6 @@ class DeviceWriter(KernelWriter):
         """A call of an outlined function."""
         name = self.support.function(f"lepton_fn_{key}", lambda support: _function(key, self.support, self.where))
         return f"{name}({', '.join(bare(self.value(a)) for a in arguments)})"
-
-    def reads(self, block: Block) -> set[int]:
-        """Hashes of the variables that the value of a block uses."""
-        return {hash(v) for v in undefined_vars(block.value)}
 
     def element_type(self, buffer: Any) -> str:
         """C's type of an element."""

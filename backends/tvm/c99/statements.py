@@ -98,7 +98,7 @@ class KernelWriter(Expressions):
 
     def store(self, stmt: Any) -> None:
         """An assignment to an element, or to a vector of them."""
-        if lanes(stmt.value) > 1 or isinstance(stmt.indices[0], tirx.Ramp):
+        if lanes(stmt.value) > 1 or any(isinstance(at, tirx.Ramp) for at in stmt.indices):
             self.vector_store(stmt)
         else:
             self.scalar_store(stmt)
