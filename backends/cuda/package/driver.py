@@ -208,7 +208,7 @@ static int opened(int device, session *s) {
 }
 
 /* Starts a kernel with these arguments. */
-static int start(const session *s, CUstream stream, int which, const CUdeviceptr *arguments) {
+__attribute__((unused)) static int start(const session *s, CUstream stream, int which, const CUdeviceptr *arguments) {
   void *pointers[MOST_ARGUMENTS];
   for (int k = 0; k < launches[which].arguments; ++k) pointers[k] = (void *)&arguments[k];
   const unsigned *const grid = launches[which].grid, *const block = launches[which].block;

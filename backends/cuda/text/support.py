@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lepton_compiler.backends.tvm.c99.support import C_TYPES, PREFIX, Support
+from lepton_compiler.backends.tvm.nearest import NEAREST_LIMIT
 
 INLINE = "static __device__ __forceinline__"
 NATIVE = frozenset(
@@ -94,7 +95,14 @@ FENCE = f"""\
 }}
 """
 
+NEAREST = f"""\
+{INLINE} int32_t lepton_nearest_KIND(TYPE x) {{ /* ties to even; NaN gives 0 */
+  return x != x ? 0 : (int32_t)rint(fmin(fmax((TYPE)x, (TYPE)-{NEAREST_LIMIT}), (TYPE){NEAREST_LIMIT}));
+}}
+"""
+
 CHUNKS = {"from_half": FROM_HALF, "to_half": TO_HALF, "wide_to_half": WIDE_TO_HALF, "saturated": SATURATED}
+CHUNKS |= {f"nearest_{kind}": NEAREST.replace("KIND", kind).replace("TYPE", c) for kind, c in (("float32", "float"), ("float64", "double"))}
 
 
 class DeviceSupport(Support):
