@@ -33,6 +33,7 @@ def build_sizes(
         UnsupportedError: every node that has no kernel, and every dimension that is not bound.
     """
     from lepton_compiler.backends.cuda.package.build import package
+    from lepton_compiler.backends.cuda.package.conditions import without_true_conditions
     from lepton_compiler.backends.cuda.package.source import ALIGNMENT
     from lepton_compiler.backends.tvm.kernels import KernelCache, build_kernels
     from lepton_compiler.backends.tvm.package.build import Package
@@ -56,7 +57,9 @@ def build_sizes(
     variants = []
     for (sizes, graph), found in zip(graphs.items(), specs, strict=True):
         kernels = {n: (s, ready[s.key(options.target)]) for n, s in found.items()}
-        variants.append(Variant(sizes, graph, build_program(graph, kernels, weights, reported, 1, options.states, ALIGNMENT)))
+        program = build_program(graph, kernels, weights, reported, 1, options.states, ALIGNMENT)
+        program.statements = without_true_conditions(program.statements, weights)
+        variants.append(Variant(sizes, graph, program))
     return package(Package(interface, variants, weights, options), folder, jobs)
 
 

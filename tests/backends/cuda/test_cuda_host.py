@@ -94,7 +94,8 @@ def test_wrong_shapes_on_the_device_are_usage_errors(model, gpu):
         model.run({"x": OnDevice(gpu, X[:2])})
 
 
-def test_loops_whose_length_data_decides_are_counted_on_the_host(agrees, gpu):
+@pytest.mark.parametrize("known", [True, False])
+def test_loops_are_recorded_unless_data_decides_their_length(agrees, gpu, known):
     import onnx
     from onnx import TensorProto as T
     from onnx import helper as h
@@ -108,12 +109,13 @@ def test_loops_whose_length_data_decides_are_counted_on_the_host(agrees, gpu):
     graph = h.make_graph(
         [h.make_node("Loop", ["n", "", "x"], ["y"], body=body)],
         "net",
-        [h.make_tensor_value_info("n", T.INT64, []), h.make_tensor_value_info("x", T.FLOAT, [4])],
+        [*([] if known else [h.make_tensor_value_info("n", T.INT64, [])]), h.make_tensor_value_info("x", T.FLOAT, [4])],
         [h.make_tensor_value_info("y", T.FLOAT, [4])],
+        [onnx.numpy_helper.from_array(np.array(3), "n")] if known else [],
     )
     model = onnx.helper.make_model(graph, opset_imports=[h.make_opsetid("", 17)])
-    compiled = agrees(lc.import_model(model), {"n": np.array(3), "x": X[0]})
-    assert not compiled.manifest["recorded"] and gpu.count("cuGraphLaunch") == 0
+    compiled = agrees(lc.import_model(model), {"x": X[0]} | ({} if known else {"n": np.array(3)}))
+    assert compiled.manifest["recorded"] == known and gpu.count("cuGraphLaunch") == known
 
 
 def test_bad_machines_are_told_of_in_a_line(model, gpu):
