@@ -9,6 +9,7 @@ from lepton_compiler.backends.cuda.generate.function import KernelText
 from lepton_compiler.backends.cuda.generate.procedures import procedure_stage
 from lepton_compiler.backends.cuda.generate.rows import combiner, fills_gpu, fits_rows, row_reduction, row_stage
 from lepton_compiler.backends.cuda.generate.stages import Procedure, Stages, loads, stages_of
+from lepton_compiler.backends.cuda.generate.transposed import find_transposition, transposed_stage
 from lepton_compiler.backends.cuda.text.writer import Block
 
 DEEP = 64
@@ -33,6 +34,8 @@ def generate(func: Any, symbol: str, where: str) -> KernelText:
             procedure_stage(kernel, stage)
         elif hash(stage.target) in virtual or stage.size == 0:
             continue
+        elif stage.initial is None and not virtual and (transposition := find_transposition(stage)) is not None:
+            transposed_stage(kernel, stage, transposition)
         elif stage.initial is None:
             element_stage(kernel, stage, _read(stage, virtual))
         elif _is_deep(stage, found.along):

@@ -69,7 +69,7 @@ def row_reduction(kernel: KernelText, stage: Block) -> None:
     place, target = f"{writer.buffers[hash(partial)]}[row * {parts} + blockIdx.x]", writer.buffers[hash(partial)]
     writer.written.add(target)
     _Row(writer, lanes).reduce(stage, (f"blockIdx.x * {chunk}", f"min((int32_t)(blockIdx.x + 1) * {chunk}, {stage.depth})"), place)
-    opening = ["  const int32_t lane = threadIdx.x, row = blockIdx.y;", f"  __shared__ double lepton_parts[{WARP}];"]
+    opening = ["  const int32_t lane = threadIdx.x;", "  const int32_t row = blockIdx.y;", f"  __shared__ double lepton_parts[{WARP}];"]
     kernel.add(writer, (parts, stage.size, 1), (lanes, 1, 1), opening)
     part, self_load = tirx.Var("part", "int32"), tirx.BufferLoad(stage.target, list(stage.index))
     rows = list(stage.index) if stage.index else []

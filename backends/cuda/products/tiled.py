@@ -54,9 +54,12 @@ class _Tiled:
         parts = f"blockIdx.z % {t.parts}" if t.parts > 1 else "0"
         w.emit("const int32_t t = threadIdx.x;")
         w.emit(f"const int32_t b = {f'blockIdx.z / {t.parts}' if t.parts > 1 else 'blockIdx.z'};")
-        w.emit(f"const int32_t first_row = blockIdx.y * {t.rows}, first_column = blockIdx.x * {t.columns};")
-        w.emit(f"const int32_t begin = {parts} * {steps}, end = {f'min(begin + {steps}, {p.depth})' if t.parts > 1 else p.depth};")
-        w.emit(f"const int32_t row = t / {across} * {t.high}, column = t % {across} * {t.wide};")
+        w.emit(f"const int32_t first_row = blockIdx.y * {t.rows};")
+        w.emit(f"const int32_t first_column = blockIdx.x * {t.columns};")
+        w.emit(f"const int32_t begin = {parts} * {steps};")
+        w.emit(f"const int32_t end = {f'min(begin + {steps}, {p.depth})' if t.parts > 1 else p.depth};")
+        w.emit(f"const int32_t row = t / {across} * {t.high};")
+        w.emit(f"const int32_t column = t % {across} * {t.wide};")
         for side, extent in (("left", t.rows), ("right", t.columns)):
             w.emit(f"__shared__ __align__(16) {self.kind} {side}_tile[2][{t.depth}][{extent + PADDING}];")
             w.emit(f"{self.kind} {side}_next[{self.per_thread(extent)}];")
@@ -121,7 +124,7 @@ class _Tiled:
         line = (self.tile.depth if side.along == "depth" else extent) // width
         at, depth = f"at % {line}" + (f" * {width}" if width > 1 else ""), f"at / {line}"
         e, d = (depth, at) if side.along == "depth" else (at, depth)
-        return [f"const int32_t at = t + q * {self.tile.threads};", f"const int32_t e = {e}, d = {d};"]
+        return [f"const int32_t at = t + q * {self.tile.threads};", f"const int32_t e = {e};", f"const int32_t d = {d};"]
 
     def fetch(self, begin: str) -> None:
         """Load the thread's part of the tiles that begin at a step of the sum."""
@@ -136,7 +139,8 @@ class _Tiled:
             ) -> None:  # fmt: skip
                 for line in self.positions(side, extent, width):
                     w.emit(line)
-                w.emit(f"const int32_t {variable} = {first} + e, k = {begin} + d;")
+                w.emit(f"const int32_t {variable} = {first} + e;")
+                w.emit(f"const int32_t k = {begin} + d;")
                 inside = [f"{variable} < {whole}"] if whole % extent else []
                 inside += ["k < end"] if self.product.depth % (self.tile.depth * self.tile.parts) else []
                 inside += [f"at < {extent * self.tile.depth // width}"] if ragged else []
@@ -198,7 +202,8 @@ class _Tiled:
     def result(self) -> None:
         """One element."""
         w, p, t = self.writer, self.product, self.tile
-        w.emit("const int32_t m = first_row + row + i, n = first_column + column + j;")
+        w.emit("const int32_t m = first_row + row + i;")
+        w.emit("const int32_t n = first_column + column + j;")
         outside = [f"m < {p.rows}"] if p.rows % t.rows else []
         outside += [f"n < {p.columns}"] if p.columns % t.columns else []
         w.emit(f"if ({' && '.join(outside) or 'true'}) {{")

@@ -58,6 +58,20 @@ def test_neighbours_are_read_and_written_at_once(agrees):
     assert "lepton_16bytes" in model.artifact.files["net.cu"].decode().split("__global__")[1]
 
 
+MOVES = {
+    "two axes": ("%x: float32[70,45]", "%y = Transpose(perm=(1,0))(%x) : float32[45,70]"),
+    "channels last": ("%x: float32[2,40,5,7]", "%y = Transpose(perm=(0,2,3,1))(%x) : float32[2,5,7,40]"),
+    "an axis between": ("%x: int8[20,3,33]", "%y = Transpose(perm=(2,1,0))(%x) : int8[33,3,20]"),
+}
+
+
+@pytest.mark.parametrize("case", MOVES)
+def test_transpositions_go_through_shared_memory(agrees, case):
+    signature, line = MOVES[case]
+    model = agrees(graph_of(signature, line, results="%y"), tolerance=0)
+    assert "square" in model.artifact.files["net.cu"].decode()
+
+
 PRODUCTS = {
     "rows and columns of all sizes": ("%x: float32[70,50], %w: float32[50,36]", "%y = MatMul()(%x,%w) : float32[70,36]"),
     "broadcast batch": ("%x: float32[3,1,20,40], %w: float32[2,40,24]", "%y = MatMul()(%x,%w) : float32[3,2,20,24]"),
