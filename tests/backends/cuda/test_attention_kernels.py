@@ -4,6 +4,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -55,6 +56,38 @@ CASES: dict[str, dict[str, Any]] = {
         "kv_heads": 2,
         "score": True,
     },
+    "half_shared": {
+        "element": "float16",
+        "queries": 18,
+        "keys": 290,
+        "head": 64,
+        "value_head": 64,
+        "heads": 1,
+        "kv_heads": 1,
+        "causal": 100,
+    },
+    "bfloat_shared": {
+        "element": "bfloat16",
+        "queries": 1,
+        "keys": 130,
+        "head": 128,
+        "value_head": 40,
+        "heads": 4,
+        "kv_heads": 2,
+        "score": True,
+    },
+    "fp32_shared": {
+        "element": "float32",
+        "queries": 9,
+        "keys": 150,
+        "head": 32,
+        "value_head": 64,
+        "heads": 2,
+        "kv_heads": 2,
+        "score": True,
+    },
+    "half_wide": {"element": "float16", "queries": 70, "keys": 70, "head": 32, "value_head": 32, "heads": 1, "kv_heads": 1, "causal": 0},
+    "fp32_wide": {"element": "float32", "queries": 70, "keys": 40, "head": 20, "value_head": 32, "heads": 1, "kv_heads": 1},
 }
 BATCH = 2
 
@@ -63,7 +96,7 @@ def sizes(queries, keys, head, value_head, heads, kv_heads, **_):
     return (BATCH, heads, queries, head), (BATCH, kv_heads, keys, head), (BATCH, kv_heads, keys, value_head)
 
 
-def plan(symbol: str, **fields) -> Plan:
+def plan(symbol: str, processors: int = 108, **fields) -> Plan:
     operands = ["query", "key", "value", "mask"]
     kind = C_TYPES[fields["element"]]
     parameters = ", ".join([*(f"const {'float' if p == 'mask' else kind} *__restrict__ {p}" for p in operands), "float *__restrict__ out"])
@@ -75,13 +108,14 @@ def plan(symbol: str, **fields) -> Plan:
         f"{{ return (batch * {fields['queries']} + m) * {fields['value_head']} + n; }}\n"
         f"{head} float {symbol}_score({parameters}, int batch, int q, int k, float score) {{ return score + mask[q * {fields['keys']} + k]; }}\n"
     )
+    device = replace(device_of("sm_80"), processors=processors)
     epilogue = Epilogue(symbol, helpers, parameters, (*operands, "out"), "out", "float", 4)
-    return generate_attention(symbol, Attention(q, k, v, batch=BATCH, scale=0.2, **fields), epilogue, device_of("sm_80"))
+    return generate_attention(symbol, Attention(q, k, v, batch=BATCH, scale=0.2, **fields), epilogue, device)
 
 
 @pytest.fixture(scope="module")
 def plans() -> dict[str, Plan]:
-    return {name: plan(name, **fields) for name, fields in CASES.items()}
+    return {name: plan(name, 1 if "wide" in name else 108, **fields) for name, fields in CASES.items()}
 
 
 @pytest.mark.skipif(bool(available()), reason=available())
@@ -91,7 +125,8 @@ def test_kernels_agree_with_the_evaluator(name, plans):
     rng = np.random.default_rng(len(name))
     q, k, v = (rng.standard_normal(s).astype(NUMPY[fields["element"]]) for s in sizes(**fields))
     mask = rng.standard_normal((fields["queries"], fields["keys"])).astype(np.float32)
-    mask[1], mask[2, 1:] = -np.inf, -np.inf
+    mask[-1, 1:] = -np.inf
+    mask[1:2] = -np.inf
     wide = [a.astype(np.float32) for a in (q, k, v)]
     operands: list[Any]
     op = Op(scale=0.2, is_causal=fields.get("causal") is not None)
@@ -109,9 +144,11 @@ def test_kernels_agree_with_the_evaluator(name, plans):
     assert figures.matrix_load_conflicts == 0
 
 
-def test_many_queries_have_larger_blocks():
+def test_many_queries_have_larger_blocks_and_few_share_warps():
     fields: dict[str, Any] = {"element": "float16", "keys": 512, "head": 64, "value_head": 64, "heads": 12, "kv_heads": 12}
-    assert plan("few", queries=64, **fields).launches[0].block[0] == 32
+    few = plan("few", queries=64, **fields)
+    assert few.launches[0].block[0] == 128
+    assert few.launches[0].grid[0] == BATCH * 12 * 64 // 16
     assert plan("many", queries=512, **fields).launches[0].block[0] == 128
 
 
@@ -126,6 +163,7 @@ def test_kernels_compile_without_spilling(tmp_path):
     chosen = [
         plan("half", element="float16", head=128, value_head=128, **common),
         plan("fp32", element="float32", head=64, value_head=64, **common),
+        plan("shared", 1000, element="float16", head=64, value_head=64, **common),
     ]
     (tmp_path / "unit.cu").write_text("\n".join([library(), *(p.text for p in chosen)]))
     command = [

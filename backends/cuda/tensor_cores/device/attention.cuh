@@ -26,48 +26,92 @@ struct Running {
   __device__ __forceinline__ float scale() const { return total > 0.0f ? 1.0f / total : 0.0f; }
 };
 
-// The tiles of keys that a block of queries sees, two of them in shared memory. AHEAD: a query sees keys up to its own number plus that.
-template <int QUERIES, int BLOCK_KEYS, int KEYS, int DEPTH, bool CAUSAL, int AHEAD, class K, class V, class Attend>
+// The tiles of keys that QUERIES queries see, two of them in shared memory. AHEAD: a query sees keys up to its own number plus that.
+// Either all warps of a block see the same tiles (SPLITS is 1), or there are SPLITS warps, which take turns and have their own memory each.
+template <int SPLITS, int QUERIES, int BLOCK_KEYS, int KEYS, int DEPTH, bool CAUSAL, int AHEAD, class K, class V, class Attend>
 __device__ __forceinline__ void over_keys(const typename K::Origin& k, const typename V::Origin& v, char* shared, int first, Attend attend) {
   constexpr int STAGE = K::BYTES + V::BYTES;
+  int turn = SPLITS > 1 ? threadIdx.x / 32 : 0, thread = SPLITS > 1 ? threadIdx.x % 32 : threadIdx.x;
   int end = CAUSAL && first + QUERIES + AHEAD < KEYS ? first + QUERIES + AHEAD : KEYS;
   int tiles = end > 0 ? (end + BLOCK_KEYS - 1) / BLOCK_KEYS : 0;
+  auto barrier = [] {
+    if constexpr (SPLITS > 1)
+      __syncwarp();
+    else
+      __syncthreads();
+  };
+  auto stage_of = [&](int tile) { return shared + (turn * 2 + tile / SPLITS % 2) * STAGE; };
   auto fetch = [&](int tile) {
-    char* stage = shared + tile % 2 * STAGE;
+    char* stage = stage_of(tile);
     if (tile < tiles) {
-      K(k, tile * BLOCK_KEYS, threadIdx.x).load(stage, 0, DEPTH);
-      V(v, 0, threadIdx.x).load(stage + K::BYTES, tile * BLOCK_KEYS, KEYS);
+      K(k, tile * BLOCK_KEYS, thread).load(stage, 0, DEPTH);
+      V(v, 0, thread).load(stage + K::BYTES, tile * BLOCK_KEYS, KEYS);
     }
     cp_async_commit();
   };
-  fetch(0);
-  for (int tile = 0; tile < tiles; ++tile) {
-    fetch(tile + 1);
+  fetch(turn);
+  if constexpr (SPLITS > 1) {  // the queries, which all warps brought
+    cp_async_wait<0>();
+    __syncthreads();
+  }
+  for (int tile = turn; tile < tiles; tile += SPLITS) {
+    fetch(tile + SPLITS);
     cp_async_wait<1>();
-    __syncthreads();
-    const char* stage = shared + tile % 2 * STAGE;
+    barrier();
+    const char* stage = stage_of(tile);
     attend(stage, stage + K::BYTES, tile * BLOCK_KEYS);
-    __syncthreads();
+    barrier();
   }
 }
 
-// A warp has sixteen queries. HEAD and WIDTH: sizes of a key and of a value, rounded up to those of tiles; DEPTH: of a key as it is.
+// Adds up what SPLITS warps have of the same sums, in order; the first warp has the result. `row_of(i)`: which of the rows sum number i is of.
+template <int SPLITS, int ROWS, int COUNT, class RowOf>
+__device__ __forceinline__ void merge(char* shared, Running (&rows)[ROWS], float* sums, int warp, int lane, RowOf row_of) {
+  constexpr int EACH = COUNT + 2 * ROWS;
+  float* all = reinterpret_cast<float*>(shared) + lane;
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) all[(warp * EACH + i) * 32] = sums[i];
+#pragma unroll
+  for (int r = 0; r < ROWS; ++r) {
+    all[(warp * EACH + COUNT + r) * 32] = rows[r].largest;
+    all[(warp * EACH + COUNT + ROWS + r) * 32] = rows[r].total;
+  }
+  __syncthreads();
+  if (warp) return;
+#pragma unroll 1
+  for (int other = 1; other < SPLITS; ++other) {
+    const float* from = all + other * EACH * 32;
+    float mine[ROWS], its[ROWS];
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      float largest = from[(COUNT + r) * 32];
+      mine[r] = rows[r].rise(largest);
+      its[r] = largest == no_score() ? 0.0f : exp2f((largest - rows[r].largest) * LOG2_E);
+      rows[r].total += from[(COUNT + ROWS + r) * 32] * its[r];
+    }
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) sums[i] = sums[i] * mine[row_of(i)] + from[i * 32] * its[row_of(i)];
+  }
+}
+
+// A warp has sixteen queries, or SPLITS warps have the same sixteen. HEAD and WIDTH: sizes of a key and of a value, rounded up to those of tiles; DEPTH: of a key as it is.
 // `score(query, key, product)` is asked for those that exist and are seen.
-template <Arithmetic KIND, int WARPS, int BLOCK_KEYS, int HEAD, int WIDTH, int DEPTH, int QUERIES, int KEYS, bool CAUSAL, int AHEAD, class Q, class K, class V,
+template <Arithmetic KIND, int WARPS, int SPLITS, int BLOCK_KEYS, int HEAD, int WIDTH, int DEPTH, int QUERIES, int KEYS, bool CAUSAL, int AHEAD, class Q, class K, class V,
           class Score, class Store>
 __device__ __forceinline__ void attend_on_tensor_cores(const typename Q::Origin& q, const typename K::Origin& k, const typename V::Origin& v,
                                                        char* shared, int first, const Score& score, const Store& store) {
   constexpr int STEPS = HEAD / 16, TILES = BLOCK_KEYS / 8, COLUMNS = WIDTH / 8;
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, query = first + warp * 16 + lane / 4, pair = lane % 4 * 2;
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, own = SPLITS > 1 ? 0 : warp * 16, query = first + own + lane / 4, pair = lane % 4 * 2;
   float sums[COLUMNS][4] = {};
   Running rows[2] = {{no_score(), 0.0f}, {no_score(), 0.0f}};
   Q(q, first, threadIdx.x).load(shared, 0, DEPTH);
-  over_keys<WARPS * 16, BLOCK_KEYS, KEYS, DEPTH, CAUSAL, AHEAD, K, V>(k, v, shared + Q::BYTES, first, [&](const char* keys, const char* values, int at) {
+  over_keys<SPLITS, WARPS / SPLITS * 16, BLOCK_KEYS, KEYS, DEPTH, CAUSAL, AHEAD, K, V>(k, v, shared + Q::BYTES, first, [&](const char* keys, const char* values, int at) {
     float s[TILES][4] = {};
 #pragma unroll
     for (int step = 0; step < STEPS; ++step) {
       unsigned fq[4];
-      fragment<Q, false, false>(fq, shared, warp * 16, step, lane);
+      fragment<Q, false, false>(fq, shared, own, step, lane);
 #pragma unroll
       for (int j = 0; j < TILES / 2; ++j) {
         unsigned fk[4];
@@ -123,6 +167,13 @@ __device__ __forceinline__ void attend_on_tensor_cores(const typename Q::Origin&
   for (int half = 0; half < 2; ++half) {
     rows[half].total += __shfl_xor_sync(0xffffffffu, rows[half].total, 1);
     rows[half].total += __shfl_xor_sync(0xffffffffu, rows[half].total, 2);
+  }
+  if constexpr (SPLITS > 1) {
+    merge<SPLITS, 2, COLUMNS * 4>(shared, rows, &sums[0][0], warp, lane, [](int i) { return i % 4 / 2; });
+    if (warp) return;
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
     float scale = rows[half].scale();
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) {
@@ -132,14 +183,14 @@ __device__ __forceinline__ void attend_on_tensor_cores(const typename Q::Origin&
   }
 }
 
-// The same in fp32 on the ordinary cores: a warp has 32 queries, a lane four of them and a quarter of the keys and of the columns.
-template <int WARPS, int BLOCK_KEYS, int HEAD, int WIDTH, int DEPTH, int QUERIES, int KEYS, bool CAUSAL, int AHEAD, class Q, class K, class V, class Score,
+// The same in fp32 on the ordinary cores: a warp has TM x 8 queries, a lane TM of them and a quarter of the keys and of the columns.
+template <int TM, int WARPS, int SPLITS, int BLOCK_KEYS, int HEAD, int WIDTH, int DEPTH, int QUERIES, int KEYS, bool CAUSAL, int AHEAD, class Q, class K, class V, class Score,
           class Store>
 __device__ __forceinline__ void attend_in_fp32(const typename Q::Origin& q, const typename K::Origin& k, const typename V::Origin& v, char* shared,
                                                int first, const Score& score, const Store& store) {
-  constexpr int TM = 4, TN = BLOCK_KEYS / 4, COLUMNS = WIDTH / 4, PITCH = BLOCK_KEYS + 4;
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, lane_m = lane % 8, lane_n = lane / 8;
-  float* weights = reinterpret_cast<float*>(shared + Q::BYTES + 2 * (K::BYTES + V::BYTES)) + warp * 32 * PITCH;
+  constexpr int TN = BLOCK_KEYS / 4, COLUMNS = WIDTH / 4, PITCH = BLOCK_KEYS + 4;
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, lane_m = lane % 8, lane_n = lane / 8, own = SPLITS > 1 ? 0 : warp * TM * 8;
+  float* weights = reinterpret_cast<float*>(shared + Q::BYTES + 2 * SPLITS * (K::BYTES + V::BYTES)) + warp * TM * 8 * PITCH;
   auto row = [&](int i) { return lane_m + i * 8; };
   auto column = [&](int j) { return lane_n * 4 + j / 4 * 16 + j % 4; };
   float sums[TM][COLUMNS] = {};
@@ -147,13 +198,13 @@ __device__ __forceinline__ void attend_in_fp32(const typename Q::Origin& q, cons
 #pragma unroll
   for (int i = 0; i < TM; ++i) rows[i] = {no_score(), 0.0f};
   Q(q, first, threadIdx.x).load(shared, 0, DEPTH);
-  over_keys<WARPS * 32, BLOCK_KEYS, KEYS, DEPTH, CAUSAL, AHEAD, K, V>(k, v, shared + Q::BYTES, first, [&](const char* keys, const char* values, int at) {
+  over_keys<SPLITS, WARPS / SPLITS * TM * 8, BLOCK_KEYS, KEYS, DEPTH, CAUSAL, AHEAD, K, V>(k, v, shared + Q::BYTES, first, [&](const char* keys, const char* values, int at) {
     float s[TM][TN] = {};
 #pragma unroll 4
     for (int quad = 0; quad < HEAD / 4; ++quad) {
       Pack<float, 4> qa[TM];
 #pragma unroll
-      for (int i = 0; i < TM; ++i) qa[i] = *reinterpret_cast<const Pack<float, 4>*>(shared + Q::offset(warp * 32 + row(i), quad));
+      for (int i = 0; i < TM; ++i) qa[i] = *reinterpret_cast<const Pack<float, 4>*>(shared + Q::offset(own + row(i), quad));
 #pragma unroll
       for (int j = 0; j < TN; ++j) {
         Pack<float, 4> kb = *reinterpret_cast<const Pack<float, 4>*>(keys + K::offset(column(j), quad));
@@ -165,7 +216,7 @@ __device__ __forceinline__ void attend_in_fp32(const typename Q::Origin& q, cons
     }
 #pragma unroll
     for (int i = 0; i < TM; ++i) {
-      int query = first + warp * 32 + row(i);
+      int query = first + own + row(i);
       float largest = no_score();
 #pragma unroll
       for (int j = 0; j < TN; ++j) {
@@ -208,11 +259,18 @@ __device__ __forceinline__ void attend_in_fp32(const typename Q::Origin& q, cons
   for (int i = 0; i < TM; ++i) {
     rows[i].total += __shfl_xor_sync(0xffffffffu, rows[i].total, 8);
     rows[i].total += __shfl_xor_sync(0xffffffffu, rows[i].total, 16);
+  }
+  if constexpr (SPLITS > 1) {
+    merge<SPLITS, TM, TM * COLUMNS>(shared, rows, &sums[0][0], warp, lane, [](int i) { return i / COLUMNS; });
+    if (warp) return;
+  }
+#pragma unroll
+  for (int i = 0; i < TM; ++i) {
     float scale = rows[i].scale();
 #pragma unroll
     for (int c = 0; c < COLUMNS; c += 4) {
       float four[4] = {sums[i][c] * scale, sums[i][c + 1] * scale, sums[i][c + 2] * scale, sums[i][c + 3] * scale};
-      store(first + warp * 32 + row(i), column(c), four);
+      store(first + own + row(i), column(c), four);
     }
   }
 }
