@@ -2,7 +2,7 @@
 
 from lepton_compiler.backends.cuda.tensor_cores.attention import Attention, Rows, generate_attention
 from lepton_compiler.backends.cuda.tensor_cores.device import DEVICES, Device, device_of
-from lepton_compiler.backends.cuda.tensor_cores.generate import generate, pack_weights, packed_depth
+from lepton_compiler.backends.cuda.tensor_cores.generate import alternatives, generate, pack_weights, packed_depth
 from lepton_compiler.backends.cuda.tensor_cores.library import library
 from lepton_compiler.backends.cuda.tensor_cores.problem import Arithmetic, Convolution, Element, Epilogue, Gemm, Launch, Matrix, Plan
 from lepton_compiler.backends.cuda.tensor_cores.tiles import Tiling
@@ -21,6 +21,7 @@ __all__ = [
     "Plan",
     "Rows",
     "Tiling",
+    "alternatives",
     "device_of",
     "generate",
     "generate_attention",

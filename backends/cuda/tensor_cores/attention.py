@@ -151,7 +151,7 @@ def _tiles(attention: Attention, blocks: Blocks) -> list[tuple[str, Source, str]
 
     q = matrix_source(matrix(a.query, (a.query.batch, a.query.head)), a.queries, a.head, a.query.row, 1, (a.batch, a.heads))
     k = matrix_source(matrix(a.key, (a.key.batch, a.key.head, 0)), a.keys, a.head, a.key.row, 1, shared)
-    v = matrix_source(matrix(a.value, (a.value.batch, a.value.head, 0)), a.value_head, a.keys, 1, a.value.row, shared)
+    v = matrix_source(matrix(a.value, (a.value.batch, a.value.head, 0)), a.value_head, a.keys, 1, a.value.row, shared, along_k=False)
     return [
         ("Q", q, q.tile(blocks.queries, _rounded(a.head), threads)),
         ("K", k, k.tile(blocks.keys, _rounded(a.head), own)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,7 @@ from lepton_compiler.backends.cuda.tensor_cores.problem import (
     Plan,
 )
 from lepton_compiler.backends.cuda.tensor_cores.sources import Source, matrix_source, windows_source
-from lepton_compiler.backends.cuda.tensor_cores.tiles import Shape, Tiling, choose, shared_bytes
+from lepton_compiler.backends.cuda.tensor_cores.tiles import Shape, Tiling, candidates, choose, seconds, shared_bytes
 
 FINISH_THREADS = 256
 
@@ -44,7 +43,7 @@ def generate(symbol: str, problem: Gemm | Convolution, epilogue: Epilogue, devic
         tiling: instead of the one that the model of the device finds best.
     """
     product = gemm_product(problem) if isinstance(problem, Gemm) else convolution_product(problem, symbol)
-    chosen, seconds = choose(product.shape, device) if tiling is None else (tiling, 0.0)
+    chosen = choose(product.shape, device)[0] if tiling is None else tiling
     split = chosen.splits > 1
     texts = [product.a.declarations, product.b.declarations, epilogue.helpers, _main(symbol, product, chosen, epilogue)]
     shape = product.shape
@@ -58,7 +57,13 @@ def generate(symbol: str, problem: Gemm | Convolution, epilogue: Epilogue, devic
         texts.append(_finish(symbol, product, chosen, epilogue, vector))
         launches.append(Launch(f"{symbol}_finish", (blocks, shape.batch, 1), (FINISH_THREADS, 1, 1), arguments))
     workspace = chosen.splits * shape.batch * shape.m * shape.n * 4 if split else 0
-    return Plan("\n".join(text for text in texts if text), tuple(launches), workspace, seconds)
+    return Plan("\n".join(text for text in texts if text), tuple(launches), workspace, seconds(product.shape, chosen, device))
+
+
+def alternatives(symbol: str, problem: Gemm | Convolution, device: Device, count: int) -> list[Tiling]:
+    """The tilings that the model finds best, best first: what is worth measuring where there is a GPU."""
+    shape = (gemm_product(problem) if isinstance(problem, Gemm) else convolution_product(problem, symbol)).shape
+    return sorted(candidates(shape, device, split=True), key=lambda t: seconds(shape, t, device))[:count]
 
 
 def gemm_product(gemm: Gemm) -> Product:
@@ -221,6 +226,3 @@ def _finish(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue, v
 def _power(number: int, most: int) -> int:
     """The greatest power of two that divides both."""
     return math.gcd(number, most)
-
-
-__all__: Sequence[str] = ("convolution_product", "gemm_product", "generate", "pack_weights", "packed_depth")

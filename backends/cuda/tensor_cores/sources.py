@@ -34,11 +34,17 @@ class Source:
         return f"lepton::Tile<{self.type}, {extent}, {depth}, {_bool(self.along_k)}, {self.vector}, {threads}>"
 
 
-def matrix_source(matrix: Matrix, extent: int, depth: int, stride: int, stride_k: int, batch: Sequence[int]) -> Source:
-    """A matrix, of which `stride` lies between neighbours along its own axis and `stride_k` along the sum."""
+def matrix_source(
+    matrix: Matrix, extent: int, depth: int, stride: int, stride_k: int, batch: Sequence[int], along_k: bool | None = None
+) -> Source:
+    """A matrix, of which `stride` lies between neighbours along its own axis and `stride_k` along the sum.
+
+    `along_k` says which way its tiles lie, where the user is not free to take either.
+    """
     steps = [s for s, count in zip(matrix.batch, batch, strict=True) if count > 1]
     # Bytes and 32-bit floats: tensor cores take the former along k only.
-    along_k = stride_k == 1 or stride != 1 or BYTES[matrix.element] == 1
+    if along_k is None:
+        along_k = stride_k == 1 or stride != 1 or BYTES[matrix.element] == 1
     contiguous = (stride_k if along_k else stride) == 1
     aligned = [depth if along_k else extent, *steps]
     if (extent if along_k else depth) > 1:

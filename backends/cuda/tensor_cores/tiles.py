@@ -182,7 +182,7 @@ def _clocks_per_k(shape: Shape, tiling: Tiling, device: Device, together: int) -
     edge = tiling.block_m + tiling.block_n
     warps = tiling.threads // 32
     issue = edge * shape.size / 16 * COPY / ISSUE
-    rate = device.group if tiling.groups else _rate(shape.arithmetic, device)
+    rate = device.group if tiling.groups and device.group else _rate(shape.arithmetic, device)
     compute = tiling.block_m * tiling.block_n / rate
     if shape.arithmetic == "float32":  # each lane reads its own rows and columns, in vectors of four that take two clocks
         rows, columns = tiling.warp_m / 8, tiling.warp_n / 4

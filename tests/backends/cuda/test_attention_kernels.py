@@ -86,6 +86,7 @@ CASES: dict[str, dict[str, Any]] = {
         "kv_heads": 2,
         "score": True,
     },
+    "fp32_single": {"element": "float32", "queries": 1, "keys": 64, "head": 128, "value_head": 1, "heads": 2, "kv_heads": 1},
     "half_wide": {"element": "float16", "queries": 70, "keys": 70, "head": 32, "value_head": 32, "heads": 1, "kv_heads": 1, "causal": 0},
     "fp32_wide": {"element": "float32", "queries": 70, "keys": 40, "head": 20, "value_head": 32, "heads": 1, "kv_heads": 1},
 }

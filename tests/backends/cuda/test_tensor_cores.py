@@ -21,6 +21,7 @@ from lepton_compiler.backends.cuda.tensor_cores import (
     Matrix,
     Plan,
     Tiling,
+    alternatives,
     device_of,
     generate,
     library,
@@ -254,6 +255,16 @@ def test_large_products_have_large_tiles():
     assert tiling.block_m * tiling.block_n >= 128 * 128
     assert tiling.splits == 1
     assert 0.45e-3 < seconds < 0.8e-3  # 312 TFLOP/s would be 0.44 ms
+
+
+def test_alternatives_are_other_kernels_for_the_same_problem():
+    problem = Gemm(512, 512, 512, Matrix("a", "float16", 512, 1), Matrix("b", "float16", 512, 1), "float16")
+    found = alternatives("product", problem, A100, 5)
+    assert len(set(found)) == 5
+    end = epilogue("product", {"a": "unsigned short", "b": "unsigned short"}, "sum", "m * 512 + n")
+    plans = [generate("product", problem, end, A100, tiling) for tiling in (None, *found)]
+    assert plans[0] == plans[1]
+    assert len({plan.text for plan in plans}) == 5
 
 
 def test_rows_are_not_padded_to_many():
