@@ -15,7 +15,7 @@ struct Strided {
 
   __device__ __forceinline__ Outer outer(int i) const { return {static_cast<Offset>(i * static_cast<Offset>(STRIDE_I)), i < EXTENT}; }
   __device__ __forceinline__ Inner inner(int k, int end) const { return {static_cast<Offset>(k * static_cast<Offset>(STRIDE_K)), k < end}; }
-  static __device__ __forceinline__ bool valid(const Outer& o, const Inner& k) { return o.valid && k.valid; }
+  static __device__ __forceinline__ bool valid(const Outer& o, const Inner& k) { return o.valid & k.valid; }
   __device__ __forceinline__ const T* at(const Outer& o, const Inner& k) const { return base + (o.offset + k.offset); }
   static constexpr bool FILLED = false;
   __device__ __forceinline__ const T* filler() const { return base; }
@@ -57,8 +57,8 @@ struct Windows {
     return {y * static_cast<Offset>(G::row) + x * static_cast<Offset>(G::column) + channel * static_cast<Offset>(G::channel), y, x, k < end};
   }
   static __device__ __forceinline__ bool valid(const Outer& o, const Inner& k) {
-    return o.valid && k.valid && static_cast<unsigned>(o.y + k.y) < static_cast<unsigned>(G::height) &&
-           static_cast<unsigned>(o.x + k.x) < static_cast<unsigned>(G::width);
+    return o.valid & k.valid & (static_cast<unsigned>(o.y + k.y) < static_cast<unsigned>(G::height)) &
+           (static_cast<unsigned>(o.x + k.x) < static_cast<unsigned>(G::width));  // no short cut, no branch
   }
   __device__ __forceinline__ const T* at(const Outer& o, const Inner& k) const { return base + (o.offset + k.offset); }
   static constexpr bool FILLED = G::filled;

@@ -67,7 +67,8 @@ struct Tile {
 #pragma unroll
       for (int part = 0; part < PARTS; ++part) {
         bool valid = Source::valid(outer(part), inner(part));
-        const T* from = valid ? source.at(outer(part), inner(part)) : source.filler();
+        const T* from = source.at(outer(part), inner(part));  // not looked at where nothing is copied: no branch is needed
+        if constexpr (Source::FILLED) from = valid ? from : source.filler();
         unsigned bytes = valid || Source::FILLED ? PART_BYTES : 0;
         if constexpr (PART_BYTES == 16)
           cp_async16(to, from, bytes);
@@ -85,7 +86,8 @@ struct Tile {
 #pragma unroll
       for (int i = 0; i < PER_CHUNK; ++i) {
         bool valid = Source::valid(outer(i / PER_PART), inner(i / PER_PART));
-        const T* from = valid ? source.at(outer(i / PER_PART), inner(i / PER_PART)) + i % PER_PART : source.filler();
+        const T* from = source.at(outer(i / PER_PART), inner(i / PER_PART)) + i % PER_PART;
+        if constexpr (Source::FILLED) from = valid ? from : source.filler();
         together.elements[i] = valid || Source::FILLED ? *from : static_cast<T>(0);
       }
       *reinterpret_cast<Chunk*>(to) = together.chunk;
