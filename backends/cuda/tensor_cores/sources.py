@@ -52,7 +52,7 @@ def matrix_source(
     vector = _vector(matrix.element, aligned) if contiguous else 1
     kind = C_TYPES[matrix.element]
     reach = (extent - 1) * stride + (depth - 1) * stride_k
-    type = f"lepton::Strided<{kind}, {_offset(reach)}, {extent}, {depth}, {stride}, {stride_k}>"
+    type = f"lepton::Strided<{kind}, {_offset(reach)}, {extent}, {stride}, {stride_k}>"
     return Source(type, f"{{reinterpret_cast<const {kind}*>({matrix.pointer}){batch_offset(batch, matrix.batch)}}}", along_k, vector)
 
 

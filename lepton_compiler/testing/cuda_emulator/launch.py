@@ -68,10 +68,7 @@ class _Parameter(ctypes.Structure):
 
 
 class _Figures(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_uint64)
-        for name in ("accesses", "barriers", "collectives", "matrix_products", "matrix_loads", "matrix_load_conflicts")
-    ]
+    _fields_ = [(name, ctypes.c_uint64) for name in ("barriers", "collectives", "matrix_products", "matrix_loads", "matrix_load_conflicts")]
 
 
 def run(

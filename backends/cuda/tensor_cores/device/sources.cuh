@@ -3,7 +3,7 @@
 namespace lepton {
 
 // A matrix with constant strides.
-template <class Element, class Offset, int EXTENT, int DEPTH, long long STRIDE_I, long long STRIDE_K>
+template <class Element, class Offset, int EXTENT, long long STRIDE_I, long long STRIDE_K>
 struct Strided {
   using T = Element;
   struct Outer {

@@ -38,7 +38,7 @@ void copy_async_wait(unsigned groups_left);
 
 // Figures of a launch.
 struct Statistics {
-  uint64_t accesses, barriers, collectives, matrix_products, matrix_loads, matrix_load_conflicts;
+  uint64_t barriers, collectives, matrix_products, matrix_loads, matrix_load_conflicts;
 };
 Statistics& statistics();
 
