@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Emit = Literal["lib", "static", "obj", "c", "onnx", "tflite", "ir", "tir", "asm"]
 Level = Literal["O0", "O1", "O2", "O3", "Os"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
+"""What products of float32 tensors are computed in; sums are float32 in any case."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Backend(Protocol):
         ...
 
 
-BACKENDS = {"tvm": "lepton_compiler.backends.tvm"}
+BACKENDS = {"cuda": "lepton_compiler.backends.cuda", "tvm": "lepton_compiler.backends.tvm"}
 """Backends that turn a graph into native code; those that write exchange formats have their own functions."""
 
 registry = Registry("backend", BACKENDS, "lepton.backends")

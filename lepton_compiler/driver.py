@@ -30,7 +30,7 @@ from lepton_compiler.identity import (
     weights_bytes,
 )
 from lepton_compiler.ir.graph import Graph
-from lepton_compiler.job import Job, Outcome, job_options, parse_level, refuse_planned
+from lepton_compiler.job import Job, Outcome, job_options, parse_level, parse_precision, refuse_planned
 from lepton_compiler.ops.evaluator import check_feeds
 from lepton_compiler.output import depfile_text, publish_files, publish_folder, replace_file, staging, write_files
 from lepton_compiler.pipeline import Instrument
@@ -41,7 +41,7 @@ from lepton_compiler.states import States
 from lepton_compiler.streaming import check_states
 from lepton_compiler.target import Target, parse_target, runs_here
 from lepton_compiler.tuning import Request, decide
-from lepton_compiler.verification import Verification, check_models, compare, reference_outputs, tolerance_of
+from lepton_compiler.verification import Verification, check_models, compare, reference_outputs, tolerance_of, tolerance_with
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +49,14 @@ if TYPE_CHECKING:
     from lepton_compiler.pipeline import Pass, Pipeline
     from lepton_compiler.quantization import Report
     from lepton_compiler.runtime.model import CompiledModel
+
+PRECISION_PASSES = {
+    "fp32": (),
+    "tf32": (),
+    "fp16": ("lower-precision{to=float16}", "simplify-casts", "dce"),
+    "bf16": ("lower-precision{to=bfloat16}", "simplify-casts", "dce"),
+}
+"""Passes that lower the precision of a graph before a backend's own passes."""
 
 # -- the Python API
 
@@ -119,6 +127,7 @@ def compile(
     flash: int | None = None,
     states: Mapping[str, str] | None = None,
     initial: Mapping[str, np.ndarray] | None = None,
+    precision: str = "fp32",
 ) -> CompiledModel:
     """Compile a model and load it.
 
@@ -141,6 +150,7 @@ def compile(
         flash: bytes that its code and constants may take.
         states: by the name of an output, the input that reads it in the next run: the model keeps both, until `reset`.
         initial: by the name of such an input, its value in the first run; zeros where nothing is said.
+        precision: on a GPU, of products: `fp32`, `tf32`, or `fp16` or `bf16`, in which what is between layers is stored, too.
         tune: seconds to measure other choices for the kernels that take longest; what was measured goes into a database.
         tune_db: that database; without `tune` the choices in it are taken, and nothing is measured.
         tune_tracker: `HOST:PORT[,KEY]` of TVM's RPC tracker, to measure on its boards.
@@ -163,6 +173,7 @@ def compile(
         cache_dir=Path(cache_dir) if cache_dir is not None else None, verify=verify, profile=profile, ram=ram, flash=flash,
         tuning=Request.of(machine, tune, tune_db, tune_tracker),
         compression=compression(quantize, calibration, max_drop, metric), states=States(states or {}, initial or {}),
+        precision=parse_precision(precision, machine),
     )  # fmt: skip
     return compile_job(source, job)
 
@@ -194,7 +205,7 @@ def compile_job(source: Any, job: Job) -> CompiledModel:
     identity = identify(name, job_options(job), graphs[choices.sizes[-1]], source)
     model = CompiledModel(complete(_build_choices(graphs, choices, name, job), identity))
     if job.verify:
-        check_models(source, graphs, model, job.feeds, job.inputs, runs_here(job.target), job.states).check()
+        check_models(source, graphs, model, job.feeds, job.inputs, runs_here(job.target), job.states, tolerance_with(job.precision)).check()
     return model
 
 
@@ -306,12 +317,12 @@ def build_sizes(
     Raises:
         UnsupportedError: see `build`; or the backend makes artefacts of one size only.
     """
-    backend = registry.get("tvm")
+    backend = registry.get(job.machine.backend)
     legal = {}
     for sizes, graph in graphs.items():
         require_bound(graph)
         job.stage("legalise")
-        required = tuple(getattr(backend, "REQUIRED_PASSES", ()))
+        required = (*PRECISION_PASSES[job.precision], *getattr(backend, "REQUIRED_PASSES", ()))
         legal[sizes] = optimize(graph, job.level, job.machine, ",".join(required), job.instruments, job.bounds) if required else graph
     options = BuildOptions(
         name, job.machine, job.threads, job.emit, job.jobs, job.cache_dir, job.level, job.profile, job.ram, job.flash, dict(scales or {}),
@@ -463,7 +474,7 @@ def _verify_native(source: Any, graphs: Mapping[tuple[int, ...], Graph], choices
         )
         artifact = complete(_build_choices(graphs, choices, artifact.manifest["name"], again), artifact.manifest)
     here = job.emit == "c" or runs_here(job.target)
-    return check_models(source, graphs, CompiledModel(artifact), job.feeds, job.inputs, here, job.states)
+    return check_models(source, graphs, CompiledModel(artifact), job.feeds, job.inputs, here, job.states, tolerance_with(job.precision))
 
 
 def _verify_file(source: Any, imported: Graph, file: Path, job: Job) -> Verification:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lepton_compiler.backend import Emit, Level
+from lepton_compiler.backend import Emit, Level, Precision
 from lepton_compiler.compress import Compression
 from lepton_compiler.errors import Diagnostic, UnsupportedError, UsageError, VerificationError
 from lepton_compiler.pipeline import Instrument
@@ -53,6 +53,7 @@ class Job:
         tuned: told what tuning came to.
         compression: what to quantize, with which data.
         states: outputs that are inputs of the next call.
+        precision: of products, on a GPU.
     """
 
     target: Target
@@ -79,10 +80,13 @@ class Job:
     tuned: Callable[[TuningReport], None] = lambda report: None
     compression: Compression | None = None
     states: States = field(default_factory=States)
+    precision: Precision = "fp32"
 
     @property
     def machine(self) -> Target:
         """The target as passes and kernels see it."""
+        if self.precision == "tf32":
+            return replace(self.target, extensions=(*self.target.extensions, "tf32"))
         small = self.level == "Os" and self.target.is_firmware
         return portable(self.target) if self.emit == "c" else replace(self.target, small=True) if small else self.target
 
@@ -132,9 +136,29 @@ def job_options(job: Job) -> dict[str, Any]:
     options = quantized | {"emit": job.emit, "level": job.level, "passes": job.passes, "target": target, "threads": job.threads}
     several = {name: sorted(given) for name, given in job.dims.items() if not isinstance(given, int)}
     budget = {key: value for key, value in (("ram", job.ram), ("flash", job.flash)) if value is not None}
-    bounds = {"bounds": dict(sorted(job.bounds.items()))} if job.bounds else {}
+    bounds: dict[str, Any] = {"bounds": dict(sorted(job.bounds.items()))} if job.bounds else {}
     bounds |= {"kept": job.states.as_json()} if job.states else {}
+    bounds |= {"precision": job.precision} if job.precision != "fp32" else {}
     return options | ({"dims": several} if several else {}) | bounds | budget
+
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16")
+
+
+def parse_precision(name: str, target: Target) -> Precision:
+    """A precision, for a target that has a choice.
+
+    Raises:
+        UsageError: there is no such precision.
+        UnsupportedError: the target is no GPU.
+    """
+    if name not in PRECISIONS:
+        raise UsageError(f"no precision '{name}'", hint=f"known: {', '.join(PRECISIONS)}")
+    if name != "fp32" and not target.gpus:
+        raise UnsupportedError(
+            f"--precision {name} is for GPUs", hint="processors compute in the types of the model; --quantize makes them smaller"
+        )
+    return name
 
 
 def parse_level(level: int | str) -> Level:

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lepton_compiler import machines
+from lepton_compiler import gpus, machines
 from lepton_compiler.errors import UsageError
+from lepton_compiler.gpus import GPUS, Gpu
 from lepton_compiler.machines import LESSER, MACHINES, Cpu
 
-__all__ = ["CPUS", "PLANNED", "TARGETS", "Cpu", "FloatUnit", "Target", "parse_target", "runs_here", "target_of"]
+__all__ = ["CPUS", "CUDA", "TARGETS", "Cpu", "FloatUnit", "Target", "parse_target", "runs_here", "target_of"]
 
 
 FloatUnit = Literal["vectors", "single", "none"]
@@ -29,7 +30,7 @@ class Target:
 
     Attributes:
         name: what the user typed (`native`, `x86_64`, ...).
-        arch: instruction set: `x86_64`, `aarch64`, `arm`, `riscv64`, or `thumb` for Cortex-M.
+        arch: instruction set: `x86_64`, `aarch64`, `arm`, `riscv64`, `thumb` for Cortex-M, or `cuda` for GPUs of NVIDIA.
         triple: LLVM triple of the generated objects.
         cpu: LLVM processor name.
         features: LLVM attributes (`+avx512vnni`), beyond what `cpu` implies.
@@ -93,6 +94,16 @@ class Target:
         return self.system == "none"
 
     @property
+    def backend(self) -> str:
+        """The backend that compiles for it."""
+        return CUDA if self.arch == CUDA else "tvm"
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The architectures that the artefact holds code for, oldest first; none on processors."""
+        return tuple(GPUS[name] for name in self.features) if self.arch == CUDA else ()
+
+    @property
     def is_portable(self) -> bool:
         """Whether kernels are C text for any machine."""
         return self.arch == PORTABLE
@@ -100,6 +111,8 @@ class Target:
 
 PORTABLE = "c99"
 """The instruction set of kernels that are C text."""
+CUDA = "cuda"
+"""The instruction set of GPUs of NVIDIA."""
 
 
 def portable(target: Target) -> Target:
@@ -135,8 +148,8 @@ TARGETS: dict[str, str] = {
     "native": "the machine that runs the compiler",
     "x86_64": "64-bit x86, Linux; AVX2 and FMA unless --cpu says otherwise",
     **{name: machine.help for name, machine in MACHINES.items()},
+    CUDA: f"GPUs of NVIDIA; {', '.join(gpus.DEFAULT)} unless cuda:sm_NN[,sm_NN...] says otherwise, of {', '.join(GPUS)}",
 }
-PLANNED = ("cuda",)
 
 
 def parse_target(text: str, cpu: str | None = None) -> Target:
@@ -148,8 +161,8 @@ def parse_target(text: str, cpu: str | None = None) -> Target:
         UsageError: an unknown target or processor, or one that this version does not compile for.
     """
     name, *features = text.split(",")
-    if name.split(":")[0] in PLANNED:
-        raise UsageError(f"target '{name}' is planned but not there yet", hint=f"available: {', '.join(TARGETS)}")
+    if name.partition(":")[0] == CUDA:
+        return _graphics(text, cpu)
     if name not in TARGETS:
         raise UsageError(f"unknown target '{name}'", hint=_suggest(name, TARGETS))
     if name in MACHINES:
@@ -171,6 +184,19 @@ def parse_target(text: str, cpu: str | None = None) -> Target:
     }
     return Target(
         name, arch, TRIPLES[arch], cpu, own, known.vector_bits, known.vector_registers, caches["l1"], caches["l2"], host
+    )  # fmt: skip
+
+
+def _graphics(text: str, cpu: str | None) -> Target:
+    """GPUs: `cuda`, or `cuda:sm_80,sm_90`; the architectures may as well be given as the processor."""
+    listed = [name for name in (cpu or text.partition(":")[2]).split(",") if name] or list(gpus.DEFAULT)
+    if unknown := [name for name in listed if name not in GPUS]:
+        raise UsageError(f"no code for the GPU '{unknown[0]}'", hint=_suggest(unknown[0], dict.fromkeys(GPUS, "")))
+    if text not in (CUDA, f"{CUDA}:{','.join(listed)}"):
+        raise UsageError(f"'{text}' is no target", hint="write cuda, or cuda:sm_80,sm_90")
+    chosen = tuple(name for name in GPUS if name in listed)
+    return Target(
+        CUDA, CUDA, "nvptx64-nvidia-cuda", ",".join(chosen), chosen, vector_bits=0, vector_registers=64, l1_bytes=128 << 10, l2_bytes=32 << 20
     )  # fmt: skip
 
 
@@ -207,8 +233,8 @@ def _foreign(name: str, cpu: str | None, features: Sequence[str]) -> Target:
 
 
 def runs_here(target: str | Target) -> bool:
-    """Whether code for a target, or for the one of this name, runs on the machine that asks."""
-    return (parse_target(target) if isinstance(target, str) else target).arch == _host_arch()
+    """Whether code for a target, or for the one of this name, runs on the machine that asks; for a GPU, that it has one is taken for granted."""
+    return (parse_target(target) if isinstance(target, str) else target).arch in (_host_arch(), CUDA)
 
 
 def target_of(manifest: Mapping[str, Any]) -> Target:

@@ -27,6 +27,10 @@ TOLERANCE = 1e-3
 STREAMED = 3
 """Calls, one after another, that a stateful model is verified with."""
 NO_STATES = States()
+LOWER_TOLERANCE = 1e-2
+"""The same where products are computed in tf32 or half precision, which have 11 bits."""
+COARSE_TOLERANCE = 5e-2
+"""The same in bfloat16, which has 8 bits."""
 DYNAMIC_TOLERANCE = 3e-2
 """The same where a model quantizes by ranges that it measures as it runs: the last digit of a sum moves whole steps of a later layer."""
 
@@ -102,6 +106,11 @@ def tolerance_of(graph: Graph) -> float:
     return DYNAMIC_TOLERANCE if any(node.op.name in dynamic for node in graph.walk()) else TOLERANCE
 
 
+def tolerance_with(precision: str) -> float:
+    """The least tolerance for products of this precision."""
+    return {"fp32": TOLERANCE, "bf16": COARSE_TOLERANCE}.get(precision, LOWER_TOLERANCE)
+
+
 def difference(expected: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
     """Largest absolute difference, and the same relative to the range of `expected`.
 
@@ -149,7 +158,7 @@ def reference_outputs(
 
 def check_models(
     source: Any, graphs: Mapping[Any, Graph], model: CompiledModel, feeds: Mapping[str, Any], bound: Mapping[str, Any], here: bool,
-    states: States = NO_STATES,
+    states: States = NO_STATES, least: float = TOLERANCE,
 ) -> Verification:  # fmt: skip
     """Run a compiled model beside a reference, once for each choice of sizes; the worst comparison.
 
@@ -161,14 +170,16 @@ def check_models(
         bound: inputs that the import made constant.
         here: whether it runs on this machine; else it is emulated.
         states: that it keeps: it is run several times, then.
+        least: the least tolerance.
     """
-    checks = [_check_model(source, graph, model, feeds, bound, here, states) for graph in graphs.values()]
+    checks = [_check_model(source, graph, model, feeds, bound, here, states, least) for graph in graphs.values()]
     return max(checks, key=lambda check: check.max_rel)
 
 
 def _check_model(
-    source: Any, imported: Graph, model: CompiledModel, given: Mapping[str, Any], bound: Mapping[str, Any], here: bool, states: States
-) -> Verification:
+    source: Any, imported: Graph, model: CompiledModel, given: Mapping[str, Any], bound: Mapping[str, Any], here: bool, states: States,
+    least: float,
+) -> Verification:  # fmt: skip
     feeds, checks = random_feeds(imported.inputs, fixed=given), []
     kept = {value.name: states.first(value) for _, value in states.pairs(imported)}
     model.reset()
@@ -179,7 +190,7 @@ def _check_model(
         shown = {name: array for name, array in feeds.items() if name not in kept}
         actual = model.run(shown) if here else model.emulate(shown, count=False)[0]
         wanted = {name: array for name, array in expected.items() if name not in states.inputs}
-        checks.append(compare(wanted, actual, reference, tolerance_of(imported)))
+        checks.append(compare(wanted, actual, reference, max(least, tolerance_of(imported))))
     model.reset()
     return max(checks, key=lambda check: check.max_rel)
 

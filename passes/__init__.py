@@ -26,6 +26,7 @@ TABLE = {
     "layout": "lepton_compiler.passes.layout:Layout",
     "legalize-decompose": "lepton_compiler.passes.legalize_decompose:LegalizeDecompose",
     "legalize-native": "lepton_compiler.backends.tvm.legalize:LegalizeNative",
+    "lower-precision": "lepton_compiler.passes.lower_precision:LowerPrecision",
     "patches": "lepton_compiler.backends.tvm.patches:Patches",
     "quantize": "lepton_compiler.passes.quantize:Quantize",
     "simplify-arithmetic": "lepton_compiler.passes.simplify_arithmetic:SimplifyArithmetic",

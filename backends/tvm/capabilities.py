@@ -34,6 +34,12 @@ KERNELS = frozenset(
 ELEMENT_TYPES = frozenset("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split())
 """Element types with native arithmetic."""
 
+PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+"""Operators that read their operands several times, in kernels that convert nothing but weights on the way."""
+
+MULTIPLIED = frozenset({"bfloat16", "float16"})
+"""Element types that tensor cores of GPUs multiply."""
+
 CONVERSIONS = frozenset({"BitCast", "Cast", "DequantizeLinear", "QuantizeLinear"})
 """Operators that read and write the codes of the types in `CARRIERS`."""
 
@@ -87,6 +93,14 @@ def computes_nothing(node: Node) -> bool:
     return all(v.type.is_static and v.type.size == 0 for v in node.outputs)
 
 
+def multiplies(node: Node, target: Target | None) -> bool:
+    """Whether a node is a product of numbers of 16 bits, on a target that has instructions for it."""
+    if target is None or not target.gpus or node.op.name not in PRODUCTS:
+        return False
+    kinds = element_types(node)
+    return len(kinds) == 1 and kinds <= MULTIPLIED
+
+
 def refusal(node: Node, target: Target | None = None) -> str | None:
     """Why this backend cannot take `node` as it is, on `target` or on any machine, or None."""
     if node.op.name == "Fused" or node.op.name in CONTROL:
@@ -96,7 +110,7 @@ def refusal(node: Node, target: Target | None = None) -> str | None:
     if node.op.name in ("ConvInteger", "MatMulInteger") and not is_integer_product(node, target):
         return "it is no product of 8-bit data and constant weights, with a zero point each"
     strange = element_types(node) - ELEMENT_TYPES
-    if handles_codes(node):
+    if handles_codes(node) or multiplies(node, target):
         strange -= set(CARRIERS)
     return f"there is no native arithmetic for {', '.join(sorted(strange))}" if strange else None
 

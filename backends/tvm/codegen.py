@@ -223,7 +223,7 @@ def _raw_abi(func: PrimFunc, symbol: str, work: Sequence[int] | None) -> tuple[d
         raw = tirx.PrimFunc([*pointers.values(), *extra], returned, ret_type=PrimType("int32"), attrs=func.attrs)
         return raw.with_attr("calling_conv", RAW_CALLING_CONVENTION).with_attr("global_symbol", name)
 
-    groups = _phases(statements)
+    groups = phase_groups(statements)
     if work is None or not any(_is_parallel(group[-1]) for group in groups):
         serial = [_serial(stmt, stmt.min, stmt.extent) if _is_parallel(stmt) else stmt for stmt in statements]
         return {symbol: function(symbol, serial, ())}, ()
@@ -241,7 +241,7 @@ def _raw_abi(func: PrimFunc, symbol: str, work: Sequence[int] | None) -> tuple[d
     return functions, tuple(phases)
 
 
-def _phases(statements: Sequence[Any]) -> list[list[Any]]:
+def phase_groups(statements: Sequence[Any]) -> list[list[Any]]:
     """The statements in groups that end with a parallel loop, or are run by one thread.
 
     They are one group, which nothing can share, where several would use the same variable or buffer on the stack.

@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from lepton_compiler.backends.tvm import workers
+from lepton_compiler.backends.tvm.launches import Launch
 from lepton_compiler.backends.tvm.phases import Phase
 from lepton_compiler.backends.tvm.spec import KernelSpec
 from lepton_compiler.errors import Diagnostic, LeptonError, UnsupportedError
@@ -65,17 +66,31 @@ class KernelParameter:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A compiled kernel: symbol, relocatable object, parameters in order, and phases that threads may share (`phase_symbols`)."""
+    """A compiled kernel.
+
+    Attributes:
+        symbol: its name.
+        object: a relocatable object; for a GPU, or portable C, its text: chunks with empty lines between them.
+        parameters: the pointers that it takes, in order.
+        phases: what threads may share (`phase_symbols`).
+        launches: for a GPU, what is started one after another.
+        notes: what a user should know of it: why a part of it runs on one thread of a GPU.
+    """
 
     symbol: str
     object: bytes
     parameters: tuple[KernelParameter, ...]
     phases: tuple[Phase, ...]
+    launches: tuple[Launch, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the object."""
         phases = [[p.extent, p.nanoseconds] for p in self.phases]
-        return {"symbol": self.symbol, "parameters": [p.to_json() for p in self.parameters], "phases": phases}
+        facts = {"symbol": self.symbol, "parameters": [p.to_json() for p in self.parameters], "phases": phases}
+        if self.launches:
+            facts |= {"launches": [launch.to_json() for launch in self.launches], "notes": list(self.notes)}
+        return facts
 
     def tasks(self, threads: int) -> int:
         """How many of `threads` threads may work on it at the same time."""
@@ -85,7 +100,8 @@ class Kernel:
     def from_json(data: dict[str, Any], code: bytes) -> Kernel:
         """The inverse of `to_json`."""
         rows = tuple(KernelParameter.from_json(row) for row in data["parameters"])
-        return Kernel(data["symbol"], code, rows, tuple(Phase(*row) for row in data["phases"]))
+        launches = tuple(Launch.from_json(row) for row in data.get("launches", ()))
+        return Kernel(data["symbol"], code, rows, tuple(Phase(*row) for row in data["phases"]), launches, tuple(data.get("notes", ())))
 
 
 class KernelCache:

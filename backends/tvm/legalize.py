@@ -18,8 +18,8 @@ class LegalizeNative(Pass):
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         scales_after_products(graph)
-        widen(graph)
+        widen(graph, ctx.target)
         expand_where(graph, lambda node: refusal(node, ctx.target) is not None)
-        while widen(graph):
+        while widen(graph, ctx.target):
             expand_where(graph, lambda node: refusal(node, ctx.target) is not None)
         convert_constants(graph, small=ctx.level == "Os")

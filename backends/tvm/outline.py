@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tvm import te, tirx
-from tvm.ir import Call, Op, PrimType
+from tvm.ir import Call, Op, PrimType, StringImm
 from tvm.ir.op import register_op_attr
 from tvm.ir.prim import expr as prim
 
@@ -55,6 +55,11 @@ BITWISE = {prim.RShift: "ashr", prim.LShift: "shl", prim.BitwiseAnd: "and", prim
 FENCE = "tirx.call_llvm_pure_intrin"
 """The one LLVM function that bodies call by name is the fence of `scalar.rounded`."""
 INTRINSICS = {"tirx.fabs": "fabs", "tirx.sqrt": "sqrt", "tirx.nearbyint": "rint", "tirx.floor": "floor", "prim.ceil": "ceil"}
+EXTERN = ("tirx.call_extern", "tirx.call_pure_extern")
+FUNCTIONS = frozenset(
+    "exp exp2 exp10 log log2 log10 log1p sin cos tan sinh cosh tanh asin acos atan asinh acosh atanh erf rsqrt pow".split()
+)
+"""Functions that machines with a mathematical library of their own call."""
 RARELY = "prim.if_then_else"
 NEAREST = "tirx.lepton_nearest"
 register_op_attr(NEAREST, "TCallEffectKind", PURE)
@@ -86,7 +91,7 @@ def outlined(build: Callable[..., Expr], *arguments: Expr) -> Expr:
     elements, _, lanes = zip(*(str(a.ty).partition("x") for a in operands), strict=True)
     parameters = tuple(tirx.Var(f"x{k}", element) for k, element in enumerate(elements))
     body = in_sequence(lambda: build(*parameters))
-    text = _Writer(parameters, 1).function("f", body)
+    text = _Writer(parameters, 1, foreign=True).function("f", body)
     kinds = [str(v.ty) for v in (*parameters, body)]  # LLVM's types have no sign
     key = hashlib.sha256(f"{text}{kinds}".encode()).hexdigest()[:12]
     if key not in _bodies:
@@ -188,8 +193,10 @@ def _bits(element: str) -> int:
 class _Writer:
     """Writes one expression as the body of an LLVM function over vectors of `lanes` elements."""
 
-    def __init__(self, parameters: Iterable[Any], lanes: int, vcvtr: bool = False, helium: bool = False, x86: int = 0) -> None:
-        self.lanes, self.lines, self.x86 = lanes, list[str](), x86
+    def __init__(
+        self, parameters: Iterable[Any], lanes: int, vcvtr: bool = False, helium: bool = False, x86: int = 0, foreign: bool = False
+    ) -> None:
+        self.lanes, self.lines, self.x86, self.foreign = lanes, list[str](), x86, foreign
         self.vcvtr, self.vcvtn = vcvtr and lanes == 1, helium and lanes == HELIUM_LANES
         self.parameters = tuple(parameters)
         self.names: dict[int, str] = {hash(p): f"%x{k}" for k, p in enumerate(self.parameters)}
@@ -260,6 +267,8 @@ class _Writer:
             return self.rarely(x)
         if operator == SATURATED:
             return self.saturated(x.args[0], self.value(x.args[0]), *(int(n.value) for n in x.args[1:]))
+        if self.foreign and operator not in INTRINSICS and (operator in EXTERN or operator.removeprefix("tirx.") in FUNCTIONS):
+            return self.foreign_call(operator, x)
         values = [self.value(a) for a in x.args]
         if operator.startswith(PREFIX):
             parameters, body = _bodies[operator[len(PREFIX) :]]
@@ -272,6 +281,11 @@ class _Writer:
         if operator == "tirx.isnan":
             return self.emit(f"fcmp uno {self.type(x.args[0])} {values[0]}, {values[0]}")
         return self.intrinsic(INTRINSICS[operator], x, values[0])
+
+    def foreign_call(self, operator: str, x: Any) -> str:
+        """A call of a function that LLVM does not know: only to tell bodies apart, which another backend prints."""
+        given = [str(a.value) if isinstance(a, StringImm) else self.value(a) for a in x.args]
+        return self.emit(f"foreign {self.type(x)} {operator}({', '.join(given)})")
 
     def nearest(self, x: Any, value: str) -> str:
         """See `nearest`; the ARM instructions round, saturate at 32 bits and know NaN."""

@@ -111,6 +111,16 @@ def _in_nibbles(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda w, *arguments: nibbles(function(w, *arguments))
 
 
+def pack_filters(w: npt.NDArray[Any], channels_last: int) -> npt.NDArray[Any]:
+    """`[OC, IC, taps...]` to `[OC, depth]`, depth being (taps, IC) or (IC, taps) and a multiple of 16 bytes: see `backends.cuda.tensor_cores`."""
+    order = (0, *range(2, w.ndim), 1) if channels_last else tuple(range(w.ndim))
+    rows = w.transpose(order).reshape(w.shape[0], -1)
+    unit = max(1, 16 // w.itemsize)
+    packed = np.zeros((w.shape[0], -(-rows.shape[1] // unit) * unit), w.dtype)
+    packed[:, : rows.shape[1]] = rows
+    return packed
+
+
 PACKINGS: dict[str, Callable[..., Any]] = {
     "conv": _conv,
     "conv1d": _conv1d,
@@ -127,6 +137,7 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "integer_depthwise_pairs": pack_integer_depthwise_pairs,
     "integer_matmul": pack_integer_matmul,
     "integer_matmul_sums": sum_integer_matmul,
+    "filters": pack_filters,
     "integer_winograd": pack_integer_winograd,
     "matmul": _matmul,
     "micro_conv": pack_micro_conv,
@@ -136,4 +147,6 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "winograd": pack_winograd_weights,
     **WINDOW_PACKINGS,
 }
-PACKINGS |= {NIBBLES + name: _in_nibbles(function) for name, function in PACKINGS.items() if name not in ("transpose", "winograd")}
+PACKINGS |= {
+    NIBBLES + name: _in_nibbles(function) for name, function in PACKINGS.items() if name not in ("filters", "transpose", "winograd")
+}

@@ -133,6 +133,7 @@ def build_program(
     reported: Collection[int] = (),
     threads: int = 1,
     states: States | None = None,
+    alignment: int = 1,
 ) -> Program:
     """Turn a legal graph into a program.
 
@@ -143,17 +144,23 @@ def build_program(
         reported: outputs whose sizes each run reports even though they are fixed in this graph.
         threads: that may work on a kernel at the same time.
         states: pairs of outputs and inputs that stay in the arena.
+        alignment: bytes that addresses given to kernels are multiples of; what lies elsewhere is copied.
     """
-    return _Builder(kernels, weights, reported, threads).build(graph, states or States())
+    return _Builder(kernels, weights, reported, threads, alignment).build(graph, states or States())
 
 
 class _Builder:
     """One walk over the graph in order of execution; `time` counts statements, for life spans."""
 
     def __init__(
-        self, kernels: dict[Node, tuple[KernelSpec, Kernel]], weights: WeightStore, reported: Collection[int], threads: int
+        self,
+        kernels: dict[Node, tuple[KernelSpec, Kernel]],
+        weights: WeightStore,
+        reported: Collection[int],
+        threads: int,
+        alignment: int,
     ) -> None:
-        self.kernels, self.weights, self.reported, self.threads = kernels, weights, reported, threads
+        self.kernels, self.weights, self.reported, self.threads, self.alignment = kernels, weights, reported, threads, alignment
         self.program, self.time, self.loops = Program(), 0, 0
         self.places: dict[Value, Ref] = {}
         self.wanted: dict[Value, Ref] = {}
@@ -240,7 +247,24 @@ class _Builder:
         if computes_nothing(node):
             self.places.update({v: self.wanted.get(v) or self.new(0, v.name) for v in node.outputs})
             return []
-        return [self.call(node, position, last)]
+        return self.aligned(self.call(node, position, last))
+
+    def aligned(self, call: Call) -> list[Statement]:
+        """The call, with copies of arguments whose addresses are not aligned before it, or after it."""
+        before: list[Statement] = []
+        after: list[Statement] = []
+        arguments = list(call.arguments)
+        for k, (place, parameter) in enumerate(zip(call.arguments, call.kernel.parameters, strict=True)):
+            if all(n % self.alignment == 0 for n in (place.offset, *(stride for _, stride in place.strides))):
+                continue
+            arguments[k] = spare = self.new(parameter.type.nbytes, f"{call.node.output.name}.aligned{k}")
+            if parameter.kind == "output":
+                after.append(self.copy(place, spare, parameter.type.nbytes))
+            else:
+                before.append(self.copy(spare, place, parameter.type.nbytes))
+        for k in range(len(arguments)):
+            self.touch(arguments[k])
+        return [*before, Call(call.kernel, tuple(arguments), call.node), *after] if before or after else [call]
 
     def call(self, node: Node, position: int, last: dict[Value, int]) -> Call:
         spec, kernel = self.kernels[node]

@@ -73,11 +73,12 @@ class KernelSpec:
             target.vector_bits,
             target.vector_registers,
             target.caches,
+            target.extensions,
             target.small,
         )
         windows = sorted(k for k, lanes in self.in_windows if lanes == target.lanes(32))
         facts = [self.sum_bits, windows] if target.arch == "x86_64" else []
-        return hashlib.sha256(f"{self._parts()!r}{self.choice!r}{facts!r}{machine!r}{_version()}".encode()).hexdigest()[:20]
+        return hashlib.sha256(f"{self._parts()!r}{self.choice!r}{facts!r}{machine!r}{_version(target.backend)}".encode()).hexdigest()[:20]
 
     @property
     def structure(self) -> str:
@@ -89,13 +90,14 @@ class KernelSpec:
 
 
 @cache
-def _version() -> str:
-    """Hash of this package's sources and of TVM's version: a changed schedule never meets an old object."""
+def _version(backend: str) -> str:
+    """Hash of the sources that make kernels and of TVM's version: a changed schedule never meets an old object."""
     from importlib.metadata import version
 
-    digest = hashlib.sha256(version("apache-tvm").encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
+    digest, here = hashlib.sha256(version("apache-tvm").encode()), Path(__file__).parent
+    for folder in dict.fromkeys((here, here.parent / backend)):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

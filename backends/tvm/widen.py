@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lepton_compiler.analysis.weights import product_of_converted
-from lepton_compiler.backends.tvm.capabilities import CONTROL, KERNELS, element_types, handles_codes
+from lepton_compiler.backends.tvm.capabilities import CONTROL, KERNELS, PRODUCTS, element_types, handles_codes, multiplies
 from lepton_compiler.backends.tvm.carriers import CARRIERS, computed
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
@@ -13,27 +13,26 @@ from lepton_compiler.ir.traverse import bodies
 from lepton_compiler.ir.types import DTYPES, FLOAT16, FLOAT32, INT8, UINT8, DType, TensorType
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.cast import Cast
+from lepton_compiler.target import Target
 
 BFLOAT16 = DTYPES["bfloat16"]
-PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
-"""Operators that read their operands several times, in kernels that convert nothing but weights on the way."""
 
 EXPONENT_ONLY = "float8_e8m0fnu"
 """A type of powers of two, without zero and sign: scales are stored in it, nothing is computed in it."""
 
 
-def widen(graph: Graph) -> int:
+def widen(graph: Graph, target: Target | None = None) -> int:
     """Add(x: bfloat16, y)  -->  Cast(Add(Cast(x, float32), Cast(y, float32)), bfloat16), in nested graphs too.
 
     That is how the evaluator defines operators on narrow floats, so that the results are equal. Integers wrap around at their width, in
     the wide type's low bits as in the narrow type. Of float16, which kernels convert by themselves, products are widened too, so that
-    operands that are read many times are converted once, and what is to be decomposed, so that it is rounded once. Returns how many
-    nodes were changed.
+    operands that are read many times are converted once, and what is to be decomposed, so that it is rounded once. Products stay as they
+    are on a target that multiplies such numbers. Returns how many nodes were changed.
     """
     count = 0
     for part in list(bodies(graph)):
         known: dict[Value, Value] = {}
-        for node in filter(_is_narrow_arithmetic, part.nodes):
+        for node in [n for n in part.nodes if not multiplies(n, target) and _is_narrow_arithmetic(n)]:
             _widen(node, known)
             count += 1
     return count

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
+from collections.abc import Callable
 
 from lepton_compiler.backends.tvm.kernels import Kernel, KernelParameter, PackedWeight
 from lepton_compiler.backends.tvm.spec import KernelSpec
@@ -47,6 +49,16 @@ def kernel_text(key: str, spec: KernelSpec, target: Target, kind: str) -> str:
     return (assembly if kind == "asm" else lowered_text)(scheduled, symbol_of(spec, target), target)
 
 
+def compiler_of(target: Target) -> Callable[[str, KernelSpec, Target], Kernel]:
+    """What compiles the kernels of a target: the module `compile` of its backend, where that is another one."""
+    if target.backend == "tvm":
+        return compile_spec
+    compiler: Callable[[str, KernelSpec, Target], Kernel] = importlib.import_module(
+        f"lepton_compiler.backends.{target.backend}.compile"
+    ).compile_spec
+    return compiler
+
+
 def main() -> None:
     """Serve until standard input ends. Whatever TVM prints goes to standard error."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -55,7 +67,7 @@ def main() -> None:
     while (message := read_message(sys.stdin.buffer)) is not None:
         key, spec, target = message
         try:
-            answer: Kernel | Diagnostic = compile_spec(key, spec, target)
+            answer: Kernel | Diagnostic = compiler_of(target)(key, spec, target)
         except LeptonError as error:
             answer = Diagnostic(error.diagnostics[0].message, where=f"kernel {spec.label}", hint=error.diagnostics[0].hint)
         except Exception as error:

@@ -137,7 +137,7 @@ def _job(args: argparse.Namespace, progress: Progress, tuned: Callable[[TuningRe
     from lepton_compiler.compress import compression, keeping_report
     from lepton_compiler.feeds import read_feeds
     from lepton_compiler.identity import check_name
-    from lepton_compiler.job import Job, parse_level
+    from lepton_compiler.job import Job, parse_level, parse_precision
     from lepton_compiler.target import parse_target
     from lepton_compiler.tuning import Request
 
@@ -165,6 +165,7 @@ def _job(args: argparse.Namespace, progress: Progress, tuned: Callable[[TuningRe
         tuning=Request.of(target, args.tune, args.tune_db, args.tune_tracker),
         tuned=tuned,
         compression=keeping_report(compression(args.quantize, args.calibrate, args.max_drop, args.metric), args.report),
+        precision=parse_precision(args.precision, target),
     )
 
 
@@ -196,6 +197,8 @@ def _print_summary(outcome: Outcome, reports: Sequence[TuningReport]) -> None:
             for label, key in (("arena", "arena_bytes"), ("weights", "weights_bytes"), ("code", "code_bytes"))
         )
         print(f"  {facts['kernels']} kernels, {sizes}; no arena could be smaller than {facts['arena_lower_bound']:,} bytes")
+    for note in outcome.manifest.get("serial", ()):
+        print(f"leptonc: warning: {note}", file=sys.stderr)
     if "flash_bytes" in facts:
         peak = ", ".join(outcome.manifest["arena_peak"]) or "nothing"
         print(f"  flash {facts['flash_bytes']:,} bytes, stack at most {facts['stack_bytes']:,} bytes; the arena's peak: {peak}")

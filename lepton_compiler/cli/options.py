@@ -131,11 +131,17 @@ def add_level_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_target_options(parser: argparse.ArgumentParser) -> None:
-    """`--target`, `--cpu` and `--threads`."""
+    """`--target`, `--cpu`, `--precision` and `--threads`."""
     parser.add_argument(
         "--target", default="native", metavar="NAME[,FEATURE...]", help="machine to compile for; `lepton targets` lists them"
     )
     parser.add_argument("--cpu", metavar="NAME", help="LLVM processor name")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        metavar="NAME",
+        help="of products on a GPU: fp32 (default), tf32, or fp16 or bf16, which layers then store as well",
+    )
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="threads that one call may use (default 1)")
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from lepton_compiler.backend import Artifact
 from lepton_compiler.errors import LeptonError, UsageError
 from lepton_compiler.ops.evaluator import as_array
+from lepton_compiler.runtime.gpu import GpuLibrary
 from lepton_compiler.runtime.library import NativeLibrary, checked_feeds
-from lepton_compiler.target import target_of
+from lepton_compiler.target import CUDA, target_of
 
 if TYPE_CHECKING:
     from lepton_compiler.runtime.emulator import Emulation, Stats
@@ -23,6 +24,7 @@ SPECIALISATIONS = 16
 """How many shapes of a model with open dimensions are kept compiled; the one not used for longest goes first."""
 
 Specialise = Callable[[Mapping[str, np.ndarray]], Artifact]
+Library = NativeLibrary | GpuLibrary
 
 
 class CompiledModel:
@@ -39,9 +41,9 @@ class CompiledModel:
     ) -> None:
         self.artifact = artifact
         self._specialise, self._keyed = specialise, keyed_by_value
-        self._library: NativeLibrary | None = None
+        self._library: Library | None = None
         self._emulation: Emulation | None = None
-        self._cache: OrderedDict[tuple[Any, ...], NativeLibrary] = OrderedDict()
+        self._cache: OrderedDict[tuple[Any, ...], Library] = OrderedDict()
 
     @property
     def manifest(self) -> Mapping[str, Any]:
@@ -53,7 +55,7 @@ class CompiledModel:
         return self._complete("manifest").manifest
 
     @property
-    def library(self) -> NativeLibrary:
+    def library(self) -> Library:
         """The library, loaded on first use."""
         if self._library is None:
             self._library = load_library(self._complete("library"))
@@ -61,6 +63,8 @@ class CompiledModel:
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Run once: input name to array, output name to array in the order of the outputs.
+
+        A model for a GPU takes tensors of the device as well, and then gives such; see `GpuLibrary.run`.
 
         A model with open dimensions is compiled for the shapes of these feeds when they are first seen. A stateful model goes on
         from where its last run ended; `reset` begins anew.
@@ -75,7 +79,7 @@ class CompiledModel:
         wanted = {row["name"] for row in library.manifest["inputs"]}
         return library.run({name: array for name, array in arrays.items() if name in wanted or name not in self._keyed})
 
-    def _specialised(self, arrays: Mapping[str, np.ndarray]) -> NativeLibrary:
+    def _specialised(self, arrays: Mapping[str, np.ndarray]) -> Library:
         assert self._specialise is not None
         key = tuple((name, a.shape, str(a.dtype), a.tobytes() if name in self._keyed else b"") for name, a in sorted(arrays.items()))
         if key in self._cache:
@@ -139,7 +143,7 @@ class CompiledModel:
         return self.artifact
 
 
-def load_library(artifact: Artifact) -> NativeLibrary:
+def load_library(artifact: Artifact) -> Library:
     """Load the shared library of an artefact into this process.
 
     Raises:
@@ -150,7 +154,8 @@ def load_library(artifact: Artifact) -> NativeLibrary:
         raise UsageError(
             f"the artefact has no {file} that could run here", hint="compile with emit='lib' for the native target, or emulate it"
         )
-    return NativeLibrary.from_bytes(artifact.files[file], artifact.manifest)
+    kind = GpuLibrary if artifact.manifest.get("target", {}).get("name") == CUDA else NativeLibrary
+    return kind.from_bytes(artifact.files[file], artifact.manifest)
 
 
 def _load_emulation(artifact: Artifact) -> Emulation:
@@ -178,7 +183,11 @@ def load(folder: Any) -> CompiledModel:
         manifest = json.loads(manifests[0].read_text())
         files = {
             name: (path / name).read_bytes()
-            for name in (f"lib{manifest['name']}.so", f"lib{manifest['name']}.a", f"{manifest['name']}.h", f"{manifest['name']}.c")
+            for name in (
+                f"lib{manifest['name']}.so",
+                f"lib{manifest['name']}.a",
+                *(f"{manifest['name']}.{kind}" for kind in ("h", "c", "cu")),
+            )
             if (path / name).is_file()
         }
     except (OSError, ValueError, KeyError) as error:

@@ -86,7 +86,8 @@ def test_targets_and_passes_list_what_there_is(call):
     assert (
         "native" in targets["targets"]
         and "cortex-m4" in targets["targets"]
-        and "cuda" in targets["planned"]
+        and "cuda" in targets["targets"]
+        and "sm_90" in targets["gpus"]
         and "x86-64-v3" in targets["cpus"]
     )
     passes = call("lepton", "passes", "--json").json["passes"]

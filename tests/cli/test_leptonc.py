@@ -72,12 +72,6 @@ def test_planned_options_are_refused_in_one_line(call, tiny, tmp_path, option):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("target", ["cuda", "cuda:sm_90"])
-def test_planned_targets_are_refused(call, tiny, target):
-    done = call("leptonc", tiny, "--target", target)
-    assert done.status == 2 and "not there yet" in done.err
-
-
 def test_tflite_output_is_refused(call, tiny, tmp_path):
     done = call("leptonc", tiny, "--emit", "tflite", "-o", tmp_path / "out.tflite")
     assert done.status == 1 and "not there yet" in done.err

@@ -34,10 +34,10 @@ def kernel_source(func: Any, symbol: str, where: str) -> str:
     """
     support = Support()
     alone = bool(func.attrs and func.attrs.get("tirx.noalias", False))
-    return support.text([_Kernel(support, where).function(func, symbol, alone)])
+    return support.text([KernelWriter(support, where).function(func, symbol, alone)])
 
 
-class _Kernel(Expressions):
+class KernelWriter(Expressions):
     """Writes the body of a kernel; buffers of one element are variables."""
 
     def __init__(self, support: Support, where: str) -> None:
@@ -48,6 +48,7 @@ class _Kernel(Expressions):
         self.fresh: dict[str, str] = {}
 
     def function(self, func: Any, symbol: str, alone: bool) -> str:
+        """The text of the function."""
         pointers = {hash(p): f"p{k}" for k, p in enumerate(func.params)}
         for name in pointers.values():
             self.name(name)
@@ -74,6 +75,7 @@ class _Kernel(Expressions):
         return "\n".join([f"void {symbol}({', '.join(formals) or 'void'}) {{", *opening, *lines, "}", ""])
 
     def element_type(self, buffer: Any) -> str:
+        """C's type of an element of a buffer."""
         kind = str(buffer.dtype)
         if kind not in C_TYPES:
             raise self.refuse(f"a buffer of {kind}")
@@ -82,18 +84,21 @@ class _Kernel(Expressions):
     # -- buffers
 
     def element(self, buffer: Any, indices: Any) -> str:
+        """An element as something that can be read and assigned."""
         if len(indices) != 1:
             raise self.refuse("a buffer of several dimensions")
         name = self.buffers[hash(buffer)]
         return name if name in self.scalars else f"{name}[{self.index(indices[0])}]"
 
     def load(self, x: Any) -> str:
+        """The element that a load reads."""
         text = self.element(x.source, x.indices)
         self.used.add(self.buffers[hash(x.source)])
         return text
 
     def store(self, stmt: Any) -> None:
-        if lanes(stmt.value) > 1 or isinstance(stmt.indices[0], tirx.Ramp):
+        """An assignment to an element, or to a vector of them."""
+        if lanes(stmt.value) > 1 or any(isinstance(at, tirx.Ramp) for at in stmt.indices):
             self.vector_store(stmt)
         else:
             self.scalar_store(stmt)
@@ -111,6 +116,7 @@ class _Kernel(Expressions):
         self.emit("}")
 
     def scalar_store(self, stmt: Any) -> None:
+        """An assignment to one element."""
         self.written.add(self.buffers[hash(stmt.buffer)])
         value = bare(self.value(stmt.value))
         name = self.buffers[hash(stmt.buffer)]
@@ -157,6 +163,7 @@ class _Kernel(Expressions):
             self.emit(f"{c} {name} = {'false' if c == 'bool' else 0};")
 
     def statement(self, stmt: Stmt) -> None:
+        """Any statement."""
         if isinstance(stmt, tirx.SeqStmt):
             self.sequence(stmt.seq)
         elif isinstance(stmt, tirx.BufferStore):
@@ -181,10 +188,12 @@ class _Kernel(Expressions):
             raise self.refuse(f"the statement '{type(stmt).__name__}'")
 
     def body(self, write: Callable[[], None]) -> None:
+        """What `write` emits, one level deeper."""
         lines, _ = self.block(write)
         self.lines += lines
 
     def loop(self, stmt: Any) -> None:
+        """A loop over a range."""
         if stmt.kind not in LOOPS:
             raise self.refuse(f"a loop of kind {stmt.kind}")
         step = 1 if stmt.step is None else stmt.step
@@ -198,6 +207,8 @@ class _Kernel(Expressions):
         self.emit("}")
 
     def repeat(self, stmt: Any) -> None:
+        """A loop for as long as a condition holds."""
+
         def turn() -> None:
             self.emit(f"if (!{self.value(stmt.condition)}) break;")
             self.statement(stmt.body)
@@ -207,6 +218,7 @@ class _Kernel(Expressions):
         self.emit("}")
 
     def branch(self, stmt: Any) -> None:
+        """Statements that run if a condition holds, and others if not."""
         self.emit(f"if ({bare(self.value(stmt.condition))}) {{")
         self.body(lambda: self.statement(stmt.then_case))
         if stmt.else_case is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from lepton_compiler.backends.tvm.lower import (
     topk,
     winograd,
 )
-from lepton_compiler.backends.tvm.lower.context import ELEMENTS, RULES, Arg, Body, Context, Packed, element_rule, identity
+from lepton_compiler.backends.tvm.lower.context import ELEMENTS, RULES, Arg, Body, Context, Packed, Rule, element_rule, identity
 from lepton_compiler.backends.tvm.lower.whole import Result
 from lepton_compiler.backends.tvm.spec import KernelSpec
 from lepton_compiler.ir.op import Op
@@ -91,14 +91,20 @@ class Lowered:
     parameters: tuple[Parameter, ...]
 
 
-def lower(spec: KernelSpec, target: Target) -> Lowered:
+def lower(spec: KernelSpec, target: Target, own: Mapping[str, Rule] | None = None) -> Lowered:
     """Build the `PrimFunc` of a kernel.
+
+    Args:
+        spec: the kernel.
+        target: the machine.
+        own: rules of another backend, which count before those that are here; nothing is then written as loops around an epilogue, and
+            intermediate tensors are no parameters.
 
     Raises:
         UnsupportedError: a rule refuses the form of its operator.
     """
     spec = _flattened(spec)
-    ctx = Context(target, spec.choice, spec.sum_bits)
+    ctx = Context(target, spec.choice, spec.sum_bits, internal=own is not None)
     args: dict[int, Arg] = {}
     for k in range(spec.inputs):
         kind = spec.types[k]
@@ -106,7 +112,8 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
         args[k].in_windows = (k, target.lanes(32)) in spec.in_windows
     for k, value in spec.scalars:
         args[k] = Arg(spec.types[k], number=value)
-    if (whole := _whole(spec, ctx, args)) is not None:
+    rules = RULES if own is None else {**RULES, **own}
+    if own is None and (whole := _whole(spec, ctx, args)) is not None:
         return _finish(spec, ctx, args, whole)
     for step in spec.steps:
         kinds = tuple(spec.types[o] for o in step.outputs)
@@ -122,7 +129,7 @@ def lower(spec: KernelSpec, target: Target) -> Lowered:
         for operand in operands:
             if operand is not None and operand.body is not None:
                 ctx.tensor(operand)
-        results = RULES[step.op.name](ctx, step.op, *operands)
+        results = rules[step.op.name](ctx, step.op, *operands)
         for number, kind, tensor in zip(step.outputs, kinds, results, strict=True):
             args[number] = Arg(kind, tensor)
             if isinstance(tensor.op, te.ExternOp) and number not in spec.outputs:

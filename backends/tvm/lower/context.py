@@ -126,6 +126,7 @@ class Context:
         packed: placeholders of repacked weights.
         stored: how many expressions have got a loop of their own.
         tables: constants that the kernel brings along, by content, and their placeholders.
+        internal: intermediate tensors stay inside of the kernel, whose generator finds a place for them; those of procedures do not.
     """
 
     target: Target
@@ -137,6 +138,7 @@ class Context:
     packed: dict[Packed, Any] = field(default_factory=dict)
     stored: int = 0
     tables: dict[bytes, tuple[np.ndarray, Any]] = field(default_factory=dict)
+    internal: bool = False
 
     def pack(self, arg: Arg, function: str, *arguments: int) -> Any:
         """The weight `arg`, as it is stored, rearranged at compile time by the packing function: a placeholder."""
@@ -167,7 +169,7 @@ class Context:
 
     def workspace(self, *tensors: Any) -> None:
         """Let intermediate tensors live in the arena."""
-        self.workspaces += tensors
+        self.workspaces += [t for t in tensors if not self.internal or isinstance(t.op, te.ExternOp)]
 
     def scratch(self, *tensors: Any) -> None:
         """Let intermediate tensors live in the arena, once per thread: an iteration of a parallel loop reads only what it wrote."""

@@ -34,14 +34,14 @@ def lower_dynamic_quantize(ctx: Context, op: Any, x: Arg) -> list[Any]:
             return x[[*[0] * (len(x.shape) - 1), offset]] if x.shape else x[[]]
 
         low, high = _range(read, size, lanes)
-        store(scale, [], outlined(_scale, low, high))
-        store(zero, [], outlined(_zero, low, load(scale, [])).astype("uint8"))
+        store(scale, [], outlined(scale_of, low, high))
+        store(zero, [], outlined(zero_of, low, load(scale, [])).astype("uint8"))
         factor, point = load(scale, []), load(zero, []).astype("float32")
         inverse = tirx.const(1.0, "float32") / factor
         for first, width, count in spans(size, lanes):
             with T.serial(0, count) as k, T.vectorized(0, width) if width > 1 else T.serial(0, 1) as lane:
                 at = first + k * width + lane
-                code = outlined(_code, read(at), inverse, factor, point).astype("uint8")
+                code = outlined(code_of, read(at), inverse, factor, point).astype("uint8")
                 store(y, [*[0] * (len(x.shape) - 1), at] if x.shape else [], code)
 
     return procedure(ctx, "dynamic_quantize", [x], write)
@@ -60,36 +60,40 @@ def _range(read: Any, size: int, lanes: int) -> tuple[Expr, Expr]:
     for first, vector, count in spans(size, width):
         with T.serial(0, count) as k:
             for c in range(max(1, vector // lanes)):
-                for buffer, choose in ((low, _smaller), (high, _larger)):
+                for buffer, choose in ((low, smaller), (high, larger)):
                     with T.vectorized(0, min(lanes, vector)) if vector > 1 else T.serial(0, 1) as lane:
                         at = c * lanes + lane
                         store(buffer, [at], choose(load(buffer, [at]), read(first + k * vector + at)))
     span = width
     while span > 1:
         span //= 2
-        for buffer, choose in ((low, _smaller), (high, _larger)):
+        for buffer, choose in ((low, smaller), (high, larger)):
             with T.vectorized(0, span) if span > 1 else T.serial(0, 1) as lane:
                 store(buffer, [lane], choose(load(buffer, [lane]), load(buffer, [lane + span])))
     return load(low, [0]), load(high, [0])
 
 
-def _smaller(a: Expr, b: Expr) -> Expr:
+def smaller(a: Expr, b: Expr) -> Expr:
+    """The smaller one; `a` where one is NaN."""
     return outlined(lambda x, y: tirx.Select(y < x, y, x), a, b)
 
 
-def _larger(a: Expr, b: Expr) -> Expr:
+def larger(a: Expr, b: Expr) -> Expr:
     """The larger one, or NaN if there is one: so the scale becomes NaN."""
     return outlined(lambda x, y: tirx.Select(y > x, y, tirx.Select(tirx.NE(y, y), y, x)), a, b)
 
 
-def _scale(low: Expr, high: Expr) -> Expr:
+def scale_of(low: Expr, high: Expr) -> Expr:
+    """The scale of a range that includes zero."""
+
     def chosen(width: Expr) -> Expr:
         return tirx.Select(tirx.EQ(width, _like(0.0, width)), _like(1.0, width), width) / _like(STEPS, width)
 
     return named(high - low, chosen)
 
 
-def _zero(low: Expr, scale: Expr) -> Expr:
+def zero_of(low: Expr, scale: Expr) -> Expr:
+    """The zero point, as int32."""
     return named(_bounded(_like(0.0, low) - low / scale), lambda v: tirx.nearbyint(v).astype("int32"))
 
 
@@ -97,7 +101,7 @@ def _bounded(x: Expr) -> Expr:
     return named(x, lambda v: tirx.Select(v < _like(0.0, v), _like(0.0, v), tirx.Select(v > _like(STEPS, v), _like(STEPS, v), v)))
 
 
-def _code(x: Expr, inverse: Expr, scale: Expr, zero: Expr) -> Expr:
+def code_of(x: Expr, inverse: Expr, scale: Expr, zero: Expr) -> Expr:
     """`clip(round(x / scale) + zero, 0, 255)`: by the reciprocal, unless that is too close to a tie."""
 
     def rounded(quotient: Expr) -> Expr:

@@ -102,11 +102,24 @@ class Cell:
         T.buffer_store(self.buffer, value, [0])
 
 
+_least_work = [PARALLEL_WORK]
+
+
+@contextmanager
+def parallel_from(work: int) -> Iterator[None]:
+    """Within the block, independent iterations that do so much in all are one parallel loop."""
+    _least_work.append(work)
+    try:
+        yield
+    finally:
+        _least_work.pop()
+
+
 @contextmanager
 def nest(shape: Sequence[int], parallel_work: int = 0) -> Iterator[list[Expr]]:
     """Loops over all indices of `shape`; one parallel loop where the iterations are independent and do `parallel_work` in all."""
     with ExitStack() as frames:
-        if parallel_work >= PARALLEL_WORK and math.prod(shape) > 1:
+        if parallel_work >= _least_work[-1] and math.prod(shape) > 1:
             yield _split(frames.enter_context(T.parallel(0, math.prod(shape))), shape)
         else:
             yield [frames.enter_context(T.serial(0, d)) for d in shape]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tvm import tirx
@@ -14,6 +15,19 @@ from lepton_compiler.backends.tvm.outline import outlined
 
 Expr = Any
 """A `tvm.tirx` expression; TVM carries no types."""
+
+
+_native = [False]
+
+
+@contextmanager
+def native_functions() -> Iterator[None]:
+    """Within the block, functions are calls of the machine's own, not polynomials: for a GPU."""
+    _native.append(True)
+    try:
+        yield
+    finally:
+        _native.pop()
 
 
 def type_of(x: Expr) -> str:
@@ -56,11 +70,15 @@ def rounded(x: Expr) -> Expr:
     return tirx.call_llvm_pure_intrin(type_of(x), "llvm.arithmetic.fence", x)
 
 
+def _polynomial(x: Expr) -> bool:
+    return type_of(x) == "float32" and not _native[-1]
+
+
 def _vector(name: str, foreign: Callable[..., Expr]) -> Callable[[Expr], Expr]:
     """The polynomial of `vecmath` for float32, else `foreign`."""
 
     def function(x: Expr) -> Expr:
-        return getattr(vecmath, name)(x) if type_of(x) == "float32" else foreign(x)
+        return getattr(vecmath, name)(x) if _polynomial(x) else foreign(x)
 
     return function
 
@@ -79,17 +97,17 @@ acos, acosh, asin, asinh, atan, atanh, cosh, erf, sinh, tan, tanh = (
 
 def power(x: Expr, y: Expr) -> Expr:
     """`x` to the power of `y`, floats of one type."""
-    return outlined(vecmath.power, x, y) if type_of(x) == "float32" else tirx.pow(x, y)
+    return outlined(vecmath.power, x, y) if _polynomial(x) else tirx.pow(x, y)
 
 
 def sigmoid(x: Expr) -> Expr:
     """`1 / (1 + e^-x)`."""
-    return vecmath.sigmoid(x) if type_of(x) == "float32" else const(1, x) / (const(1, x) + exp(-x))
+    return vecmath.sigmoid(x) if _polynomial(x) else const(1, x) / (const(1, x) + exp(-x))
 
 
 def expm1(x: Expr) -> Expr:
     """`e^x - 1` for x up to 0, with full relative precision near 0."""
-    return vecmath.expm1_below_zero(x) if type_of(x) == "float32" else library("expm1", x)
+    return vecmath.expm1_below_zero(x) if _polynomial(x) else library("expm1", x)
 
 
 def mish(x: Expr) -> Expr:
@@ -109,6 +127,8 @@ def softplus(x: Expr) -> Expr:
 
 def _log1p(x: Expr) -> Expr:
     """`log(1 + x)` for x from 0 to 1; in float64 with W. Kahan's correction for the rounding of `1 + x`."""
+    if _native[-1]:
+        return library("log1p", x)
     if type_of(x) == "float32":
         return vecmath.log1p_of_share(x)
 

@@ -27,7 +27,7 @@ def lower_cumulate(ctx: Context, op: Any, x: Arg) -> list[Any]:
     outer, inner = x.shape[:axis], x.shape[axis + 1 :]
     lines = math.prod(inner)
     lanes = ctx.target.lanes(bits_of(kind))
-    width = lanes * min(VECTORS, lines // lanes) or max(1, lines)
+    width = 1 if ctx.internal else lanes * min(VECTORS, lines // lanes) or max(1, lines)
     across = T.vectorized if width >= lanes else T.serial
     start = tirx.const(1 if op.name == "CumProd" else 0, kind)
 

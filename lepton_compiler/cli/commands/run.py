@@ -73,7 +73,8 @@ def _outputs(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], Stats | N
     feeds = random_feeds(graph.inputs, args.seed, given)
     if args.evaluate:
         return lc.evaluate(graph, feeds), None
-    return _run(lc.compile(graph, args.target, args.level, threads=args.threads, cpu=args.cpu), args.target, feeds)
+    model = lc.compile(graph, args.target, args.level, threads=args.threads, cpu=args.cpu, precision=args.precision)
+    return _run(model, args.target, feeds)
 
 
 def _run(model: CompiledModel, target: str, feeds: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Stats | None]:

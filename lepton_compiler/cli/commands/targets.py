@@ -24,14 +24,22 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List the targets, those that are planned, and the processors that `--cpu` takes."""
-    from lepton_compiler.target import CPUS, PLANNED, TARGETS
+    """List the targets, the processors that `--cpu` takes, and the GPUs that code is made for."""
+    from lepton_compiler.gpus import GPUS
+    from lepton_compiler.target import CPUS, TARGETS
 
     if args.json:
-        print_json({"targets": TARGETS, "planned": list(PLANNED), "cpus": {name: cpu.arch for name, cpu in CPUS.items()}})
+        print_json(
+            {
+                "targets": TARGETS,
+                "planned": [],
+                "cpus": {name: cpu.arch for name, cpu in CPUS.items()},
+                "gpus": {name: gpu.help for name, gpu in GPUS.items()},
+            }
+        )
         return 0
     for name, text in TARGETS.items():
         print(f"{name:<12} {text}")
-    print(f"\nnot there yet: {', '.join(PLANNED)}")
-    print(f"--cpu: {', '.join(CPUS)}")
+    print(f"\n--cpu: {', '.join(CPUS)}")
+    print(f"GPUs: {'; '.join(f'{name} ({gpu.help})' for name, gpu in GPUS.items())}")
     return 0

@@ -1,0 +1,278 @@
+// softmax(Q K^T) V without the matrix of scores: tiles of keys pass by, each rescales what was summed before (FlashAttention, Dao et al. 2022).
+namespace lepton {
+
+constexpr float LOG2_E = 1.4426950408889634f;
+
+__device__ __forceinline__ float no_score() { return __int_as_float(0xff800000); }
+
+// What a row of scores needs to know of the tiles before: its largest score and the sum of exponentials.
+struct Running {
+  float largest, total;
+
+  // Takes the largest score of a new tile; returns the factor for all sums so far.
+  __device__ __forceinline__ float rise(float tile_largest) {
+    float before = largest, base;
+    largest = fmaxf(largest, tile_largest);
+    base = largest == no_score() ? 0.0f : largest;
+    float factor = exp2f((before - base) * LOG2_E);
+    total *= factor;
+    return factor;
+  }
+  __device__ __forceinline__ float weight(float score) {
+    float w = exp2f((score - (largest == no_score() ? 0.0f : largest)) * LOG2_E);
+    total += w;
+    return w;
+  }
+  __device__ __forceinline__ float scale() const { return total > 0.0f ? 1.0f / total : 0.0f; }
+};
+
+// The tiles of keys that QUERIES queries see, two of them in shared memory. AHEAD: a query sees keys up to its own number plus that.
+// Either all warps of a block see the same tiles (SPLITS is 1), or there are SPLITS warps, which take turns and have their own memory each.
+template <int SPLITS, int QUERIES, int BLOCK_KEYS, int KEYS, int DEPTH, bool CAUSAL, int AHEAD, class K, class V, class Attend>
+__device__ __forceinline__ void over_keys(const typename K::Origin& k, const typename V::Origin& v, char* shared, int first, Attend attend) {
+  constexpr int STAGE = K::BYTES + V::BYTES;
+  int turn = SPLITS > 1 ? threadIdx.x / 32 : 0, thread = SPLITS > 1 ? threadIdx.x % 32 : threadIdx.x;
+  int end = CAUSAL && first + QUERIES + AHEAD < KEYS ? first + QUERIES + AHEAD : KEYS;
+  int tiles = end > 0 ? (end + BLOCK_KEYS - 1) / BLOCK_KEYS : 0;
+  auto barrier = [] {
+    if constexpr (SPLITS > 1)
+      __syncwarp();
+    else
+      __syncthreads();
+  };
+  auto stage_of = [&](int tile) { return shared + (turn * 2 + tile / SPLITS % 2) * STAGE; };
+  auto fetch = [&](int tile) {
+    char* stage = stage_of(tile);
+    if (tile < tiles) {
+      K(k, tile * BLOCK_KEYS, thread).load(stage, 0, DEPTH);
+      V(v, 0, thread).load(stage + K::BYTES, tile * BLOCK_KEYS, KEYS);
+    }
+    cp_async_commit();
+  };
+  fetch(turn);
+  if constexpr (SPLITS > 1) {  // the queries, which all warps brought
+    cp_async_wait<0>();
+    __syncthreads();
+  }
+  for (int tile = turn; tile < tiles; tile += SPLITS) {
+    fetch(tile + SPLITS);
+    cp_async_wait<1>();
+    barrier();
+    const char* stage = stage_of(tile);
+    attend(stage, stage + K::BYTES, tile * BLOCK_KEYS);
+    barrier();
+  }
+}
+
+// Adds up what SPLITS warps have of the same sums, in order; the first warp has the result. `row_of(i)`: which of the rows sum number i is of.
+template <int SPLITS, int ROWS, int COUNT, class RowOf>
+__device__ __forceinline__ void merge(char* shared, Running (&rows)[ROWS], float* sums, int warp, int lane, RowOf row_of) {
+  constexpr int EACH = COUNT + 2 * ROWS;
+  float* all = reinterpret_cast<float*>(shared) + lane;
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) all[(warp * EACH + i) * 32] = sums[i];
+#pragma unroll
+  for (int r = 0; r < ROWS; ++r) {
+    all[(warp * EACH + COUNT + r) * 32] = rows[r].largest;
+    all[(warp * EACH + COUNT + ROWS + r) * 32] = rows[r].total;
+  }
+  __syncthreads();
+  if (warp) return;
+#pragma unroll 1
+  for (int other = 1; other < SPLITS; ++other) {
+    const float* from = all + other * EACH * 32;
+    float mine[ROWS], its[ROWS];
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      float largest = from[(COUNT + r) * 32];
+      mine[r] = rows[r].rise(largest);
+      its[r] = largest == no_score() ? 0.0f : exp2f((largest - rows[r].largest) * LOG2_E);
+      rows[r].total += from[(COUNT + ROWS + r) * 32] * its[r];
+    }
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) sums[i] = sums[i] * mine[row_of(i)] + from[i * 32] * its[row_of(i)];
+  }
+}
+
+// A warp has sixteen queries, or SPLITS warps have the same sixteen. HEAD and WIDTH: sizes of a key and of a value, rounded up to those of tiles; DEPTH: of a key as it is.
+// `score(query, key, product)` is asked for those that exist and are seen.
+template <Arithmetic KIND, int WARPS, int SPLITS, int BLOCK_KEYS, int HEAD, int WIDTH, int DEPTH, int QUERIES, int KEYS, bool CAUSAL, int AHEAD, class Q, class K, class V,
+          class Score, class Store>
+__device__ __forceinline__ void attend_on_tensor_cores(const typename Q::Origin& q, const typename K::Origin& k, const typename V::Origin& v,
+                                                       char* shared, int first, const Score& score, const Store& store) {
+  constexpr int STEPS = HEAD / 16, TILES = BLOCK_KEYS / 8, COLUMNS = WIDTH / 8;
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, own = SPLITS > 1 ? 0 : warp * 16, query = first + own + lane / 4, pair = lane % 4 * 2;
+  float sums[COLUMNS][4] = {};
+  Running rows[2] = {{no_score(), 0.0f}, {no_score(), 0.0f}};
+  Q(q, first, threadIdx.x).load(shared, 0, DEPTH);
+  over_keys<SPLITS, WARPS / SPLITS * 16, BLOCK_KEYS, KEYS, DEPTH, CAUSAL, AHEAD, K, V>(k, v, shared + Q::BYTES, first, [&](const char* keys, const char* values, int at) {
+    float s[TILES][4] = {};
+#pragma unroll
+    for (int step = 0; step < STEPS; ++step) {
+      unsigned fq[4];
+      fragment<Q, false, false>(fq, shared, own, step, lane);
+#pragma unroll
+      for (int j = 0; j < TILES / 2; ++j) {
+        unsigned fk[4];
+        fragment<K, true, false>(fk, keys, j * 16, step, lane);
+        mma<KIND>(s[2 * j], fq, {fk[0], fk[1]});
+        mma<KIND>(s[2 * j + 1], fq, {fk[2], fk[3]});
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      int row = query + half * 8;
+      float largest = no_score();
+#pragma unroll
+      for (int j = 0; j < TILES; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          int key = at + j * 8 + pair + e;
+          float& x = s[j][half * 2 + e];
+          x = row < QUERIES && key < KEYS && (!CAUSAL || key <= row + AHEAD) ? score(row, key, x) : no_score();
+          largest = fmaxf(largest, x);
+        }
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
+      float factor = rows[half].rise(largest);
+#pragma unroll
+      for (int c = 0; c < COLUMNS; ++c) sums[c][half * 2] *= factor, sums[c][half * 2 + 1] *= factor;
+#pragma unroll
+      for (int j = 0; j < TILES; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) s[j][half * 2 + e] = rows[half].weight(s[j][half * 2 + e]);
+    }
+#pragma unroll
+    for (int step = 0; step < BLOCK_KEYS / 16; ++step) {
+      unsigned weights[4];
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        const float(&four)[4] = s[2 * step + r / 2];
+        if constexpr (KIND == Arithmetic::f16)
+          weights[r] = pack_f16(four[r % 2 * 2], four[r % 2 * 2 + 1]);
+        else
+          weights[r] = pack_bf16(four[r % 2 * 2], four[r % 2 * 2 + 1]);
+      }
+#pragma unroll
+      for (int c = 0; c < COLUMNS / 2; ++c) {
+        unsigned fv[4];
+        fragment<V, true, false>(fv, values, c * 16, step, lane);
+        mma<KIND>(sums[2 * c], weights, {fv[0], fv[1]});
+        mma<KIND>(sums[2 * c + 1], weights, {fv[2], fv[3]});
+      }
+    }
+  });
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    rows[half].total += __shfl_xor_sync(0xffffffffu, rows[half].total, 1);
+    rows[half].total += __shfl_xor_sync(0xffffffffu, rows[half].total, 2);
+  }
+  if constexpr (SPLITS > 1) {
+    merge<SPLITS, 2, COLUMNS * 4>(shared, rows, &sums[0][0], warp, lane, [](int i) { return i % 4 / 2; });
+    if (warp) return;
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float scale = rows[half].scale();
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) {
+      float two[2] = {sums[c][half * 2] * scale, sums[c][half * 2 + 1] * scale};
+      store(query + half * 8, c * 8 + pair, two);
+    }
+  }
+}
+
+// The same in fp32 on the ordinary cores: a warp has TM x 8 queries, a lane TM of them and a quarter of the keys and of the columns.
+template <int TM, int WARPS, int SPLITS, int BLOCK_KEYS, int HEAD, int WIDTH, int DEPTH, int QUERIES, int KEYS, bool CAUSAL, int AHEAD, class Q, class K, class V, class Score,
+          class Store>
+__device__ __forceinline__ void attend_in_fp32(const typename Q::Origin& q, const typename K::Origin& k, const typename V::Origin& v, char* shared,
+                                               int first, const Score& score, const Store& store) {
+  constexpr int TN = BLOCK_KEYS / 4, COLUMNS = WIDTH / 4, PITCH = BLOCK_KEYS + 4;
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, lane_m = lane % 8, lane_n = lane / 8, own = SPLITS > 1 ? 0 : warp * TM * 8;
+  float* weights = reinterpret_cast<float*>(shared + Q::BYTES + 2 * SPLITS * (K::BYTES + V::BYTES)) + warp * TM * 8 * PITCH;
+  auto row = [&](int i) { return lane_m + i * 8; };
+  auto column = [&](int j) { return lane_n * 4 + j / 4 * 16 + j % 4; };
+  float sums[TM][COLUMNS] = {};
+  Running rows[TM];
+#pragma unroll
+  for (int i = 0; i < TM; ++i) rows[i] = {no_score(), 0.0f};
+  Q(q, first, threadIdx.x).load(shared, 0, DEPTH);
+  over_keys<SPLITS, WARPS / SPLITS * TM * 8, BLOCK_KEYS, KEYS, DEPTH, CAUSAL, AHEAD, K, V>(k, v, shared + Q::BYTES, first, [&](const char* keys, const char* values, int at) {
+    float s[TM][TN] = {};
+#pragma unroll 4
+    for (int quad = 0; quad < HEAD / 4; ++quad) {
+      Pack<float, 4> qa[TM];
+#pragma unroll
+      for (int i = 0; i < TM; ++i) qa[i] = *reinterpret_cast<const Pack<float, 4>*>(shared + Q::offset(own + row(i), quad));
+#pragma unroll
+      for (int j = 0; j < TN; ++j) {
+        Pack<float, 4> kb = *reinterpret_cast<const Pack<float, 4>*>(keys + K::offset(column(j), quad));
+#pragma unroll
+        for (int i = 0; i < TM; ++i)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) s[i][j] = fmaf(qa[i].values[e], kb.values[e], s[i][j]);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < TM; ++i) {
+      int query = first + own + row(i);
+      float largest = no_score();
+#pragma unroll
+      for (int j = 0; j < TN; ++j) {
+        int key = at + column(j);
+        s[i][j] = query < QUERIES && key < KEYS && (!CAUSAL || key <= query + AHEAD) ? score(query, key, s[i][j]) : no_score();
+        largest = fmaxf(largest, s[i][j]);
+      }
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 8));
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 16));
+      float factor = rows[i].rise(largest);
+#pragma unroll
+      for (int c = 0; c < COLUMNS; ++c) sums[i][c] *= factor;
+#pragma unroll
+      for (int j = 0; j < TN; j += 4) {
+        Pack<float, 4> four;
+#pragma unroll
+        for (int e = 0; e < 4; ++e) four.values[e] = rows[i].weight(s[i][j + e]);
+        *reinterpret_cast<Pack<float, 4>*>(weights + row(i) * PITCH + column(j)) = four;
+      }
+    }
+    __syncwarp();
+#pragma unroll 2
+    for (int quad = 0; quad < BLOCK_KEYS / 4; ++quad) {
+      Pack<float, 4> wa[TM];
+#pragma unroll
+      for (int i = 0; i < TM; ++i) wa[i] = *reinterpret_cast<const Pack<float, 4>*>(weights + row(i) * PITCH + quad * 4);
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c += 4) {
+          Pack<float, 4> vb = *reinterpret_cast<const Pack<float, 4>*>(values + V::offset(quad * 4 + e, column(c) / 4));
+#pragma unroll
+          for (int i = 0; i < TM; ++i)
+#pragma unroll
+            for (int f = 0; f < 4; ++f) sums[i][c + f] = fmaf(wa[i].values[e], vb.values[f], sums[i][c + f]);
+        }
+    }
+  });
+#pragma unroll
+  for (int i = 0; i < TM; ++i) {
+    rows[i].total += __shfl_xor_sync(0xffffffffu, rows[i].total, 8);
+    rows[i].total += __shfl_xor_sync(0xffffffffu, rows[i].total, 16);
+  }
+  if constexpr (SPLITS > 1) {
+    merge<SPLITS, TM, TM * COLUMNS>(shared, rows, &sums[0][0], warp, lane, [](int i) { return i / COLUMNS; });
+    if (warp) return;
+  }
+#pragma unroll
+  for (int i = 0; i < TM; ++i) {
+    float scale = rows[i].scale();
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c += 4) {
+      float four[4] = {sums[i][c] * scale, sums[i][c + 1] * scale, sums[i][c + 2] * scale, sums[i][c + 3] * scale};
+      store(first + own + row(i), column(c), four);
+    }
+  }
+}
+
+}  // namespace lepton

@@ -1,0 +1,83 @@
+// What becomes of sums: an element of the output each, or a part of a sum that a second kernel completes.
+namespace lepton {
+
+template <class T, int COUNT>
+struct alignas(sizeof(T) * COUNT) Pack {
+  T values[COUNT];
+};
+
+// out[place(batch, m, n)] = value(batch, m, n, sum); consecutive n are consecutive in memory, and N a multiple of VECTOR, where VECTOR > 1.
+template <class Out, int M, int N, int VECTOR, class Value, class Place>
+struct Finished {
+  static constexpr int COUNT = VECTOR > 4 ? VECTOR : 4;  // sums to take at once, best
+  Out* out;
+  int batch;
+  const Value& value;
+  const Place& place;
+
+  template <int GIVEN, class Sum>
+  __device__ __forceinline__ void operator()(int m, int n, const Sum (&sums)[GIVEN]) const {
+    static_assert(GIVEN % VECTOR == 0 || VECTOR % GIVEN == 0);
+    constexpr int WIDTH = VECTOR < GIVEN ? VECTOR : GIVEN;
+    if (m >= M) return;
+    Pack<Out, WIDTH> packs[GIVEN / WIDTH];  // all values first: what they read is then read in vectors
+#pragma unroll
+    for (int p = 0; p < GIVEN / WIDTH; ++p)
+      if (n + p * WIDTH < N)
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) packs[p].values[i] = value(batch, m, n + p * WIDTH + i, sums[p * WIDTH + i]);
+#pragma unroll
+    for (int p = 0; p < GIVEN / WIDTH; ++p)
+      if (n + p * WIDTH < N) *reinterpret_cast<Pack<Out, WIDTH>*>(out + place(batch, m, n + p * WIDTH)) = packs[p];
+  }
+};
+
+// workspace[split][batch][m][n] = sum
+template <class Sum, int M, int N, int VECTOR>
+struct Unfinished {
+  static constexpr int COUNT = 4;
+  Sum* base;  // of this split and batch
+
+  template <int GIVEN>
+  __device__ __forceinline__ void operator()(int m, int n, const Sum (&sums)[GIVEN]) const {
+    constexpr int WIDTH = VECTOR < GIVEN ? VECTOR : GIVEN;
+    if (m >= M) return;
+#pragma unroll
+    for (int first = 0; first < GIVEN; first += WIDTH) {
+      if (n + first >= N) break;
+      Pack<Sum, WIDTH> pack;
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) pack.values[i] = sums[first + i];
+      *reinterpret_cast<Pack<Sum, WIDTH>*>(base + static_cast<long long>(m) * N + n + first) = pack;
+    }
+  }
+};
+
+// The second phase: adds the parts of each element, in order, and finishes it. One thread for VECTOR elements.
+template <class Sum, int BATCH, int M, int N, int SPLITS, int VECTOR, class Store>
+__device__ __forceinline__ void finish(const Sum* workspace, Store store, int batch) {
+  int index = (blockIdx.x * blockDim.x + threadIdx.x) * VECTOR, m = index / N, n = index % N;
+  if (m >= M) return;
+  Sum sums[VECTOR] = {};
+#pragma unroll 4
+  for (int split = 0; split < SPLITS; ++split) {
+    const Sum* part = workspace + (static_cast<long long>(split) * BATCH + batch) * (static_cast<long long>(M) * N) + index;
+    Pack<Sum, VECTOR> pack = *reinterpret_cast<const Pack<Sum, VECTOR>*>(part);
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) sums[i] += pack.values[i];
+  }
+  store(m, n, sums);
+}
+
+// Which tile a block computes: blocks that run together form squares, so that they share rows and columns in the L2 cache.
+struct Position {
+  int m, n;
+};
+template <int TILES_M, int TILES_N>
+__device__ __forceinline__ Position position(int block) {
+  constexpr int BAND = TILES_M < 8 ? TILES_M : 8;
+  int band = block / (BAND * TILES_N), height = TILES_M - band * BAND < BAND ? TILES_M - band * BAND : BAND, rest = block % (BAND * TILES_N);
+  return {band * BAND + rest % height, rest / height};
+}
+
+}  // namespace lepton

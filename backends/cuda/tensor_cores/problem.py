@@ -1,0 +1,164 @@
+"""Matrix products and convolutions as the generator takes them: sizes, and where the elements lie."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+Arithmetic = Literal["float32", "tf32", "float16", "bfloat16", "int8"]
+"""What is multiplied: float32 exactly on ordinary cores, the others on tensor cores. Sums are float32, or int32 for int8."""
+Element = Literal["float32", "float16", "bfloat16", "int8", "uint8"]
+
+C_TYPES: dict[Element, str] = {
+    "float32": "float",
+    "float16": "unsigned short",
+    "bfloat16": "unsigned short",
+    "int8": "signed char",
+    "uint8": "unsigned char",
+}
+"""Elements as they are moved; 16-bit floats are only looked at by tensor cores."""
+BYTES: dict[Element, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """An operand of a product, or a batch of them.
+
+    Attributes:
+        pointer: the kernel's parameter that points at it, aligned to 16 bytes.
+        element: type of its elements.
+        row: elements between neighbours in a column, that is, from a row to the next.
+        column: elements between neighbours in a row.
+        batch: elements from one matrix to the next along each axis of the batch; 0 where all share one.
+    """
+
+    pointer: str
+    element: Element
+    row: int
+    column: int
+    batch: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """out[batch][m][n] = sum over k of a[batch][m][k] * b[batch][k][n]."""
+
+    m: int
+    n: int
+    k: int
+    a: Matrix
+    b: Matrix
+    arithmetic: Arithmetic
+    batch: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Correlation of images with kernels, in either layout.
+
+    The output is a matrix per batch, which the epilogue places: channels last, `m` counts pixels (image, row, column), `n` the channels of
+    a group, and the batch is the group; channels first, `m` counts the channels of a group, `n` the pixels of an image, and the batch counts
+    (image, group).
+
+    Attributes:
+        image: parameter of the input, [N, H, W, C] or [N, C, H, W].
+        weight: parameter of the weights, [groups, out channels of a group, depth]: `pack_weights` makes them.
+        element, weight_element: types of their elements.
+        channels, out_channels: of all groups.
+        pads: top, left, bottom, right.
+        fill: what lies outside the image: 0, or the zero point of an integer image.
+    """
+
+    image: str
+    weight: str
+    element: Element
+    weight_element: Element
+    arithmetic: Arithmetic
+    images: int
+    height: int
+    width: int
+    channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+    groups: int = 1
+    channels_last: bool = True
+    fill: int = 0
+
+    @property
+    def out_height(self) -> int:
+        """Rows of the output."""
+        return (self.height + self.pads[0] + self.pads[2] - self.dilations[0] * (self.kernel[0] - 1) - 1) // self.strides[0] + 1
+
+    @property
+    def out_width(self) -> int:
+        """Columns of the output."""
+        return (self.width + self.pads[1] + self.pads[3] - self.dilations[1] * (self.kernel[1] - 1) - 1) // self.strides[1] + 1
+
+    @property
+    def depth(self) -> int:
+        """Products in a sum."""
+        return math.prod(self.kernel) * (self.channels // self.groups)
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What becomes of a finished sum, and the kernel's parameters.
+
+    Attributes:
+        symbol: two device functions are called `SYMBOL_value` and `SYMBOL_place`. Both take all parameters of the kernel and then
+            `int batch, int m, int n`; `_value` also takes the sum, `float` or `int`, and returns an element of the output; `_place` returns its
+            offset in the output, in elements.
+        helpers: text of the two.
+        parameters: of the kernel, as declared.
+        arguments: their names.
+        output: the parameter that is written.
+        type: C type of the output's elements.
+        size: bytes of one.
+        rows: neighbours along `n` are neighbours in the output, and rows are aligned as far as their length allows.
+    """
+
+    symbol: str
+    helpers: str
+    parameters: str
+    arguments: tuple[str, ...]
+    output: str
+    type: str
+    size: int
+    rows: bool = True
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One start of a kernel.
+
+    Attributes:
+        symbol: name of the `__global__` function.
+        arguments: names of its parameters: those of the epilogue, and `workspace`.
+        shared_bytes: dynamic shared memory; more than 48 KiB must be allowed by cuFuncSetAttribute.
+    """
+
+    symbol: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    arguments: tuple[str, ...]
+    shared_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Kernels that compute a product, one after the other.
+
+    Attributes:
+        text: CUDA C, which stands on `library()`.
+        workspace_bytes: scratch memory in global memory; 0 where there is no parameter `workspace`.
+        seconds: estimate on the device that it was made for.
+    """
+
+    text: str
+    launches: tuple[Launch, ...]
+    workspace_bytes: int = 0
+    seconds: float = field(default=0.0, compare=False)

@@ -1,0 +1,55 @@
+"""GPUs of NVIDIA, by architecture: what kernels and the compiler must know of them.
+
+Plain tables, from the CUDA C++ Programming Guide ("Compute Capabilities") and the data sheets of the products named. Speeds are those of
+one product of the architecture and only serve to choose between kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One architecture.
+
+    Attributes:
+        name: as the compiler calls it: `sm_80`.
+        help: products that have it.
+        processors: streaming multiprocessors of the product that speeds are of.
+        shared_per_block: bytes of shared memory that a block may ask for.
+        registers: 32-bit registers of a multiprocessor.
+        threads: that a multiprocessor holds at the same time.
+    """
+
+    name: str
+    help: str
+    processors: int
+    shared_per_block: int
+    registers: int = 65536
+    threads: int = 2048
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Compute capability: major, minor."""
+        number = int(self.name.removeprefix("sm_"))
+        return number // 10, number % 10
+
+
+GPUS: dict[str, Gpu] = {
+    gpu.name: gpu
+    for gpu in (
+        Gpu("sm_75", "T4, GeForce RTX 20", 40, 64 << 10, threads=1024),
+        Gpu("sm_80", "A100, A30", 108, 163 << 10),
+        Gpu("sm_86", "A10, A40, GeForce RTX 30", 84, 99 << 10, threads=1536),
+        Gpu("sm_87", "Jetson Orin", 16, 163 << 10, threads=1536),
+        Gpu("sm_89", "L4, L40, GeForce RTX 40", 142, 99 << 10, threads=1536),
+        Gpu("sm_90", "H100, H200", 132, 227 << 10),
+        Gpu("sm_100", "B200", 148, 227 << 10),
+        Gpu("sm_120", "GeForce RTX 50", 170, 99 << 10, threads=1536),
+    )
+}
+"""By name, oldest first."""
+
+DEFAULT = ("sm_80", "sm_90")
+"""Architectures of a plain `--target cuda`; the code for the newest one runs, as PTX, on all that come after it."""

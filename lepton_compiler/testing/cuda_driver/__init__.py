@@ -1,0 +1,101 @@
+"""A machine with a GPU that is none: a stand-in for the driver, whose kernels run in the emulator.
+
+The stand-in has the name of the driver's library, so it must be loaded before that, and stays for the rest of the process: use it in processes of
+their own where there is a real driver.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import tempfile
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lepton_compiler.testing.cuda_emulator import DeviceFault, run
+from lepton_compiler.toolchain import find_toolchain
+
+SONAME = "libcuda.so.1"
+FOUR_GIGABYTES = 1 << 32
+_LAUNCH = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint), ctypes.POINTER(ctypes.c_uint64), ctypes.c_int)
+
+
+class FakeGpu:
+    """The stand-in, and the emulator behind it.
+
+    Attributes:
+        faults: what kernels did wrong, in words.
+        launched: names of the functions that ran, in order.
+    """
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+        self.launched: list[str] = []
+        self.library = _library()
+        self._kernels: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._callback = _LAUNCH(self._launch)
+        self.library.fake_on_launch(self._callback)
+        self.configure()
+
+    def configure(self, devices: int = 1, capability: tuple[int, int] = (8, 0), memory: int = FOUR_GIGABYTES) -> None:
+        """Be so many GPUs of a compute capability, with so many bytes each."""
+        self.library.fake_configure(devices, *capability, ctypes.c_size_t(memory))
+
+    def know(self, text: str, manifest: Mapping[str, Any]) -> None:
+        """Be able to run the kernels of an artefact, of which this is the CUDA C."""
+        for row in manifest["code"]:
+            for launch in row["launches"]:
+                sizes = tuple(row["parameters"][k] for k in launch["arguments"])
+                self._kernels[launch["symbol"]] = text, sizes
+                self.library.fake_kernel(launch["symbol"].encode(), len(sizes))
+
+    def count(self, function: str) -> int:
+        """How often a function of the driver was called."""
+        return int(self.library.fake_count(function.encode()))
+
+    def forget(self) -> None:
+        """Count from zero again."""
+        self.library.fake_forget()
+        self.faults, self.launched = [], []
+
+    @property
+    def used(self) -> int:
+        """Bytes of the device that are allocated."""
+        return int(self.library.fake_used())
+
+    def _launch(self, name: bytes, extents: Any, arguments: Any, count: int) -> int:
+        symbol = name.decode()
+        self.launched.append(symbol)
+        text, sizes = self._kernels[symbol]
+        arrays: dict[int, np.ndarray] = {}
+        for k in range(count):
+            size = max(sizes[k], arrays[arguments[k]].nbytes if arguments[k] in arrays else 0)
+            arrays[arguments[k]] = np.ctypeslib.as_array((ctypes.c_uint8 * max(1, size)).from_address(arguments[k]))
+        try:
+            run(text, symbol, tuple(extents[0:3]), tuple(extents[3:6]), extents[6], [arrays[arguments[k]] for k in range(count)])
+        except DeviceFault as fault:
+            self.faults.append(str(fault))
+            return 1
+        except Exception as error:  # an exception must not cross C
+            self.faults.append(f"{type(error).__name__}: {error}")
+            return 1
+        return 0
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    """The stand-in, compiled and loaded."""
+    folder = tempfile.TemporaryDirectory(prefix="lepton-")
+    path = Path(folder.name)
+    tools = find_toolchain()
+    (path / "driver.c").write_text((Path(__file__).parent / "driver.c").read_text())
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-w", "-shared", f"-Wl,-soname,{SONAME}"]
+    tools.run(path, [*tools.compiler, *tools.flags, *flags, "driver.c", "-o", SONAME])
+    library = ctypes.CDLL(str(path / SONAME))
+    weakref.finalize(library, folder.cleanup)
+    library.fake_used.restype = ctypes.c_size_t
+    return library

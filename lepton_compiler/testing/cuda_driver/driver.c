@@ -1,0 +1,246 @@
+/* A stand-in for libcuda.so.1: memory of the device is memory of the host, streams are in order, captured work is replayed, kernels are
+   run by a function of the test. It checks what a driver would check, and counts what it was asked to do. */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXPORT __attribute__((visibility("default")))
+enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_INITIALISED = 3, NO_DEVICE = 100, BAD_DEVICE = 101, NO_BINARY = 209, NOT_FOUND = 500, FAULT = 700 };
+enum { ALLOCATIONS = 1024, KERNELS = 4096, ARGUMENTS = 64, OPERATIONS = 65536, CALLS = 512 };
+
+typedef unsigned long long Address;
+typedef struct { char name[128]; int arguments; } Function;
+typedef struct {
+  int kind; /* 0 kernel, 1 copy, 2 fill with bytes, 3 fill with words */
+  Function *function;
+  unsigned extents[7];
+  Address arguments[ARGUMENTS];
+  void *target;
+  const void *source;
+  size_t size;
+  unsigned value;
+} Operation;
+typedef struct { Operation *operations; int count; } Graph;
+typedef struct { Graph *capture; } Stream;
+typedef int (*Launch)(const char *name, const unsigned *extents, const Address *arguments, int count);
+
+static struct { int devices, major, minor; size_t memory, used; int initialised, depth; Launch launch; char calls[CALLS][48]; int counts[CALLS]; } state = {
+    .devices = 1, .major = 8, .minor = 0, .memory = (size_t)1 << 32};
+static struct { char *begin; size_t size; } allocations[ALLOCATIONS];
+static Function functions[KERNELS];
+static Stream plain;
+
+static void count(const char *name) {
+  for (int k = 0; k < CALLS; ++k) {
+    if (state.calls[k][0] == 0) snprintf(state.calls[k], sizeof state.calls[k], "%s", name);
+    if (strcmp(state.calls[k], name) == 0) {
+      ++state.counts[k];
+      return;
+    }
+  }
+}
+#define ENTER count(__func__)
+#define NEEDS_CONTEXT if (state.depth < 1) return 201
+
+/* -- for tests */
+EXPORT void fake_configure(int devices, int major, int minor, size_t memory) {
+  state.devices = devices, state.major = major, state.minor = minor, state.memory = memory, state.initialised = 0;
+}
+EXPORT void fake_on_launch(Launch launch) { state.launch = launch; }
+EXPORT void fake_kernel(const char *name, int arguments) {
+  for (int k = 0; k < KERNELS; ++k) {
+    if (functions[k].name[0] == 0 || strcmp(functions[k].name, name) == 0) {
+      snprintf(functions[k].name, sizeof functions[k].name, "%s", name);
+      functions[k].arguments = arguments;
+      return;
+    }
+  }
+}
+EXPORT int fake_count(const char *name) {
+  for (int k = 0; k < CALLS && state.calls[k][0]; ++k)
+    if (strcmp(state.calls[k], name) == 0) return state.counts[k];
+  return 0;
+}
+EXPORT void fake_forget(void) {
+  memset(state.calls, 0, sizeof state.calls);
+  memset(state.counts, 0, sizeof state.counts);
+}
+EXPORT size_t fake_used(void) { return state.used; }
+
+static int is_device(const void *p, size_t size) {
+  for (int k = 0; k < ALLOCATIONS; ++k) {
+    const char *begin = allocations[k].begin;
+    if (begin && (const char *)p >= begin && (const char *)p + size <= begin + allocations[k].size) return 1;
+  }
+  return 0;
+}
+
+static int perform(const Operation *o) {
+  switch (o->kind) {
+    case 0: return state.launch == NULL || state.launch(o->function->name, o->extents, o->arguments, o->function->arguments) ? FAULT : OK;
+    case 1: memmove(o->target, o->source, o->size); return OK;
+    case 2: memset(o->target, (int)o->value, o->size); return OK;
+    default:
+      for (size_t k = 0; k < o->size; ++k) ((unsigned *)o->target)[k] = o->value;
+      return OK;
+  }
+}
+
+static int enqueue(Stream *stream, const Operation *o) {
+  Graph *const graph = (stream ? stream : &plain)->capture;
+  if (state.depth < 1) return 201;
+  if (graph == NULL) return perform(o);
+  if (graph->count == OPERATIONS) return OUT_OF_MEMORY;
+  graph->operations[graph->count++] = *o;
+  return OK;
+}
+
+/* -- the driver */
+EXPORT int cuInit(unsigned flags) {
+  ENTER;
+  if (flags) return INVALID;
+  if (state.devices == 0) return NO_DEVICE;
+  state.initialised = 1;
+  return OK;
+}
+EXPORT int cuGetErrorString(int error, const char **text) {
+  *text = error == NO_DEVICE ? "no CUDA-capable device is detected" : error == OUT_OF_MEMORY ? "out of memory" : error == FAULT ? "an illegal memory access was encountered" : "an error";
+  return OK;
+}
+EXPORT int cuDeviceGetCount(int *n) { ENTER; *n = state.devices; return state.initialised ? OK : NOT_INITIALISED; }
+EXPORT int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal < state.devices ? OK : BAD_DEVICE; }
+EXPORT int cuDeviceGetName(char *name, int size, int device) { (void)device; snprintf(name, (size_t)size, "Emulated GPU"); return OK; }
+EXPORT int cuDeviceGetAttribute(int *value, int attribute, int device) {
+  (void)device;
+  *value = attribute == 75 ? state.major : attribute == 76 ? state.minor : 0;
+  return OK;
+}
+EXPORT int cuDevicePrimaryCtxRetain(void **context, int device) { (void)device; ENTER; *context = &state; return OK; }
+EXPORT int cuDevicePrimaryCtxRelease_v2(int device) { (void)device; ENTER; return OK; }
+EXPORT int cuCtxPushCurrent_v2(void *context) { ++state.depth; return context == &state ? OK : INVALID; }
+EXPORT int cuCtxPopCurrent_v2(void **context) { --state.depth; *context = &state; return OK; }
+EXPORT int cuModuleLoadData(void **module, const void *image) { ENTER; NEEDS_CONTEXT; *module = (void *)image; return image ? OK : NO_BINARY; }
+EXPORT int cuModuleUnload(void *module) { ENTER; return module ? OK : INVALID; }
+EXPORT int cuModuleGetFunction(Function **function, void *module, const char *name) {
+  if (module == NULL) return INVALID;
+  for (int k = 0; k < KERNELS && functions[k].name[0]; ++k) {
+    if (strcmp(functions[k].name, name) == 0) {
+      *function = &functions[k];
+      return OK;
+    }
+  }
+  return NOT_FOUND;
+}
+EXPORT int cuFuncSetAttribute(Function *function, int attribute, int value) { ENTER; return function && attribute == 8 && value > 0 ? OK : INVALID; }
+EXPORT int cuMemGetInfo_v2(size_t *room, size_t *total) { *total = state.memory; *room = state.memory - state.used; return OK; }
+EXPORT int cuMemAlloc_v2(Address *address, size_t size) {
+  ENTER;
+  NEEDS_CONTEXT;
+  if (size == 0) return INVALID;
+  if (state.used + size > state.memory) return OUT_OF_MEMORY;
+  for (int k = 0; k < ALLOCATIONS; ++k) {
+    if (allocations[k].begin == NULL) {
+      allocations[k].begin = aligned_alloc(256, (size + 255) / 256 * 256);
+      allocations[k].size = size;
+      memset(allocations[k].begin, 0xFF, size);
+      state.used += size;
+      *address = (Address)(uintptr_t)allocations[k].begin;
+      return OK;
+    }
+  }
+  return OUT_OF_MEMORY;
+}
+EXPORT int cuMemFree_v2(Address address) {
+  ENTER;
+  for (int k = 0; k < ALLOCATIONS; ++k) {
+    if (allocations[k].begin && allocations[k].begin == (char *)(uintptr_t)address) {
+      free(allocations[k].begin);
+      state.used -= allocations[k].size;
+      allocations[k].begin = NULL;
+      return OK;
+    }
+  }
+  return INVALID;
+}
+EXPORT int cuMemAllocHost_v2(void **memory, size_t size) { ENTER; *memory = malloc(size); return OK; }
+EXPORT int cuMemFreeHost(void *memory) { ENTER; free(memory); return OK; }
+EXPORT int cuMemcpyHtoDAsync_v2(Address target, const void *source, size_t size, Stream *stream) {
+  ENTER;
+  if (!is_device((void *)(uintptr_t)target, size) || is_device(source, 1)) return INVALID;
+  return enqueue(stream, &(Operation){.kind = 1, .target = (void *)(uintptr_t)target, .source = source, .size = size});
+}
+EXPORT int cuMemcpyDtoHAsync_v2(void *target, Address source, size_t size, Stream *stream) {
+  ENTER;
+  if (!is_device((void *)(uintptr_t)source, size) || is_device(target, 1)) return INVALID;
+  return enqueue(stream, &(Operation){.kind = 1, .target = target, .source = (void *)(uintptr_t)source, .size = size});
+}
+EXPORT int cuMemcpyDtoDAsync_v2(Address target, Address source, size_t size, Stream *stream) {
+  ENTER;
+  if (!is_device((void *)(uintptr_t)target, size) || !is_device((void *)(uintptr_t)source, size)) return INVALID;
+  return enqueue(stream, &(Operation){.kind = 1, .target = (void *)(uintptr_t)target, .source = (void *)(uintptr_t)source, .size = size});
+}
+EXPORT int cuMemsetD8Async(Address target, unsigned char value, size_t size, Stream *stream) {
+  ENTER;
+  if (!is_device((void *)(uintptr_t)target, size)) return INVALID;
+  return enqueue(stream, &(Operation){.kind = 2, .target = (void *)(uintptr_t)target, .size = size, .value = value});
+}
+EXPORT int cuMemsetD32Async(Address target, unsigned value, size_t words, Stream *stream) {
+  ENTER;
+  if (!is_device((void *)(uintptr_t)target, 4 * words) || target % 4) return INVALID;
+  return enqueue(stream, &(Operation){.kind = 3, .target = (void *)(uintptr_t)target, .size = words, .value = value});
+}
+EXPORT int cuPointerGetAttribute(void *value, int attribute, Address address) {
+  if (attribute != 2 || !is_device((void *)(uintptr_t)address, 0)) return INVALID;
+  *(unsigned *)value = 2;
+  return OK;
+}
+EXPORT int cuStreamCreate(Stream **stream, unsigned flags) { ENTER; (void)flags; NEEDS_CONTEXT; *stream = calloc(1, sizeof **stream); return OK; }
+EXPORT int cuStreamDestroy_v2(Stream *stream) { ENTER; free(stream); return OK; }
+EXPORT int cuStreamSynchronize(Stream *stream) { ENTER; return (stream ? stream : &plain)->capture ? 900 : OK; }
+EXPORT int cuStreamBeginCapture_v2(Stream *stream, int mode) {
+  ENTER;
+  if (stream == NULL || stream->capture != NULL || mode < 0 || mode > 2) return INVALID;
+  stream->capture = calloc(1, sizeof *stream->capture);
+  stream->capture->operations = malloc(OPERATIONS * sizeof(Operation));
+  return OK;
+}
+EXPORT int cuStreamEndCapture(Stream *stream, Graph **graph) {
+  ENTER;
+  *graph = stream->capture;
+  stream->capture = NULL;
+  return *graph ? OK : INVALID;
+}
+EXPORT int cuGraphInstantiateWithFlags(Graph **made, Graph *graph, unsigned long long flags) {
+  ENTER;
+  if (flags) return INVALID;
+  *made = calloc(1, sizeof **made);
+  (*made)->count = graph->count;
+  (*made)->operations = malloc((size_t)(graph->count + 1) * sizeof(Operation));
+  memcpy((*made)->operations, graph->operations, (size_t)graph->count * sizeof(Operation));
+  return OK;
+}
+EXPORT int cuGraphLaunch(Graph *graph, Stream *stream) {
+  ENTER;
+  int result = OK;
+  for (int k = 0; k < graph->count && result == OK; ++k) result = enqueue(stream, &graph->operations[k]);
+  return result;
+}
+static int destroy(Graph *graph) {
+  free(graph->operations);
+  free(graph);
+  return OK;
+}
+EXPORT int cuGraphExecDestroy(Graph *graph) { ENTER; return destroy(graph); }
+EXPORT int cuGraphDestroy(Graph *graph) { ENTER; return destroy(graph); }
+EXPORT int cuLaunchKernel(Function *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
+                          Stream *stream, void **parameters, void **extra) {
+  ENTER;
+  Operation o = {.function = function, .extents = {gx, gy, gz, bx, by, bz, shared}};
+  if (extra || !gx || !gy || !gz || !bx || !by || !bz || bx * by * bz > 1024 || gy > 65535 || gz > 65535 || bz > 64) return INVALID;
+  for (int k = 0; k < function->arguments; ++k) {
+    memcpy(&o.arguments[k], parameters[k], sizeof(Address));
+    if (!is_device((void *)(uintptr_t)o.arguments[k], 0) || o.arguments[k] % 16) return INVALID;
+  }
+  return enqueue(stream, &o);
+}

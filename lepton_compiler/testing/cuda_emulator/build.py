@@ -1,0 +1,128 @@
+"""Compiles CUDA C with the C++ compiler of this machine, together with the emulated device.
+
+Each load and store of a kernel becomes a call (the hooks of `-fsanitize=thread`, whose library is not linked): that is how `memory.cpp` sees it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from lepton_compiler.errors import LeptonError, MissingDependency
+
+DEVICE = Path(__file__).parent / "device"
+RUNTIME = ("fibers", "memory", "warp")
+COMMON = ("-std=c++17", "-fPIC", f"-I{DEVICE}", "-fvisibility=hidden", "-w")
+KERNEL = (
+    "-O1",
+    "-fsanitize=thread",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-threadsafe-statics",
+    "-ffp-contract=off",
+    "-include",
+    "cuda_emulator.h",
+)
+TIMEOUT = 300
+"""Seconds after which the compiler is given up."""
+
+DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:(?:__align__|alignas)\s*\(\s*\d+\s*\)\s*)?([\w:\s]+?)\s*(\w+)\s*\[\s*\]\s*;")
+
+KERNEL_NAME = re.compile(r"__global__\s+(?:void\s+)?(?:__launch_bounds__\s*\([^{};]*?\)\s*)?(?:void\s+)?(\w+)\s*\((?!\()")
+
+
+def available() -> str:
+    """Empty, or why kernels cannot be emulated here."""
+    try:
+        _compiler()
+    except MissingDependency as error:
+        return str(error)
+    return ""
+
+
+def kernels_of(source: str) -> list[str]:
+    """Names of the `__global__` functions of a text."""
+    return list(dict.fromkeys(KERNEL_NAME.findall(source)))
+
+
+def compile_kernels(source: str, symbols: Sequence[str]) -> Path:
+    """The path of a shared library that runs the `__global__` functions `symbols` of a text; see `EMULATOR_ENTRY` for what it exports.
+
+    Results are kept in the user's cache, by content.
+
+    Raises:
+        LeptonError: the text does not compile.
+        MissingDependency: no C++ compiler.
+    """
+    text = DYNAMIC.sub(r"\1* \2 = (\1*)::emulator::dynamic_shared();", source)
+    entries = "".join(f"EMULATOR_ENTRY({symbol})\n" for symbol in symbols)
+    text += f"\n#pragma GCC visibility push(default)\n{entries}#pragma GCC visibility pop\n"
+    target = _cache() / f"kernels-{_digest(text, _device_digest())}.so"
+    if not target.exists():
+        with tempfile.TemporaryDirectory(prefix="lepton-") as folder:
+            path = Path(folder, "kernels.cpp")
+            path.write_text(text)
+            _run([*_compiler(), *COMMON, *KERNEL, "-c", str(path), "-o", f"{folder}/kernels.o"])
+            _make(target, ["-shared", "-Wl,-Bsymbolic", f"{folder}/kernels.o", *map(str, _runtime())])
+    return target
+
+
+def _runtime() -> list[Path]:
+    """Objects of the emulated device."""
+    objects = []
+    for name in RUNTIME:
+        path = _cache() / f"{name}-{_device_digest()}.o"
+        if not path.exists():
+            _make(path, [*COMMON, "-O2", "-c", str(DEVICE / f"{name}.cpp")])
+        objects.append(path)
+    return objects
+
+
+def _make(target: Path, arguments: Sequence[str]) -> None:
+    """Run the compiler; the result appears under its name when it is whole."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=".new-")
+    os.close(handle)
+    try:
+        _run([*_compiler(), *arguments, "-o", partial])
+        os.replace(partial, target)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    if done.returncode:
+        raise LeptonError(f"the kernel does not compile for the emulator: {done.stderr.strip()[:3000]}")
+
+
+@cache
+def _compiler() -> tuple[str, ...]:
+    found = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if not found:
+        raise MissingDependency("CUDA kernels are emulated by means of a C++ compiler, and there is none", hint="install g++")
+    return tuple(shlex.split(found))
+
+
+@cache
+def _device_digest() -> str:
+    """Of all that goes into a library beside its kernels."""
+    version = subprocess.run([*_compiler(), "--version"], capture_output=True, text=True, timeout=TIMEOUT).stdout
+    return _digest(version, *COMMON[:2], *KERNEL, *(path.read_text() for path in sorted(DEVICE.iterdir())))
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:24]
+
+
+def _cache() -> Path:
+    base = os.environ.get("LEPTON_CACHE")
+    return (Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lepton") / "cuda-emulator"

@@ -1,0 +1,344 @@
+// Runs a grid: block after block, the threads of a block as fibers that switch at barriers.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include "launch.h"
+#include "memory.h"
+
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+extern "C" {
+extern char __start_lepton_shared[] __attribute__((weak, visibility("hidden")));
+extern char __stop_lepton_shared[] __attribute__((weak, visibility("hidden")));
+}
+
+namespace emulator {
+
+namespace {
+
+constexpr size_t STACK = 256 * 1024;
+constexpr int WARP = 32, GROUP = 128;
+
+#if defined(__x86_64__)
+using Context = void*;
+extern "C" void emulator_switch(Context* save, Context load);
+asm(R"(
+.text
+.globl emulator_switch
+.hidden emulator_switch
+.type emulator_switch, @function
+emulator_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size emulator_switch, .-emulator_switch
+)");
+void prepare(Context& context, char* stack, void (*entry)()) {
+  void** top = reinterpret_cast<void**>(stack + STACK) - 2;
+  *top = reinterpret_cast<void*>(entry);
+  context = top - 6;
+}
+void change(Context& save, Context& load) { emulator_switch(&save, load); }
+#else
+using Context = ucontext_t;
+void prepare(Context& context, char* stack, void (*entry)()) {
+  getcontext(&context);
+  context.uc_stack.ss_sp = stack;
+  context.uc_stack.ss_size = STACK;
+  context.uc_link = nullptr;
+  makecontext(&context, entry, 0);
+}
+void change(Context& save, Context& load) { swapcontext(&save, &load); }
+#endif
+
+enum class State { runnable, at_barrier, at_collective, finished };
+
+struct Copy {
+  char* to;
+  const char* from;
+  unsigned bytes, valid, group;
+  int line;
+};
+
+struct Fiber {
+  Context context;
+  Thread thread;
+  const Thread* visible;  // a copy on its own stack, where a thread may read
+  State state;
+  unsigned mask;
+  void* slot;
+  Collective work;
+  const char* name;
+  int line, reduction;
+  unsigned copy_group;
+  std::vector<Copy> copies;
+};
+
+char* stacks = nullptr;
+std::vector<Fiber> fibers;
+std::vector<uint32_t> warp_epochs;
+Fiber* running = nullptr;
+Context scheduler;
+const Launch* launch_now = nullptr;
+Call call_now = nullptr;
+void** arguments_now = nullptr;
+std::vector<char> shared;
+uint32_t block_number, block_epoch;
+int reduced;
+bool failed;
+char message[1024];
+Statistics figures;
+
+char* dynamic_base() { return shared.data() + (1024 - reinterpret_cast<uintptr_t>(shared.data()) % 1024) % 1024; }
+
+void set_now() {
+  const Thread& t = running->thread;
+  set_moment({block_number, block_epoch, warp_epochs[t.warp], static_cast<uint16_t>(t.linear), static_cast<uint16_t>(t.warp)});
+}
+
+void resume(Fiber& fiber, size_t number) {
+  running = &fiber;
+  set_stack(reinterpret_cast<uintptr_t>(stacks + number * STACK), reinterpret_cast<uintptr_t>(stacks + (number + 1) * STACK));
+  set_now();
+  change(scheduler, fiber.context);
+  set_stack(0, UINTPTR_MAX);
+  running = nullptr;
+}
+
+void suspend(State state, int line) {
+  running->state = state;
+  running->line = line;
+  change(running->context, scheduler);
+}
+
+void body() {
+  const Thread copy = running->thread;
+  running->visible = &copy;
+  call_now(arguments_now);
+  suspend(State::finished, 0);
+}
+
+size_t count(State state) {
+  size_t found = 0;
+  for (const Fiber& f : fibers) found += f.state == state;
+  return found;
+}
+
+void stuck() {
+  for (const Fiber& f : fibers) {
+    if (f.state != State::at_barrier && f.state != State::at_collective) continue;
+    const char* where = f.state == State::at_barrier ? "__syncthreads" : f.name;
+    snprintf(message, sizeof message, "thread (%u, %u, %u) of block (%u, %u, %u) waits at %s (line %d) for threads that do not come: %zu have finished, %zu wait at __syncthreads, %zu at warp collectives",
+             f.thread.thread.x, f.thread.thread.y, f.thread.thread.z, f.thread.block.x, f.thread.block.y, f.thread.block.z, where, f.line,
+             count(State::finished), count(State::at_barrier), count(State::at_collective));
+    break;
+  }
+  failed = true;
+}
+
+// All threads are at the barrier: on they go.
+void release() {
+  int sum = 0, all = 1;
+  for (Fiber& f : fibers) {
+    f.state = State::runnable;
+    sum += f.reduction != 0;
+    all &= f.reduction != 0;
+  }
+  reduced = sum | (all << 30);
+  ++block_epoch;
+  ++figures.barriers;
+}
+
+void run_warp(size_t first, size_t last, bool backwards) {
+  for (bool progress = true; progress && !failed;) {
+    progress = false;
+    for (size_t i = first; i < last && !failed; ++i) {
+      size_t k = backwards ? first + last - 1 - i : i;
+      if (fibers[k].state != State::runnable) continue;
+      resume(fibers[k], k);
+      progress = true;
+    }
+  }
+}
+
+void start_block(Index block) {
+  size_t k = 0;
+  std::fill(warp_epochs.begin(), warp_epochs.end(), 0);
+  block_epoch = 0;
+  std::memset(shared.data(), 0xFF, shared.size());
+  if (__start_lepton_shared) std::memset(__start_lepton_shared, 0xFF, static_cast<size_t>(__stop_lepton_shared - __start_lepton_shared));
+  forget_shared();
+  const Index& size = launch_now->block;
+  for (unsigned z = 0; z < size.z; ++z)
+    for (unsigned y = 0; y < size.y; ++y)
+      for (unsigned x = 0; x < size.x; ++x, ++k) {
+        Fiber& f = fibers[k];
+        f.thread = {{x, y, z}, block, size, launch_now->grid, static_cast<unsigned>(k), static_cast<unsigned>(k % WARP), static_cast<unsigned>(k / WARP)};
+        f.state = State::runnable;
+        f.copy_group = 0;
+        f.copies.clear();
+        prepare(f.context, stacks + k * STACK, body);
+      }
+}
+
+void run_block(Index block) {
+  start_block(block);
+  size_t warps = (fibers.size() + WARP - 1) / WARP;
+  while (!failed) {
+    for (size_t i = 0; i < warps && !failed; ++i) {
+      size_t w = launch_now->backwards ? warps - 1 - i : i, first = w * WARP;
+      run_warp(first, std::min(first + WARP, fibers.size()), launch_now->backwards);
+    }
+    if (failed || count(State::finished) == fibers.size()) return;
+    if (count(State::runnable)) continue;
+    if (count(State::at_barrier) != fibers.size()) return stuck();
+    release();
+  }
+}
+
+void prepare_memory(const Launch& launch) {
+  clear_regions(launch.buffer_count < 0);
+  shared.assign(launch.shared_bytes + 2048, 0);
+  if (launch.shared_bytes) add_region(dynamic_base(), launch.shared_bytes, false, true, "dynamic shared memory", launch.races);
+  if (__start_lepton_shared)
+    add_region(__start_lepton_shared, static_cast<size_t>(__stop_lepton_shared - __start_lepton_shared), false, true, "static shared memory", launch.races);
+  for (int i = 0; i < launch.buffer_count; ++i) {
+    const Buffer& b = launch.buffers[i];
+    add_region(b.begin, b.bytes, b.constant, false, b.name, launch.races);
+  }
+}
+
+}  // namespace
+
+const Thread* current() { return running->visible; }
+
+void* dynamic_shared() { return dynamic_base(); }
+
+Statistics& statistics() { return figures; }
+
+void fault(const char* format, ...) {
+  char what[800];
+  va_list list;
+  va_start(list, format);
+  vsnprintf(what, sizeof what, format, list);
+  va_end(list);
+  const Thread& t = running->thread;
+  snprintf(message, sizeof message, "thread (%u, %u, %u) of block (%u, %u, %u) %s", t.thread.x, t.thread.y, t.thread.z, t.block.x, t.block.y, t.block.z, what);
+  failed = true;
+  suspend(State::finished, 0);
+  __builtin_unreachable();
+}
+
+void block_barrier(int line) { block_reduce(0, 0, line); }
+
+int block_reduce(int value, int kind, int line) {
+  running->reduction = value;
+  suspend(State::at_barrier, line);
+  int sum = reduced & ((1 << 30) - 1), all = reduced >> 30;
+  return kind == 1 ? all : kind == 2 ? sum != 0 : sum;
+}
+
+void warp_collective(unsigned mask, void* slot, Collective work, const char* name, int line) {
+  size_t first = running->thread.warp * WARP, lanes = std::min<size_t>(WARP, fibers.size() - first);
+  if (!(mask >> running->thread.lane & 1)) fault("calls %s (line %d) but is not in its mask %#x", name, line, mask);
+  unsigned wanted = lanes == WARP ? mask : mask & ((1u << lanes) - 1);
+  running->mask = wanted, running->slot = slot, running->work = work, running->name = name;
+  void* slots[WARP] = {};
+  bool complete = true;
+  for (size_t k = 0; k < lanes; ++k) {
+    if (!(wanted >> k & 1)) continue;
+    Fiber& f = fibers[first + k];
+    if (f.state == State::finished) fault("calls %s (line %d) for lane %zu too, which has finished", name, line, k);
+    slots[k] = f.slot;
+    complete &= &f == running || (f.state == State::at_collective && f.mask == wanted && f.work == work);
+  }
+  if (!complete) return suspend(State::at_collective, line);
+  for (size_t k = 0; k < lanes; ++k)
+    if ((wanted >> k & 1) && &fibers[first + k] != running) fibers[first + k].state = State::runnable;
+  ++warp_epochs[running->thread.warp];
+  ++figures.collectives;
+  set_now();
+  if (work) work(slots);
+}
+
+void group_collective(void* slot, Collective work, const char* name, int line) {
+  size_t first = running->thread.linear / GROUP * size_t(GROUP);
+  if (first + size_t(GROUP) > fibers.size()) fault("calls %s (line %d) outside a group of four warps", name, line);
+  running->mask = ~0u, running->slot = slot, running->work = work, running->name = name;
+  void* slots[GROUP];
+  for (size_t k = 0; k < size_t(GROUP); ++k) {
+    const Fiber& f = fibers[first + k];
+    if (&f != running && !(f.state == State::at_collective && f.work == work)) return suspend(State::at_collective, line);
+    slots[k] = f.slot;
+  }
+  for (size_t k = 0; k < size_t(GROUP); ++k)
+    if (&fibers[first + k] != running) fibers[first + k].state = State::runnable;
+  ++figures.collectives;
+  work(slots);
+}
+
+void copy_async(void* to, const void* from, unsigned bytes, unsigned valid, int line) {
+  if (valid) check(from, valid, Access::read);
+  if (valid && reinterpret_cast<uintptr_t>(from) % bytes) fault("copies asynchronously (line %d) from an address that is not aligned to %u bytes", line, bytes);
+  check(to, bytes, Access::write);
+  running->copies.push_back({static_cast<char*>(to), static_cast<const char*>(from), bytes, valid, running->copy_group, line});
+}
+
+void copy_async_commit() { ++running->copy_group; }
+
+void copy_async_wait(unsigned groups_left) {
+  std::vector<Copy> later;
+  for (const Copy& c : running->copies) {
+    if (c.group + groups_left >= running->copy_group) {
+      later.push_back(c);
+      continue;
+    }
+    check(c.to, c.bytes, Access::write);
+    std::memset(c.to, 0, c.bytes);
+    std::memcpy(c.to, c.from, c.valid);
+  }
+  running->copies.swap(later);
+}
+
+const char* launch(const Launch& launch, Call call, void** arguments, Statistics* result) {
+  launch_now = &launch, call_now = call, arguments_now = arguments;
+  failed = false, message[0] = 0, figures = {}, block_number = 0;
+  prepare_memory(launch);
+  size_t threads = size_t(launch.block.x) * launch.block.y * launch.block.z;
+  stacks = static_cast<char*>(mmap(nullptr, threads * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  if (stacks == MAP_FAILED) return "the emulator has no memory for stacks";
+  fibers.clear();
+  fibers.resize(threads);
+  warp_epochs.assign((threads + WARP - 1) / WARP, 0);
+  uint64_t blocks = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
+  for (uint64_t i = 0; i < blocks && !failed; ++i, ++block_number) {
+    uint64_t k = launch.backwards ? blocks - 1 - i : i;
+    unsigned x = static_cast<unsigned>(k % launch.grid.x), rest = static_cast<unsigned>(k / launch.grid.x);
+    run_block({x, rest % launch.grid.y, rest / launch.grid.y});
+  }
+  munmap(stacks, threads * STACK);
+  clear_regions(true);
+  *result = figures;
+  return message;
+}
+
+}  // namespace emulator

@@ -1,0 +1,30 @@
+// How Python starts a kernel. The structures are mirrored in launch.py.
+#pragma once
+#include "runtime.h"
+
+namespace emulator {
+
+struct Buffer {
+  void* begin;
+  size_t bytes;
+  int constant;
+  const char* name;
+};
+
+struct Launch {
+  Index grid, block;
+  size_t shared_bytes;
+  int backwards, races, buffer_count;  // -1: what may be touched is not known
+  const Buffer* buffers;
+};
+
+struct Parameter {
+  int bytes, pointer, constant;
+};
+
+using Call = void (*)(void** arguments);
+
+// Runs the grid. Returns what went wrong, or an empty text.
+const char* launch(const Launch& launch, Call call, void** arguments, Statistics* result);
+
+}  // namespace emulator

@@ -1,0 +1,76 @@
+// The emulated twins of tensor_cores/device/ptx.cuh, where the same functions have a PTX body.
+#pragma once
+
+namespace lepton {
+
+inline void cp_async16(void* shared, const void* global, unsigned valid, int line = __builtin_LINE()) {
+  emulator::copy_async(shared, global, 16, valid, line);
+}
+inline void cp_async8(void* shared, const void* global, unsigned valid, int line = __builtin_LINE()) {
+  emulator::copy_async(shared, global, 8, valid, line);
+}
+inline void cp_async4(void* shared, const void* global, unsigned valid, int line = __builtin_LINE()) {
+  emulator::copy_async(shared, global, 4, valid, line);
+}
+inline void cp_async_commit() { emulator::copy_async_commit(); }
+template <int GROUPS>
+void cp_async_wait() {
+  emulator::copy_async_wait(GROUPS);
+}
+
+template <bool TRANSPOSED>
+void ldmatrix_x4(unsigned (&result)[4], const void* row, int line = __builtin_LINE()) {
+  emulator::check(row, 16, emulator::Access::read);
+  emulator::MatrixLoad request = {row, result, 4, TRANSPOSED};
+  emulator::warp_collective(0xFFFFFFFFu, &request, emulator::load_matrices, "ldmatrix", line);
+}
+
+template <emulator::Kind A, emulator::Kind B, class T>
+void emulated_mma(T (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line) {
+  emulator::MatrixProduct request = {d, a, b, A, B};
+  emulator::warp_collective(0xFFFFFFFFu, &request, emulator::multiply_matrices, "mma", line);
+}
+
+#define LEPTON_EMULATED_MMA(NAME, TYPE, A, B)                                                                             \
+  inline void NAME(TYPE (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line = __builtin_LINE()) {           \
+    emulated_mma<emulator::Kind::A, emulator::Kind::B>(d, a, b, line);                                                    \
+  }
+LEPTON_EMULATED_MMA(mma_f16, float, f16, f16)
+LEPTON_EMULATED_MMA(mma_bf16, float, bf16, bf16)
+LEPTON_EMULATED_MMA(mma_tf32, float, tf32, tf32)
+LEPTON_EMULATED_MMA(mma_s8_s8, int, s8, s8)
+LEPTON_EMULATED_MMA(mma_u8_s8, int, u8, s8)
+LEPTON_EMULATED_MMA(mma_s8_u8, int, s8, u8)
+LEPTON_EMULATED_MMA(mma_u8_u8, int, u8, u8)
+#undef LEPTON_EMULATED_MMA
+
+// Rounds to the nearest tf32, halves away from zero, as cvt.rna does.
+inline unsigned to_tf32(float value) {
+  unsigned bits = emulator::bits_of(value);
+  return (bits & 0x7F800000u) == 0x7F800000u ? bits : (bits + 0x1000u) & 0xFFFFE000u;
+}
+
+inline unsigned pack_f16(float low, float high) { return emulator::float_to_half(low) | static_cast<unsigned>(emulator::float_to_half(high)) << 16; }
+inline unsigned pack_bf16(float low, float high) { return emulator::float_to_bfloat(low) | static_cast<unsigned>(emulator::float_to_bfloat(high)) << 16; }
+
+// Kernels for sm_90a, where the text asks for them.
+#ifdef LEPTON_EMULATED_SM_90A
+#define LEPTON_WARPGROUPS 1
+
+inline void wgmma_publish() {}
+inline void wgmma_fence() {}
+inline void wgmma_commit() {}
+inline void wgmma_wait() {}
+inline unsigned long long wgmma_descriptor(const void* tile) {
+  size_t offset = static_cast<size_t>(static_cast<const char*>(tile) - static_cast<const char*>(emulator::dynamic_shared()));
+  return (offset & 0x3FFFF) >> 4 | 1ULL << 16 | 64ULL << 32 | 1ULL << 62;
+}
+
+template <auto KIND, int COLUMNS>
+void wgmma(float (&d)[COLUMNS][4], unsigned long long a, unsigned long long b, int line = __builtin_LINE()) {
+  emulator::GroupProduct request = {&d[0][0], COLUMNS * 8, a, b, static_cast<int>(KIND) == 1 ? emulator::Kind::bf16 : emulator::Kind::f16};
+  emulator::group_collective(&request, emulator::multiply_in_group, "wgmma", line);
+}
+#endif
+
+}  // namespace lepton

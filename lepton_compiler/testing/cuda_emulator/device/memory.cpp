@@ -1,0 +1,157 @@
+// Checks of every access: bounds, alignment and races. The compiler calls the `__tsan_*` functions (-fsanitize=thread), which are these.
+#include "memory.h"
+
+#include <cstdio>
+
+extern "C" {  // of the linker: where this library lies
+extern char __ehdr_start __attribute__((visibility("hidden")));
+extern char _end __attribute__((visibility("hidden")));
+}
+
+namespace emulator {
+
+namespace {
+
+std::vector<Region> regions;
+Region* latest = nullptr;
+uintptr_t stack_begin = 0, stack_end = UINTPTR_MAX;  // outside fibers nothing is checked
+Moment now;
+uint64_t accesses_left;
+bool open_world;
+
+constexpr uint64_t ACCESS_LIMIT = 4'000'000'000;
+
+Region* find(uintptr_t address) {
+  if (latest && address >= latest->begin && address < latest->end) return latest;
+  for (Region& region : regions)
+    if (address >= region.begin && address < region.end) return latest = &region;
+  return nullptr;
+}
+
+const char* verb(Access access) { return access == Access::read ? "reads" : access == Access::write ? "writes" : "updates"; }
+
+[[noreturn]] void outside(uintptr_t address, size_t bytes, Access access) {
+  const Region* nearest = nullptr;
+  uintptr_t distance = 4096;
+  for (const Region& region : regions) {
+    uintptr_t apart = address >= region.end ? address - region.end : region.begin > address ? region.begin - address : 0;
+    if (apart < distance) nearest = &region, distance = apart;
+  }
+  if (!nearest) fault("%s %zu bytes at %p, which is nowhere near any argument", verb(access), bytes, reinterpret_cast<void*>(address));
+  fault("%s %zu bytes at byte %td of %s, which has %zu bytes", verb(access), bytes, static_cast<ptrdiff_t>(address - nearest->begin),
+        nearest->name.c_str(), static_cast<size_t>(nearest->end - nearest->begin));
+}
+
+// Whether a barrier lies between an earlier access and now.
+bool ordered(const Moment& before, bool many_threads, bool many_warps, bool many_blocks) {
+  if (many_blocks || before.block != now.block) return false;
+  if (before.block_epoch < now.block_epoch) return true;
+  if (many_warps || before.warp != now.warp) return false;
+  return before.warp_epoch < now.warp_epoch || (!many_threads && before.thread == now.thread);
+}
+
+[[noreturn]] void race(const Region& region, uintptr_t address, Access access, const Moment& other, const char* what) {
+  fault("%s byte %zu of %s, which thread %u of block number %u %s with no barrier in between", verb(access),
+        static_cast<size_t>(address - region.begin), region.name.c_str(), other.thread, other.block, what);
+}
+
+void note_read(Cell& cell, uint8_t bytes) {
+  bool fresh = !cell.read_bytes || (cell.read.block == now.block && cell.read.block_epoch < now.block_epoch && !cell.many_blocks);
+  if (fresh) {
+    cell.many_threads = cell.many_warps = cell.many_blocks = false;
+    cell.read_bytes = bytes;
+  } else {
+    cell.many_threads |= cell.read.thread != now.thread;
+    cell.many_warps |= cell.read.warp != now.warp;
+    cell.many_blocks |= cell.read.block != now.block;
+    cell.read_bytes |= bytes;
+  }
+  cell.read = now;
+}
+
+void touch(Region& region, uintptr_t address, Cell& cell, uint8_t bytes, Access access) {
+  bool both_atomic = access == Access::atomic && cell.atomic;
+  if ((cell.write_bytes & bytes) && !both_atomic && !ordered(cell.write, false, false, false)) race(region, address, access, cell.write, "wrote");
+  if (access == Access::read) return note_read(cell, bytes);
+  if ((cell.read_bytes & bytes) && !ordered(cell.read, cell.many_threads, cell.many_warps, cell.many_blocks))
+    race(region, address, access, cell.read, "read");
+  cell.write = now;
+  cell.write_bytes = bytes;
+  cell.atomic = access == Access::atomic;
+}
+
+bool in_image(uintptr_t address) {
+  return address >= reinterpret_cast<uintptr_t>(&__ehdr_start) && address < reinterpret_cast<uintptr_t>(&_end);
+}
+
+}  // namespace
+
+void add_region(const void* begin, size_t bytes, bool constant, bool shared, std::string name, bool races) {
+  uintptr_t start = reinterpret_cast<uintptr_t>(begin);
+  size_t cells = constant || !races ? 0 : (start + bytes + 3) / 4 - start / 4;
+  regions.push_back({start, start + bytes, constant, shared, std::move(name), std::vector<Cell>(cells)});
+  latest = nullptr;
+}
+
+void clear_regions(bool others_too) {
+  regions.clear();
+  open_world = others_too;
+  latest = nullptr;
+  accesses_left = ACCESS_LIMIT;
+}
+
+void forget_shared() {
+  for (Region& region : regions)
+    if (region.shared) region.cells.assign(region.cells.size(), Cell{});
+}
+
+void set_stack(uintptr_t begin, uintptr_t end) { stack_begin = begin, stack_end = end; }
+
+void set_moment(const Moment& moment) { now = moment; }
+
+void check(const void* pointer, size_t bytes, Access access) {
+  uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
+  if (address >= stack_begin && address < stack_end) return;
+  Region* region = find(address);
+  if (!region) {
+    if (open_world || in_image(address)) return;
+    outside(address, bytes, access);
+  }
+  if (address + bytes > region->end) outside(address, bytes, access);
+  if (bytes <= 16 && (bytes & (bytes - 1)) == 0 && address % bytes)
+    fault("%s %zu bytes at byte %zu of %s, which is not aligned", verb(access), bytes, static_cast<size_t>(address - region->begin), region->name.c_str());
+  if (!--accesses_left) fault("has not finished after %llu accesses", static_cast<unsigned long long>(ACCESS_LIMIT));
+  if (region->constant && access != Access::read) fault("writes to %s, which is constant", region->name.c_str());
+  if (region->cells.empty()) return;
+  for (uintptr_t at = address; at < address + bytes;) {
+    uintptr_t next = at / 4 * 4 + 4, end = next < address + bytes ? next : address + bytes;
+    uint8_t mask = static_cast<uint8_t>((0xF << at % 4) & (0xF >> (next - end)));
+    touch(*region, at, region->cells[at / 4 - region->begin / 4], mask, access);
+    at = end;
+  }
+}
+
+}  // namespace emulator
+
+#define HOOKS(SIZE)                                                                                                        \
+  void __tsan_read##SIZE(void* p) { emulator::check(p, SIZE, emulator::Access::read); }                                    \
+  void __tsan_write##SIZE(void* p) { emulator::check(p, SIZE, emulator::Access::write); }                                  \
+  void __tsan_unaligned_read##SIZE(void* p) { emulator::check(p, SIZE, emulator::Access::read); }                          \
+  void __tsan_unaligned_write##SIZE(void* p) { emulator::check(p, SIZE, emulator::Access::write); }                        \
+  void __tsan_volatile_read##SIZE(void* p) { emulator::check(p, SIZE, emulator::Access::read); }                           \
+  void __tsan_volatile_write##SIZE(void* p) { emulator::check(p, SIZE, emulator::Access::write); }                         \
+  void __tsan_unaligned_volatile_read##SIZE(void* p) { emulator::check(p, SIZE, emulator::Access::read); }                 \
+  void __tsan_unaligned_volatile_write##SIZE(void* p) { emulator::check(p, SIZE, emulator::Access::write); }
+
+extern "C" {
+HOOKS(1)
+HOOKS(2)
+HOOKS(4)
+HOOKS(8)
+HOOKS(16)
+void __tsan_read_range(void* p, size_t bytes) { emulator::check(p, bytes, emulator::Access::read); }
+void __tsan_write_range(void* p, size_t bytes) { emulator::check(p, bytes, emulator::Access::write); }
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+void __tsan_init() {}
+}

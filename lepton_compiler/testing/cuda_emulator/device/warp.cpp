@@ -1,0 +1,147 @@
+// Collectives of a warp that move and multiply matrices: the layouts are those of the PTX ISA, "Matrix fragments for mma".
+#include "warp.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace emulator {
+
+namespace {
+
+constexpr int WARP = 32;
+
+float narrow_to_float(uint16_t bits, Kind kind) { return kind == Kind::bf16 ? bfloat_to_float(bits) : half_to_float(bits); }
+
+float tf32(uint32_t bits) {
+  bits &= 0xFFFFE000u;  // the hardware ignores the low 13 bits
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+// Element number `k` of the packed registers of a row or column fragment.
+template <class T>
+T element(const uint32_t* registers, int k, Kind kind) {
+  if constexpr (sizeof(T) == 4 && std::is_floating_point_v<T>) {
+    if (kind == Kind::tf32) return tf32(registers[k]);
+    return narrow_to_float(static_cast<uint16_t>(registers[k / 2] >> (k % 2 * 16)), kind);
+  } else {
+    uint8_t byte = static_cast<uint8_t>(registers[k / 4] >> (k % 4 * 8));
+    return kind == Kind::u8 ? byte : static_cast<int8_t>(byte);
+  }
+}
+
+// d[16][8] = a[16][K] * b[K][8] + c, K * element size = 32 bytes: register r of lane l holds four bytes of row l / 4 (+ 8), column group l % 4.
+template <class T>
+void multiply(MatrixProduct** lanes) {
+  constexpr int MAX_K = 32;
+  Kind ka = lanes[0]->a_kind, kb = lanes[0]->b_kind;
+  int per_register = ka == Kind::tf32 ? 1 : ka == Kind::s8 || ka == Kind::u8 ? 4 : 2, depth = per_register * 8;
+  T a[16][MAX_K], b[8][MAX_K];
+  for (int lane = 0; lane < WARP; ++lane) {
+    int group = lane / 4, column = lane % 4 * per_register;
+    for (int r = 0; r < 4; ++r)
+      for (int k = 0; k < per_register; ++k) a[group + r % 2 * 8][column + r / 2 * per_register * 4 + k] = element<T>(lanes[lane]->a + r, k, ka);
+    for (int r = 0; r < 2; ++r)
+      for (int k = 0; k < per_register; ++k) b[group][column + r * per_register * 4 + k] = element<T>(lanes[lane]->b + r, k, kb);
+  }
+  for (int lane = 0; lane < WARP; ++lane) {
+    T* d = static_cast<T*>(lanes[lane]->d);
+    for (int r = 0; r < 4; ++r) {
+      int row = lane / 4 + r / 2 * 8, column = lane % 4 * 2 + r % 2;
+      T sum = 0;
+      for (int k = 0; k < depth; ++k) sum += a[row][k] * b[column][k];
+      d[r] += sum;
+    }
+  }
+}
+
+}  // namespace
+
+void multiply_matrices(void** slots) {
+  MatrixProduct** lanes = reinterpret_cast<MatrixProduct**>(slots);
+  ++statistics().matrix_products;
+  if (lanes[0]->a_kind == Kind::s8 || lanes[0]->a_kind == Kind::u8)
+    multiply<int32_t>(lanes);
+  else
+    multiply<float>(lanes);
+}
+
+namespace {
+
+// Row `row` of 16 narrow floats of a tile along k: eight rows are the descriptor's stride apart, and bits 4-6 of an address are exchanged by bits 7-9.
+void described_row(float (&values)[16], uint64_t descriptor, int row, Kind kind) {
+  if (descriptor >> 62 != 1) fault("multiplies a tile that does not have the 128-byte swizzle");
+  size_t start = (descriptor & 0x3FFF) << 4, stride = (descriptor >> 32 & 0x3FFF) << 4;
+  for (int chunk = 0; chunk < 2; ++chunk) {
+    size_t address = start + static_cast<size_t>(row / 8) * stride + static_cast<size_t>(row % 8) * 128 + static_cast<size_t>(chunk) * 16;
+    address ^= (address >> 7 & 7) << 4;
+    const char* from = static_cast<const char*>(dynamic_shared()) + address;
+    check(from, 16, Access::read);
+    uint16_t bits[8];
+    std::memcpy(bits, from, 16);
+    for (int i = 0; i < 8; ++i) values[chunk * 8 + i] = narrow_to_float(bits[i], kind);
+  }
+}
+
+}  // namespace
+
+void multiply_in_group(void** slots) {
+  GroupProduct** threads = reinterpret_cast<GroupProduct**>(slots);
+  const GroupProduct& shape = *threads[0];
+  float a[64][16], b[256][16];
+  for (int row = 0; row < 64; ++row) described_row(a[row], shape.a, row, shape.kind);
+  for (int column = 0; column < shape.columns; ++column) described_row(b[column], shape.b, column, shape.kind);
+  for (int thread = 0; thread < 4 * WARP; ++thread)
+    for (int i = 0; i < shape.columns / 2; ++i) {
+      int row = thread / WARP * 16 + thread % WARP / 4 + i % 4 / 2 * 8, column = i / 4 * 8 + thread % 4 * 2 + i % 2;
+      float sum = 0;
+      for (int k = 0; k < 16; ++k) sum += a[row][k] * b[column][k];
+      threads[thread]->d[i] += sum;
+    }
+  ++statistics().matrix_products;
+}
+
+// Matrix number i has its eight row addresses in lanes 8 i to 8 i + 7; lane l gets the elements 2 (l % 4), + 1 of row l / 4, or of column l / 4.
+void load_matrices(void** slots) {
+  MatrixLoad** lanes = reinterpret_cast<MatrixLoad**>(slots);
+  int count = lanes[0]->count;
+  for (int i = 0; i < count; ++i) {
+    uint16_t rows[8][8];
+    unsigned banks = 0;
+    for (int r = 0; r < 8; ++r) {
+      std::memcpy(rows[r], lanes[8 * i + r]->row, 16);
+      banks |= 1u << (reinterpret_cast<uintptr_t>(lanes[8 * i + r]->row) / 16 % 8);
+    }
+    ++statistics().matrix_loads;
+    statistics().matrix_load_conflicts += static_cast<uint64_t>(8 - __builtin_popcount(banks));
+    for (int lane = 0; lane < WARP; ++lane) {
+      int group = lane / 4, pair = lane % 4 * 2;
+      uint32_t low = lanes[0]->transposed ? rows[pair][group] : rows[group][pair];
+      uint32_t high = lanes[0]->transposed ? rows[pair + 1][group] : rows[group][pair + 1];
+      lanes[lane]->result[i] = low | high << 16;
+    }
+  }
+}
+
+void shuffle(void** slots) {
+  char before[WARP][8];
+  for (int lane = 0; lane < WARP; ++lane)
+    if (slots[lane]) std::memcpy(before[lane], static_cast<Shuffle*>(slots[lane])->value, static_cast<Shuffle*>(slots[lane])->bytes);
+  for (int lane = 0; lane < WARP; ++lane) {
+    Shuffle* s = static_cast<Shuffle*>(slots[lane]);
+    if (!s || s->source == lane) continue;
+    s->missing = !slots[s->source];
+    if (!s->missing) std::memcpy(s->value, before[s->source], s->bytes);
+  }
+}
+
+void vote(void** slots) {
+  unsigned bits = 0;
+  for (int lane = 0; lane < WARP; ++lane)
+    if (slots[lane] && static_cast<Vote*>(slots[lane])->value) bits |= 1u << lane;
+  for (int lane = 0; lane < WARP; ++lane)
+    if (slots[lane]) static_cast<Vote*>(slots[lane])->bits = bits;
+}
+
+}  // namespace emulator

@@ -1,0 +1,84 @@
+"""Layers in half precision: for machines that compute with it many times faster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lepton_compiler.ir.graph import Graph, Node, Value
+from lepton_compiler.ir.traverse import bodies
+from lepton_compiler.ir.types import FLOAT32, DType, dtype
+from lepton_compiler.ops.builder import Builder
+from lepton_compiler.ops.cast import Cast
+from lepton_compiler.pipeline import Pass, PassContext
+
+LOWERED = frozenset(
+    (
+        "Abs Add AveragePool BatchNormalization Clip Concat Conv ConvTranspose DepthToSpace Div Elu Erf Expand Gather Gelu Gemm GroupNormalization "
+        "HardSigmoid HardSwish InstanceNormalization LayerNormalization LeakyRelu MatMul Max MaxPool Min Mish Mul Neg PRelu Pad ReduceMax ReduceMean "
+        "ReduceMin Relu Reshape RMSNormalization Selu Sigmoid Slice Softmax Softplus SpaceToDepth Split Squeeze Sub Sum Swish Tanh Tile Transpose "
+        "Unsqueeze Where"
+    ).split()
+)
+"""Operators whose results stay near their operands in size, or are bounded. Sums over many elements inside of them are float32 in kernels."""
+LARGEST = {"float16": 65504.0}
+"""Numbers that a type does not hold are infinite in it."""
+
+
+@dataclass(frozen=True)
+class LowerPrecision(Pass):
+    """Conv(x, w)  -->  Cast(Conv(Cast(x, to=float16), float16 w), to=float32); conversions there and back then fall away
+
+    Inputs and outputs of the graph keep their types. What sums without bound, powers, exponentials and recurrent layers stay in float32.
+
+    Attributes:
+        to: the type, `float16` or `bfloat16`.
+    """
+
+    to: str = "float16"
+
+    def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
+        kind = dtype(self.to)
+        for part in list(bodies(graph)):
+            for node in part.nodes:
+                if node.op.name in LOWERED and _is_float32(node) and _fits(node, LARGEST.get(self.to, np.inf)):
+                    _lower(node, kind)
+
+
+def _is_float32(node: Node) -> bool:
+    """Whether all real operands and results are float32, and there are some."""
+    real = [v.type.dtype for v in (*node.present_inputs, *node.outputs) if v.type.dtype.is_float]
+    return (
+        bool(real)
+        and all(kind == FLOAT32 for kind in real)
+        and any(v.type.dtype == FLOAT32 and not v.is_constant for v in node.present_inputs)
+    )
+
+
+def _fits(node: Node, largest: float) -> bool:
+    """Whether all constants among the operands can be told in the type."""
+    constants = [v.numpy() for v in node.present_inputs if v.tensor is not None and v.type.dtype == FLOAT32]
+    return all(a.size == 0 or bool(np.all(np.abs(a[np.isfinite(a)]) <= largest)) for a in constants)
+
+
+def _lower(node: Node, kind: DType) -> None:
+    graph = node.graph
+    b = Builder(graph, before=node, loc=node.loc.by("lower-precision"))
+    operands: list[Value | None] = []
+    for value in node.inputs:
+        if value is None or value.type.dtype != FLOAT32:
+            operands.append(value)
+        elif value.tensor is not None:
+            operands.append(b.constant(value.numpy().astype(kind.numpy), name=value.name))
+        else:
+            operands.append(b(Cast(to=kind), value))
+    made: Any = b.node(node.op, operands)
+    for old, new in zip(node.outputs, made.outputs, strict=True):
+        result = b(Cast(to=FLOAT32), new) if new.type.dtype == kind else new
+        name = old.name
+        graph.replace_all_uses(old, result)
+        graph.rename(old, graph.fresh_name(name))
+        graph.rename(result, name)
+    graph.remove(node)
