@@ -37,10 +37,11 @@ def quantize_before_moving(b: Builder, node: Node) -> Replacement:
 
 def _repeats(node: Node) -> bool:
     """Whether a node only repeats elements of its operand: what is done with each is done before with fewer of them."""
-    x, y = node.present_inputs[0], node.output
-    nearest = isinstance(node.op, Resize) and node.op.mode == "nearest" and len(node.present_inputs) == 1
-    whole = nearest and node.op.coordinate_transformation_mode != "tf_crop_and_resize"  # type: ignore[attr-defined]
-    return whole and x.type.is_static and y.type.is_static and y.type.size >= x.type.size
+    op = node.op
+    if not isinstance(op, Resize) or op.mode != "nearest" or op.coordinate_transformation_mode == "tf_crop_and_resize":
+        return False
+    x, y = node.present_inputs[0].type, node.output.type
+    return len(node.present_inputs) == 1 and x.is_static and y.is_static and y.size >= x.size
 
 
 @simplifies("QuantizeLinear")
