@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -36,6 +36,8 @@ class LowerPrecision(Pass):
     Attributes:
         to: the type, `float16` or `bfloat16`.
     """
+
+    approximate: ClassVar[bool] = True
 
     to: str = "float16"
 
