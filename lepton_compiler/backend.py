@@ -90,7 +90,7 @@ class Backend(Protocol):
         ...
 
 
-BACKENDS = {"cuda": "lepton_compiler.backends.cuda", "tvm": "lepton_compiler.backends.tvm"}
+BACKENDS = {"cuda": "lepton_compiler.backends.tvm.cuda", "tvm": "lepton_compiler.backends.tvm"}
 """Backends that turn a graph into native code; those that write exchange formats have their own functions."""
 
 registry = Registry("backend", BACKENDS, "lepton.backends")

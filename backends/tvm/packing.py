@@ -112,7 +112,7 @@ def _in_nibbles(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def pack_filters(w: npt.NDArray[Any], channels_last: int) -> npt.NDArray[Any]:
-    """`[OC, IC, taps...]` to `[OC, depth]`, depth being (taps, IC) or (IC, taps) and a multiple of 16 bytes: see `backends.cuda.tensor_cores`."""
+    """`[OC, IC, taps...]` to `[OC, depth]`, depth being (taps, IC) or (IC, taps) and a multiple of 16 bytes: see `backends.tvm.cuda.tensor_cores`."""
     order = (0, *range(2, w.ndim), 1) if channels_last else tuple(range(w.ndim))
     rows = w.transpose(order).reshape(w.shape[0], -1)
     unit = max(1, 16 // w.itemsize)

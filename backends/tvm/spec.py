@@ -91,12 +91,15 @@ class KernelSpec:
 
 @cache
 def _version(backend: str) -> str:
-    """Hash of the sources that make kernels and of TVM's version: a changed schedule never meets an old object."""
+    """Hash of the sources that make kernels and of TVM's version: a changed schedule never meets an old object.
+
+    What makes kernels for GPUs counts for those only.
+    """
     from importlib.metadata import version
 
     digest, here = hashlib.sha256(version("apache-tvm").encode()), Path(__file__).parent
-    for folder in dict.fromkeys((here, here.parent / backend)):
-        for path in sorted(folder.rglob("*.py")):
+    for path in sorted(here.rglob("*.py")):
+        if backend == "cuda" or here / "cuda" not in path.parents:
             digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -1,0 +1,61 @@
+"""One kernel as CUDA C: what the worker process does for this backend."""
+
+from __future__ import annotations
+
+from tvm import tirx
+
+from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
+from lepton_compiler.backends.tvm.cuda.generate.kernel import generate
+from lepton_compiler.backends.tvm.cuda.products.anchors import Anchor, find_anchor
+from lepton_compiler.backends.tvm.cuda.products.choose import choose_tile
+from lepton_compiler.backends.tvm.cuda.products.generated import arithmetic_of, generated_product, generated_types
+from lepton_compiler.backends.tvm.cuda.products.tiled import tiled_product
+from lepton_compiler.backends.tvm.cuda.rules import RULES
+from lepton_compiler.backends.tvm.kernels import Kernel, KernelParameter, PackedWeight
+from lepton_compiler.backends.tvm.lower import lower
+from lepton_compiler.backends.tvm.lower.procedure import parallel_from
+from lepton_compiler.backends.tvm.lower.scalar import native_functions
+from lepton_compiler.backends.tvm.spec import KernelSpec
+from lepton_compiler.backends.tvm.worker import symbol_of
+from lepton_compiler.errors import UnsupportedError
+from lepton_compiler.target import Target
+
+
+def compile_spec(key: str, spec: KernelSpec, target: Target) -> Kernel:
+    """Lower one kernel and write its text.
+
+    Raises:
+        LeptonError: a rule refuses the form of its operator, or something has no text.
+    """
+    symbol, where = symbol_of(spec, target), f"kernel {spec.label}"
+    with native_functions(), parallel_from(1):
+        anchor = find_anchor(spec, generated_types(target.gpus))
+        text, parameters = _from_stages(spec, target, symbol, where) if anchor is None else _product(anchor, spec, target, symbol, where)
+    parameters += [KernelParameter("workspace", len(parameters) + k, kind) for k, kind in enumerate(text.spaces)]
+    return Kernel(symbol, text.text.encode(), tuple(parameters), (), tuple(text.launches), tuple(text.notes))
+
+
+def _product(anchor: Anchor, spec: KernelSpec, target: Target, symbol: str, where: str) -> tuple[KernelText, list[KernelParameter]]:
+    """The kernel of a matrix product or a convolution, in tiles."""
+    text = KernelText(symbol, where, list(anchor.buffers), True)
+    if anchor.product.problem is not None:
+        generated_product(text, anchor, arithmetic_of(anchor, target.extensions, target.gpus), target.gpus)
+        return text, anchor.parameters
+    tile, product, partial = choose_tile(anchor.product, target.gpus), anchor.product, None
+    if tile.parts > 1:
+        partial = tirx.decl_buffer((tile.parts, product.batch * product.rows * product.columns), "float32", "partial", layout=None)
+        text.space(partial)
+    tiled_product(text, product, tile, anchor.output, partial)
+    return text, anchor.parameters
+
+
+def _from_stages(spec: KernelSpec, target: Target, symbol: str, where: str) -> tuple[KernelText, list[KernelParameter]]:
+    """Any other kernel, from its stages."""
+    lowered = lower(spec, target, RULES)
+    text = generate(lowered.function, symbol, where)
+    if any(p.kind == "scratch" for p in lowered.parameters):
+        raise UnsupportedError(f"{spec.label}: memory of each thread's own is not there on a GPU", hint="report the model")
+    return text, [
+        KernelParameter(p.kind, p.index, p.type, PackedWeight(p.packed.function, p.packed.arguments) if p.packed else None, p.table)
+        for p in lowered.parameters
+    ]

@@ -1,0 +1,222 @@
+"""Chains of stages that work row by row: softmax, normalisation, reductions along the innermost axis, in one pass.
+
+A warp, or a whole block of threads, has a row. Each thread reduces every so many elements of it, then partial results are combined by
+shuffles, always in the same order, so that results are the same bits in every run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import tirx
+from tvm.ir import Call
+from tvm.ir.expr import TensorLoad
+
+from lepton_compiler.backends.tvm import outline
+from lepton_compiler.backends.tvm.c99.expressions import bare, element_kind
+from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
+from lepton_compiler.backends.tvm.cuda.generate.stages import loads
+from lepton_compiler.backends.tvm.cuda.text.writer import Axis, Block, DeviceWriter
+
+WARP = 32
+SHORT = 16
+"""Elements of a row below which a thread has it alone."""
+PER_THREAD = 4
+"""Elements that each thread of a row has at least."""
+ROWS_PER_BLOCK = 4
+"""Rows of a block, where a warp has one."""
+MOST_THREADS = 1024
+FEW = 64
+"""Rows that are too few for a GPU, if they are long."""
+LONG = 1 << 14
+"""Elements of a row that take long, even for a whole block of threads."""
+PART = 1 << 12
+"""Elements of a part of such a row."""
+MOST_PARTS = 256
+COMBINED = (tirx.Add, tirx.Mul, tirx.Max, tirx.Min)
+
+
+def fits_rows(stages: Sequence[Block], shared: int, along: frozenset[str]) -> bool:
+    """Whether stages can be one pass over rows: all reductions give one number per row and run along it."""
+    reductions = [s for s in stages if s.initial is not None]
+    if not reductions or any(s.name not in along or _inner(s, shared) > 1 or combiner(s) is None for s in reductions):
+        return False
+    return max(s.depth for s in reductions) >= SHORT and all(s.size for s in stages)
+
+
+def fills_gpu(stages: Sequence[Block], shared: int) -> bool:
+    """Whether rows are many, or short: few long ones are better shared among blocks of threads, a stage at a time."""
+    rows = math.prod(a.extent for a in stages[0].spatial[:shared])
+    return rows >= FEW or max(max(s.depth, _inner(s, shared)) for s in stages) <= LONG
+
+
+def row_reduction(kernel: KernelText, stage: Block) -> None:
+    """Add the functions of a reduction along rows whose result is stored: each row is cut in parts where there are few of them."""
+    parts = min(MOST_PARTS, -(-stage.depth // PART)) if stage.size < FEW and stage.depth > LONG else 1
+    if parts == 1:
+        row_stage(kernel, [stage], len(stage.spatial))
+        return
+    chunk = -(-stage.depth // parts)
+    partial = tirx.decl_buffer((stage.size, parts), str(stage.target.dtype), f"{stage.name}_parts", layout=None)
+    kernel.space(partial)
+    writer = kernel.writer()
+    row = tirx.Var("row", "int32")
+    writer.range(row, stage.size, "row")
+    writer.unravel(stage.spatial, row)
+    lanes = MOST_THREADS // 4
+    place, target = f"{writer.buffers[hash(partial)]}[row * {parts} + blockIdx.x]", writer.buffers[hash(partial)]
+    writer.written.add(target)
+    _Row(writer, lanes).reduce(stage, (f"blockIdx.x * {chunk}", f"min((int32_t)(blockIdx.x + 1) * {chunk}, {stage.depth})"), place)
+    opening = ["  const int32_t lane = threadIdx.x;", "  const int32_t row = blockIdx.y;", f"  __shared__ double lepton_parts[{WARP}];"]
+    kernel.add(writer, (parts, stage.size, 1), (lanes, 1, 1), opening)
+    part, self_load = tirx.Var("part", "int32"), tirx.BufferLoad(stage.target, list(stage.index))
+    rows = list(stage.index) if stage.index else []
+    flat = _flat(rows, [int(e) for e in stage.target.shape])
+    value = combiner(stage)(self_load, tirx.BufferLoad(partial, [flat, part]))
+    total = Block(stage.name, stage.spatial, (Axis(part, parts),), stage.target, stage.index, value, stage.initial)
+    row_stage(kernel, [total], len(stage.spatial))
+
+
+def _flat(index: Sequence[Any], shape: Sequence[int]) -> Any:
+    position: Any = tirx.const(0, "int32")
+    for at, extent in zip(index, shape, strict=True):
+        position = position * extent + at
+    return position
+
+
+def row_stage(kernel: KernelText, stages: Sequence[Block], shared: int) -> None:
+    """Add the function of a chain of stages with `shared` leading axes in common."""
+    outer = stages[0].spatial[:shared]
+    rows = math.prod(a.extent for a in outer)
+    length = max(max(s.depth, _inner(s, shared)) for s in stages)
+    lanes = lanes_for(length, rows)
+    several = ROWS_PER_BLOCK if lanes == WARP else 1
+    writer = kernel.writer()
+    row = tirx.Var("row", "int32")
+    for k, stage in enumerate(stages):
+        writer.range(row, rows, "row")
+        writer.unravel(stage.spatial[:shared], row)
+        _Row(writer, lanes).write(stage, shared)
+        if stage.initial is None and any(loads(later, stage.target) for later in stages[k + 1 :]):
+            writer.emit("__syncthreads();" if lanes > WARP else "__syncwarp();")
+    position = f"blockIdx.x * {several} + threadIdx.y" if several > 1 else "blockIdx.x"
+    opening = ["  const int32_t lane = threadIdx.x;", f"  const int32_t row = {position};"]
+    if rows % several:
+        opening.append(f"  if (row >= {rows}) return;")
+    if any("lepton_parts" in line for line in writer.lines):
+        opening.append(f"  __shared__ double lepton_parts[{WARP}];")
+    kernel.add(writer, (-(-rows // several), 1, 1), (lanes, several, 1), opening)
+
+
+def lanes_for(length: int, rows: int) -> int:
+    """Threads of a row: a warp where there are many short rows, else as many as have a few elements each."""
+    if length <= 1024 and rows >= 64:
+        return WARP
+    lanes = WARP
+    while lanes < MOST_THREADS and lanes * PER_THREAD < length:
+        lanes *= 2
+    return lanes
+
+
+def _inner(stage: Block, shared: int) -> int:
+    return math.prod(a.extent for a in stage.spatial[shared:])
+
+
+def combiner(block: Block) -> Any:
+    """A function of two variables that combines partial results of a reduction; None where it is no operation of two numbers."""
+    value = block.value
+    if isinstance(value, COMBINED) and _is_self(value.a, block) != _is_self(value.b, block):
+        return lambda a, b: type(value)(a, b)
+    two = isinstance(value, Call) and outline.is_outlined(value) and len(value.args) == 2
+    if two and _is_self(value.args[0], block) != _is_self(value.args[1], block):
+        return lambda a, b: Call(value.op, [a, b], ret_ty=value.ty)
+    return None
+
+
+def _is_self(x: Any, block: Block) -> bool:
+    return isinstance(x, TensorLoad) and hash(x.source) == hash(block.target)
+
+
+class _Row:
+    """Writes the stages of one row."""
+
+    def __init__(self, writer: DeviceWriter, lanes: int) -> None:
+        self.writer, self.lanes = writer, lanes
+
+    def write(self, stage: Block, shared: int) -> None:
+        """One stage, whose leading axes are known."""
+        if stage.initial is not None:
+            for axis in stage.spatial[shared:]:
+                self.writer.equate(axis.variable, tirx.const(0, "int32"))
+            self.reduce(stage)
+        else:
+            self.spread(stage.spatial[shared:], lambda: self.store(stage, self.writer.value(stage.value)))
+
+    def spread(self, axes: Sequence[Axis], body: Any, bounds: tuple[str, str] | None = None) -> None:
+        """A loop over `axes`, or a part of it, of which each thread has every so many iterations."""
+        writer, extent = self.writer, math.prod(a.extent for a in axes)
+        if extent == 0:
+            return
+        name = writer.name("j")
+        at = tirx.Var("j", "int32")
+        writer.range(at, extent, name)
+        first, end = ("lane", str(extent)) if bounds is None else (f"{bounds[0]} + lane", bounds[1])
+        writer.emit(f"for (int32_t {name} = {first}; {name} < {end}; {name} += {self.lanes}) {{")
+
+        def turn() -> None:
+            writer.unravel(axes, at)
+            body()
+
+        lines, _ = writer.block(turn)
+        writer.lines += lines
+        writer.emit("}")
+
+    def reduce(self, stage: Block, bounds: tuple[str, str] | None = None, place: str = "") -> None:
+        """The result of a reduction, or of a part of it, in a variable of every thread; it is stored at `place`, or as a parameter."""
+        writer = self.writer
+        name = writer.start(stage)
+        with writer.reducing(stage, name):
+            self.spread(stage.reduced, lambda: writer.emit(f"{name} = {bare(writer.value(stage.value))};"), bounds)
+        self.combine(stage, name)
+        if place or hash(stage.target) in writer.buffers:
+            writer.emit("if (lane == 0) {")
+            lines, _ = writer.block(lambda: writer.emit(f"{place} = {name};") if place else self.store(stage, name))
+            writer.lines += lines
+            writer.emit("}")
+        writer.registers[hash(stage.target)] = name
+
+    def combine(self, stage: Block, name: str) -> None:
+        """Combine what the threads of a row have; each gets the result."""
+        self.shuffle(stage, name, min(self.lanes, WARP))
+        if self.lanes == WARP:
+            return
+        writer, kind = self.writer, self.writer.type(stage.value)
+        warps = self.lanes // WARP
+        parts = f"(({kind} *)lepton_parts)"
+        assert stage.initial is not None
+        writer.emit(f"if ((lane & {WARP - 1}) == 0) {parts}[lane >> 5] = {name};")
+        writer.emit("__syncthreads();")
+        writer.emit(f"{name} = (lane & {WARP - 1}) < {warps} ? {parts}[lane & {WARP - 1}] : {bare(writer.value(stage.initial))};")
+        self.shuffle(stage, name, WARP)
+        writer.emit("__syncthreads();")
+
+    def shuffle(self, stage: Block, name: str, width: int) -> None:
+        """Combine the values of `width` neighbouring lanes."""
+        writer, kind = self.writer, element_kind(stage.value)
+        function = writer.support.shuffle(kind)
+        mine, other = tirx.Var(name, kind), tirx.Var("other", kind)
+        writer.names[hash(mine)], writer.names[hash(other)] = name, "other"
+        combined = bare(writer.value(combiner(stage)(mine, other)))
+        writer.emit("#pragma unroll")
+        writer.emit(f"for (int mask = {width // 2}; mask > 0; mask >>= 1) {{")
+        writer.emit(f"  const {writer.type(stage.value)} other = {function}({name}, mask);")
+        writer.emit(f"  {name} = {combined};")
+        writer.emit("}")
+
+    def store(self, stage: Block, value: str) -> None:
+        """Assign the element of a stage whose variables are known."""
+        name = self.writer.buffers[hash(stage.target)]
+        self.writer.written.add(name)
+        self.writer.emit(f"{self.writer.element(stage.target, stage.index)} = {bare(value)};")

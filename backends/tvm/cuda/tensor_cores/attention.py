@@ -1,0 +1,198 @@
+"""CUDA C for attention: scores, softmax and weighted sums in one kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lepton_compiler.backends.tvm.cuda.tensor_cores.device import Device
+from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import BYTES, Element, Epilogue, Launch, Matrix, Plan
+from lepton_compiler.backends.tvm.cuda.tensor_cores.sources import Source, matrix_source
+from lepton_compiler.errors import UnsupportedError
+
+LARGEST_HEAD = {"float16": 256, "bfloat16": 256, "float32": 128}
+"""Elements of a key or a value, by what is multiplied: registers and shared memory hold no more."""
+WARPS = (4, 2, 1)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Queries, keys or values: vectors of contiguous elements.
+
+    Attributes:
+        pointer: the kernel's parameter, aligned to 16 bytes.
+        batch, head, row: elements from one to the next.
+    """
+
+    pointer: str
+    batch: int
+    head: int
+    row: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """out[b][h][q] = sum over keys of softmax(score(scale * query . key)) * value; a query that sees no key gives zeros.
+
+    The epilogue takes the batch `b * heads + h`, `m` = query and `n` = element of the value.
+
+    Attributes:
+        element: of all operands: float32, float16 or bfloat16; the latter two are multiplied on tensor cores.
+        kv_heads: heads of keys and values; `heads / kv_heads` neighbouring heads of queries share one.
+        head, value_head: elements of a key, and of a value.
+        causal: a query sees keys up to its own number plus this; None where it sees all.
+        score: whether the epilogue's helpers have `float SYMBOL_score(<all pointers>, int batch, int q, int k, float score)`, which masks and caps:
+            minus infinity for what is not seen.
+    """
+
+    query: Rows
+    key: Rows
+    value: Rows
+    element: Element
+    batch: int
+    heads: int
+    kv_heads: int
+    queries: int
+    keys: int
+    head: int
+    value_head: int
+    scale: float
+    causal: int | None = None
+    score: bool = False
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How the work is cut.
+
+    Attributes:
+        rows: queries of a warp.
+        warps: of a block.
+        splits: warps that share their queries and take turns at the keys; 1, or all of them.
+        keys: of a tile.
+    """
+
+    rows: int
+    warps: int
+    splits: int
+    keys: int
+
+    @property
+    def queries(self) -> int:
+        """Of a block."""
+        return self.warps // self.splits * self.rows
+
+
+def generate_attention(symbol: str, attention: Attention, epilogue: Epilogue, device: Device) -> Plan:
+    """One kernel, called `symbol`.
+
+    Raises:
+        UnsupportedError: heads are larger than `LARGEST_HEAD`.
+    """
+    most = LARGEST_HEAD[attention.element]
+    if max(attention.head, attention.value_head) > most:
+        raise UnsupportedError(f"attention of {attention.element} with heads of more than {most} elements does not fit one kernel")
+    blocks = next(b for b in _choices(attention, device) if shared_bytes(attention, b) <= device.shared_per_block)
+    launch = Launch(
+        symbol,
+        (math.ceil(attention.queries / blocks.queries) * attention.batch * attention.heads, 1, 1),
+        (blocks.warps * 32, 1, 1),
+        epilogue.arguments,
+        shared_bytes(attention, blocks),
+    )
+    return Plan(f"{epilogue.helpers}\n{_kernel(symbol, attention, epilogue, blocks)}", (launch,))
+
+
+def _choices(attention: Attention, device: Device) -> Iterator[Blocks]:
+    """Best first: the most warps of a block with which all multiprocessors have one; where there are too few queries, warps share them."""
+    narrow = attention.element != "float32"
+    largest = max(_rounded(attention.head), _rounded(attention.value_head))
+    keys = 64 if narrow and largest <= 128 else 32
+
+    def count(rows: int) -> int:
+        return math.ceil(attention.queries / rows) * attention.batch * attention.heads
+
+    for warps in WARPS:
+        rows = 16 if narrow else 32
+        if count(warps * rows) >= device.processors:
+            yield Blocks(rows, warps, 1, keys)
+    for warps in WARPS[:-1]:
+        if attention.keys >= warps * keys:
+            yield Blocks(16, warps, warps, keys // 2)
+    yield Blocks(16, 1, 1, keys)
+    yield Blocks(16, 1, 1, keys // 2)
+
+
+def shared_bytes(attention: Attention, blocks: Blocks) -> int:
+    """Dynamic shared memory: the queries, two tiles of keys and values, in fp32 the weights; or sums on their way from warp to warp."""
+    head, width = _rounded(attention.head), _rounded(attention.value_head)
+    size = BYTES[attention.element]
+    tiles = (blocks.queries * head + 2 * blocks.splits * blocks.keys * (head + width)) * size
+    weights = 0 if size < 4 else blocks.warps * blocks.rows * (blocks.keys + 4) * 4
+    sums = blocks.splits * (blocks.rows * width + 2 * blocks.rows * 4) * 4 if blocks.splits > 1 else 0
+    return max(tiles + weights, sums)
+
+
+def _rounded(size: int) -> int:
+    """Elements of a vector in shared memory: a power of two, so that chunks can be exchanged."""
+    return max(32, 1 << (size - 1).bit_length())
+
+
+def _tiles(attention: Attention, blocks: Blocks) -> list[tuple[str, Source, str]]:
+    """Name, source and C++ type of the tiles of queries, keys and values."""
+    a = attention
+    shared = (a.batch, a.kv_heads, a.heads // a.kv_heads)
+    threads = blocks.warps * 32
+    own = 32 if blocks.splits > 1 else threads
+
+    def matrix(rows: Rows, batch: tuple[int, ...]) -> Matrix:
+        return Matrix(rows.pointer, a.element, rows.row, 1, batch)
+
+    q = matrix_source(matrix(a.query, (a.query.batch, a.query.head)), a.queries, a.head, a.query.row, 1, (a.batch, a.heads))
+    k = matrix_source(matrix(a.key, (a.key.batch, a.key.head, 0)), a.keys, a.head, a.key.row, 1, shared)
+    v = matrix_source(matrix(a.value, (a.value.batch, a.value.head, 0)), a.value_head, a.keys, 1, a.value.row, shared, along_k=False)
+    return [
+        ("Q", q, q.tile(blocks.queries, _rounded(a.head), threads)),
+        ("K", k, k.tile(blocks.keys, _rounded(a.head), own)),
+        ("V", v, v.tile(_rounded(a.value_head), blocks.keys, own)),
+    ]
+
+
+def _call(attention: Attention, blocks: Blocks) -> str:
+    """The function of the library, with its sizes."""
+    a = attention
+    kind = f"in_fp32<{blocks.rows // 8}, "
+    if a.element != "float32":
+        kind = f"on_tensor_cores<lepton::Arithmetic::{'f16' if a.element == 'float16' else 'bf16'}, "
+    sizes = f"{blocks.warps}, {blocks.splits}, {blocks.keys}, {_rounded(a.head)}, {_rounded(a.value_head)}, {a.head}, {a.queries}, {a.keys}"
+    return f"lepton::attend_{kind}{sizes}, {'false' if a.causal is None else 'true'}, {a.causal or 0}, Q, K, V>"
+
+
+def _kernel(symbol: str, attention: Attention, epilogue: Epilogue, blocks: Blocks) -> str:
+    a, names = attention, ", ".join(epilogue.arguments)
+    per_head = math.ceil(a.queries / blocks.queries)
+    vector = math.gcd(a.value_head, min(2 if a.element != "float32" else 4, 16 // epilogue.size)) if epilogue.rows else 1
+    scaled = f"lepton_sum * {a.scale!r}f"
+    score = f"{epilogue.symbol}_score({names}, lepton_batch, lepton_q, lepton_k, {scaled})" if a.score else scaled
+    tiles = _tiles(attention, blocks)
+    origins = ", ".join(f"{name}::Origin{source.value}" for name, source, _ in tiles)
+    indices = "int lepton_batch, int lepton_m, int lepton_n"
+    lines = [
+        f'extern "C" __global__ void __launch_bounds__({blocks.warps * 32}) {symbol}({epilogue.parameters}) {{',
+        *(f"  {p} = static_cast<decltype({p})>(__builtin_assume_aligned({p}, 16));" for p in epilogue.arguments),
+        "  extern __shared__ __align__(1024) char lepton_tiles[];",
+        f"  int lepton_batch = blockIdx.x / {per_head}, lepton_first = blockIdx.x % {per_head} * {blocks.queries};",
+        *(f"  using {name} = {type};" for name, _, type in tiles),
+        f"  auto lepton_score = [&](int lepton_q, int lepton_k, float lepton_sum) {{ return {score}; }};",
+        f"  auto lepton_value = [&]({indices}, float lepton_sum) {{",
+        f"    return {epilogue.symbol}_value({names}, lepton_batch, lepton_m, lepton_n, lepton_sum);",
+        "  };",
+        f"  auto lepton_place = [&]({indices}) {{ return {epilogue.symbol}_place({names}, lepton_batch, lepton_m, lepton_n); }};",
+        f"  lepton::Finished<{epilogue.type}, {a.queries}, {a.value_head}, {vector}, decltype(lepton_value), decltype(lepton_place)> "
+        f"lepton_store{{{epilogue.output}, lepton_batch, lepton_value, lepton_place}};",
+        f"  {_call(a, blocks)}({origins}, lepton_tiles, lepton_first, lepton_score, lepton_store);",
+        "}",
+        "",
+    ]
+    return "\n".join(lines)

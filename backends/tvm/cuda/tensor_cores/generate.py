@@ -1,0 +1,228 @@
+"""CUDA C for products: one kernel, or two where blocks share sums."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lepton_compiler.backends.tvm.cuda.tensor_cores.device import Device
+from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
+    BYTES,
+    Arithmetic,
+    Convolution,
+    Element,
+    Epilogue,
+    Gemm,
+    Launch,
+    Matrix,
+    Plan,
+)
+from lepton_compiler.backends.tvm.cuda.tensor_cores.sources import Source, matrix_source, windows_source
+from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, candidates, choose, seconds, shared_bytes
+
+FINISH_THREADS = 256
+
+
+@dataclass(frozen=True)
+class Product:
+    """A problem made of two sources."""
+
+    shape: Shape
+    a: Source
+    b: Source
+    kind: str
+    sum: str
+
+
+def generate(symbol: str, problem: Gemm | Convolution, epilogue: Epilogue, device: Device, tiling: Tiling | None = None) -> Plan:
+    """Kernels for a problem; their names begin with `symbol`.
+
+    Args:
+        tiling: instead of the one that the model of the device finds best.
+    """
+    product = gemm_product(problem) if isinstance(problem, Gemm) else convolution_product(problem, symbol)
+    chosen = choose(product.shape, device)[0] if tiling is None else tiling
+    split = chosen.splits > 1
+    texts = [product.a.declarations, product.b.declarations, epilogue.helpers, _main(symbol, product, chosen, epilogue)]
+    shape = product.shape
+    arguments = (*epilogue.arguments, "workspace") if split else epilogue.arguments
+    tiles = math.ceil(shape.m / chosen.block_m) * math.ceil(shape.n / chosen.block_n)
+    shared = shared_bytes(shape, chosen)
+    launches = [Launch(symbol, (tiles * shape.batch, chosen.splits, 1), (chosen.threads, 1, 1), arguments, shared)]
+    if split:
+        vector = _power(shape.n, 4)
+        blocks = math.ceil(shape.m * shape.n / (vector * FINISH_THREADS))
+        texts.append(_finish(symbol, product, chosen, epilogue, vector))
+        launches.append(Launch(f"{symbol}_finish", (blocks, shape.batch, 1), (FINISH_THREADS, 1, 1), arguments))
+    workspace = chosen.splits * shape.batch * shape.m * shape.n * 4 if split else 0
+    return Plan("\n".join(text for text in texts if text), tuple(launches), workspace, seconds(product.shape, chosen, device))
+
+
+def alternatives(symbol: str, problem: Gemm | Convolution, device: Device, count: int) -> list[Tiling]:
+    """The tilings that the model finds best, best first: what is worth measuring where there is a GPU."""
+    shape = (gemm_product(problem) if isinstance(problem, Gemm) else convolution_product(problem, symbol)).shape
+    return sorted(candidates(shape, device, split=True), key=lambda t: seconds(shape, t, device))[:count]
+
+
+def gemm_product(gemm: Gemm) -> Product:
+    """The sources of a matrix product."""
+    a = matrix_source(gemm.a, gemm.m, gemm.k, gemm.a.row, gemm.a.column, gemm.batch)
+    b = matrix_source(gemm.b, gemm.n, gemm.k, gemm.b.column, gemm.b.row, gemm.batch)
+    batch, size = math.prod(gemm.batch), BYTES[gemm.a.element]
+    once = [math.prod(c for c, s in zip(gemm.batch, m.batch, strict=True) if s) for m in (gemm.a, gemm.b)]
+    moved = (once[0] * gemm.m + once[1] * gemm.n) * gemm.k * size + batch * gemm.m * gemm.n * size
+    groupable = _groupable(gemm.arithmetic, a, b)
+    shape = Shape(batch, gemm.m, gemm.n, gemm.k, gemm.arithmetic, size, moved, a.along_k, groupable)
+    return Product(shape, a, b, *_arithmetic(gemm.arithmetic, gemm.a.element, gemm.b.element))
+
+
+def convolution_product(conv: Convolution, symbol: str) -> Product:
+    """The sources of a convolution: windows x weights where channels come last, weights x windows where they come first."""
+    outs, pixels = conv.out_channels // conv.groups, conv.out_height * conv.out_width
+    windows, size, depth = windows_source(conv, symbol), BYTES[conv.element], conv.depth
+    moved = size * (conv.images * (conv.channels * conv.height * conv.width + conv.out_channels * pixels) + conv.out_channels * depth)
+    if conv.channels_last:
+        padded = packed_depth(conv)
+        weights = Matrix(conv.weight, conv.weight_element, 1, padded, (outs * padded,))
+        b = matrix_source(weights, outs, depth if padded == depth else padded, padded, 1, (conv.groups,))
+        shape = Shape(
+            conv.groups, conv.images * pixels, outs, depth, conv.arithmetic, size, moved, groupable=_groupable(conv.arithmetic, windows, b)
+        )
+        return Product(shape, windows, b, *_arithmetic(conv.arithmetic, conv.element, conv.weight_element))
+    batch = (conv.images, conv.groups)
+    padded = packed_depth(conv)
+    a = matrix_source(Matrix(conv.weight, conv.weight_element, padded, 1, (0, outs * padded)), outs, padded, padded, 1, batch)
+    shape = Shape(math.prod(batch), outs, pixels, depth, conv.arithmetic, size, moved, a.along_k)
+    return Product(shape, a, _whole_rows(conv, windows), *_arithmetic(conv.arithmetic, conv.weight_element, conv.element))
+
+
+def _groupable(arithmetic: Arithmetic, a: Source, b: Source) -> bool:
+    return arithmetic in ("float16", "bfloat16") and a.along_k and b.along_k
+
+
+def _whole_rows(conv: Convolution, windows: Source) -> Source:
+    """Where windows are single pixels, next to each other, an image is a plain matrix, which is copied in vectors."""
+    if conv.kernel != (1, 1) or conv.strides != (1, 1) or any(conv.pads):
+        return windows
+    own, pixels = conv.channels // conv.groups, conv.height * conv.width
+    image = Matrix(conv.image, conv.element, pixels, 1, (conv.channels * pixels, own * pixels))
+    return matrix_source(image, pixels, own, 1, pixels, (conv.images, conv.groups))
+
+
+def packed_depth(conv: Convolution) -> int:
+    """Elements of a packed row of weights: the depth rounded up to 16 bytes."""
+    unit = 16 // BYTES[conv.weight_element]
+    return math.ceil(conv.depth / unit) * unit
+
+
+def pack_weights(conv: Convolution, weights: np.ndarray) -> np.ndarray:
+    """Weights [out channels, channels of a group, kernel rows, kernel columns] as kernels read them: [out channels, packed depth]."""
+    order = (0, 2, 3, 1) if conv.channels_last else (0, 1, 2, 3)
+    rows = weights.transpose(order).reshape(conv.out_channels, conv.depth)
+    packed = np.zeros((conv.out_channels, packed_depth(conv)), weights.dtype)
+    packed[:, : conv.depth] = rows
+    return packed
+
+
+def _arithmetic(arithmetic: Arithmetic, a: Element, b: Element) -> tuple[str, str]:
+    """The library's name of what tensor cores do, and the type of sums."""
+    match arithmetic:
+        case "int8":
+            return "_".join("u8" if e == "uint8" else "s8" for e in (a, b)), "int"
+        case "float32":
+            return "", "float"
+        case _:
+            return {"float16": "f16", "bfloat16": "bf16", "tf32": "tf32"}[arithmetic], "float"
+
+
+def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue) -> str:
+    shape = product.shape
+    tiles_m, tiles_n = math.ceil(shape.m / tiling.block_m), math.ceil(shape.n / tiling.block_n)
+    lines = [
+        *_opening(symbol, epilogue, _bounds(product, tiling), tiling.splits, product.sum),
+        "  extern __shared__ __align__(1024) char lepton_tiles[];",
+        f"  int lepton_batch = blockIdx.x / {tiles_m * tiles_n};",
+        f"  lepton::Position lepton_at = lepton::position<{tiles_m}, {tiles_n}>(blockIdx.x % {tiles_m * tiles_n});",
+        f"  int lepton_first = blockIdx.y * {tiling.split_depth}, lepton_end = lepton_first + {tiling.split_depth};",
+        f"  lepton_end = lepton_end < {shape.k} ? lepton_end : {shape.k};",
+        *_store(product, tiling, epilogue),
+        f"  using A = {product.a.tile(tiling.block_m, tiling.depth, tiling.threads)};",
+        f"  using B = {product.b.tile(tiling.block_n, tiling.depth, tiling.threads)};",
+        f"  A lepton_a(A::Origin{product.a.value}, lepton_at.m * {tiling.block_m}, threadIdx.x);",
+        f"  B lepton_b(B::Origin{product.b.value}, lepton_at.n * {tiling.block_n}, threadIdx.x);",
+        *_calls(product, tiling),
+        "}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _bounds(product: Product, tiling: Tiling) -> str:
+    """Threads of a block, and how many blocks a multiprocessor shall hold: 64 sums of a lane leave room for two blocks of 256 threads."""
+    return str(tiling.threads)
+
+
+def _calls(product: Product, tiling: Tiling) -> list[str]:
+    """The call of the library; of the one or the other, where groups of warps multiply if the architecture lets them."""
+    place = f"lepton_at.m * {tiling.block_m}, lepton_at.n * {tiling.block_n}"
+    arguments = f"(lepton_a, lepton_b, lepton_tiles, {place}, lepton_first, lepton_end, lepton_store);"
+    sizes, pipeline = f"{tiling.block_m}, {tiling.block_n}", f"{tiling.stages}, {tiling.depth}"
+    if not product.kind:
+        return [f"  lepton::multiply_in_fp32<{sizes}, {tiling.warp_m // 8}, {tiling.warp_n // 4}, {pipeline}>{arguments}"]
+    steps = tiling.depth * product.shape.size // 32
+    kind = f"lepton::Arithmetic::{product.kind}, {product.sum}"
+    warps = f"  lepton::multiply_on_tensor_cores<{kind}, {sizes}, {tiling.warp_m}, {tiling.warp_n}, {steps}, {pipeline}>{arguments}"
+    if not tiling.groups:
+        return [warps]
+    groups = f"  lepton::multiply_on_warpgroups<{kind}, {sizes}, {pipeline}>{arguments}"
+    return ["#ifdef LEPTON_WARPGROUPS", groups, "#else", warps, "#endif"]
+
+
+def _opening(symbol: str, epilogue: Epilogue, bounds: str, splits: int, total: str) -> list[str]:
+    """The head of a kernel, and what is known of its pointers."""
+    workspace = f", {total} *__restrict__ workspace" if splits > 1 else ""
+    return [
+        f'extern "C" __global__ void __launch_bounds__({bounds}) {symbol}({epilogue.parameters}{workspace}) {{',
+        *(f"  {p} = static_cast<decltype({p})>(__builtin_assume_aligned({p}, 16));" for p in epilogue.arguments),
+    ]
+
+
+def _store(product: Product, tiling: Tiling, epilogue: Epilogue) -> list[str]:
+    """The definition of `store`, what takes the sums."""
+    shape = product.shape
+    if tiling.splits > 1:
+        vector = _power(shape.n, 4)
+        base = f"workspace + (static_cast<long long>(blockIdx.y) * {shape.batch} + lepton_batch) * {shape.m * shape.n}LL"
+        return [f"  lepton::Unfinished<{product.sum}, {shape.m}, {shape.n}, {vector}> lepton_store{{{base}}};"]
+    return _finished(product, epilogue, _power(shape.n, min(8, 16 // epilogue.size)) if epilogue.rows else 1)
+
+
+def _finished(product: Product, epilogue: Epilogue, vector: int) -> list[str]:
+    names = ", ".join(epilogue.arguments)
+    sizes = f"{epilogue.type}, {product.shape.m}, {product.shape.n}, {vector}"
+    return [
+        f"  auto lepton_value = [&](int lepton_batch, int lepton_m, int lepton_n, {product.sum} lepton_sum) {{ return {epilogue.symbol}_value({names}, lepton_batch, lepton_m, lepton_n, lepton_sum); }};",
+        f"  auto lepton_place = [&](int lepton_batch, int lepton_m, int lepton_n) {{ return {epilogue.symbol}_place({names}, lepton_batch, lepton_m, lepton_n); }};",
+        f"  lepton::Finished<{sizes}, decltype(lepton_value), decltype(lepton_place)> lepton_store{{{epilogue.output}, lepton_batch, lepton_value, lepton_place}};",
+    ]
+
+
+def _finish(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue, vector: int) -> str:
+    shape = product.shape
+    sizes = f"{product.sum}, {shape.batch}, {shape.m}, {shape.n}, {tiling.splits}, {vector}"
+    lines = [
+        *_opening(f"{symbol}_finish", epilogue, str(FINISH_THREADS), tiling.splits, product.sum),
+        "  int lepton_batch = blockIdx.y;",
+        *_finished(product, epilogue, vector if epilogue.rows else 1),
+        f"  lepton::finish<{sizes}>(workspace, lepton_store, lepton_batch);",
+        "}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _power(number: int, most: int) -> int:
+    """The greatest power of two that divides both."""
+    return math.gcd(number, most)

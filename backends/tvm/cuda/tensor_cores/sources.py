@@ -1,0 +1,136 @@
+"""Operands as the device library reads them: which way their tiles lie, and how many elements are copied at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import BYTES, C_TYPES, Convolution, Element, Matrix
+
+INT_LIMIT = 1 << 31
+
+
+@dataclass(frozen=True)
+class Source:
+    """One operand.
+
+    Attributes:
+        type: C++ type of the source.
+        value: expression that makes one.
+        along_k: neighbours in memory are neighbours in the sum.
+        vector: elements that are contiguous and aligned.
+        declarations: text before the kernel.
+    """
+
+    type: str
+    value: str
+    along_k: bool
+    vector: int
+    declarations: str = ""
+
+    def tile(self, extent: int, depth: int, threads: int) -> str:
+        """C++ type of a tile of it."""
+        return f"lepton::Tile<{self.type}, {extent}, {depth}, {_bool(self.along_k)}, {self.vector}, {threads}>"
+
+
+def matrix_source(
+    matrix: Matrix, extent: int, depth: int, stride: int, stride_k: int, batch: Sequence[int], along_k: bool | None = None
+) -> Source:
+    """A matrix, of which `stride` lies between neighbours along its own axis and `stride_k` along the sum.
+
+    `along_k` says which way its tiles lie, where the user is not free to take either.
+    """
+    steps = [s for s, count in zip(matrix.batch, batch, strict=True) if count > 1]
+    # Bytes and 32-bit floats: tensor cores take the former along k only.
+    if along_k is None:
+        along_k = stride_k == 1 or stride != 1 or BYTES[matrix.element] == 1
+    contiguous = (stride_k if along_k else stride) == 1
+    aligned = [depth if along_k else extent, *steps]
+    if (extent if along_k else depth) > 1:
+        aligned.append(stride if along_k else stride_k)
+    vector = _vector(matrix.element, aligned) if contiguous else 1
+    kind = C_TYPES[matrix.element]
+    reach = (extent - 1) * stride + (depth - 1) * stride_k
+    type = f"lepton::Strided<{kind}, {_offset(reach)}, {extent}, {stride}, {stride_k}>"
+    return Source(type, f"{{reinterpret_cast<const {kind}*>({matrix.pointer}){batch_offset(batch, matrix.batch)}}}", along_k, vector)
+
+
+def batch_offset(batch: Sequence[int], steps: Sequence[int]) -> str:
+    """` + ...`: where the matrix number `batch` begins, the last axis of the batch counting fastest."""
+    terms, inner = [], math.prod(batch)
+    for count, step in zip(batch, steps, strict=True):
+        inner //= count
+        if step and count > 1:
+            index = "lepton_batch" if inner == 1 else f"lepton_batch / {inner}"
+            index = index if inner * count == math.prod(batch) else f"{index} % {count}"
+            terms.append(f" + ({index}) * {step}LL")
+    return "".join(terms)
+
+
+def windows_source(conv: Convolution, symbol: str) -> Source:
+    """The windows of a convolution's input; `batch` is what the layout makes of it."""
+    own = conv.channels // conv.groups
+    if conv.channels_last:
+        images, steps = conv.images, (conv.height * conv.width * conv.channels, conv.width * conv.channels, conv.channels, 1)
+        base = batch_offset((conv.groups,), (own,))
+        vector = _vector(conv.element, [own, conv.channels])
+    else:
+        images, steps = 1, (0, conv.width, 1, conv.height * conv.width)
+        base = batch_offset((conv.images, conv.groups), (conv.channels * steps[3], own * steps[3]))
+        vector = 1
+    kind = C_TYPES[conv.element]
+    filled = conv.fill != 0
+    fill = f"{symbol}_fill" if filled else "nullptr"
+    value = f"{{reinterpret_cast<const {kind}*>({conv.image}){base}, {fill}}}"
+    reach = images * conv.height * conv.width * conv.channels
+    along_k = conv.channels_last or BYTES[conv.element] == 1
+    return Source(
+        f"lepton::Windows<{kind}, {_offset(reach)}, {symbol}_windows>", value, along_k, vector, _geometry(conv, symbol, images, steps, own)
+    )
+
+
+def _geometry(conv: Convolution, symbol: str, images: int, steps: tuple[int, int, int, int], channels: int) -> str:
+    rows = {
+        "batch": images,
+        "height": conv.height,
+        "width": conv.width,
+        "channels": channels,
+        "out_height": conv.out_height,
+        "out_width": conv.out_width,
+        "kernel_h": conv.kernel[0],
+        "kernel_w": conv.kernel[1],
+        "stride_h": conv.strides[0],
+        "stride_w": conv.strides[1],
+        "pad_top": conv.pads[0],
+        "pad_left": conv.pads[1],
+        "dilation_h": conv.dilations[0],
+        "dilation_w": conv.dilations[1],
+    }
+    constants = ", ".join(f"{name} = {value}" for name, value in rows.items())
+    places = ", ".join(f"{name} = {value}" for name, value in zip(("image", "row", "column", "channel"), steps, strict=True))
+    lines = [
+        f"struct {symbol}_windows {{",
+        f"  static constexpr int {constants};",
+        f"  static constexpr long long {places};",
+        f"  static constexpr bool channels_first = {_bool(not conv.channels_last)}, filled = {_bool(conv.fill != 0)};",
+        "};",
+    ]
+    if conv.fill:
+        values = ", ".join([str(conv.fill)] * (16 // BYTES[conv.element]))
+        lines.append(f"static __device__ const __align__(16) {C_TYPES[conv.element]} {symbol}_fill[] = {{{values}}};")
+    return "\n".join([*lines, ""])
+
+
+def _vector(element: Element, multiples: Sequence[int]) -> int:
+    """The most elements, up to 16 bytes, that divide all of `multiples`."""
+    common = math.gcd(16 // BYTES[element], *multiples)
+    return common & -common
+
+
+def _offset(reach: int) -> str:
+    return "int" if abs(reach) < INT_LIMIT else "long long"
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"

@@ -1,0 +1,218 @@
+"""The choice of tiles: the least time by a model of what a block computes, loads and waits for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from lepton_compiler.backends.tvm.cuda.tensor_cores.device import Device
+from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import Arithmetic
+
+STAGES = 4
+L2_BYTES_PER_CLOCK = 48
+"""What the L2 cache gives one multiprocessor."""
+LATENCY = 700
+"""Clocks from a load to its data, out of the L2 cache or memory."""
+LAUNCH = 2e-6
+"""Seconds that one more kernel costs within a graph of kernels."""
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+ISSUE = 128
+"""Instructions of threads that a multiprocessor starts in a clock."""
+COPY = 8
+"""Instructions for a copy of 16 bytes to shared memory, with its address and its conditions."""
+REGISTERS = 40
+"""Of a thread, for addresses."""
+BEST = 0.9
+"""Part of the peak that a full pipeline reaches."""
+
+TENSOR_TILES = (
+    (256, 128, 64, 64),
+    (128, 256, 64, 64),
+    (128, 128, 64, 64),
+    (128, 128, 64, 32),
+    (128, 64, 64, 32),
+    (64, 128, 32, 64),
+    (64, 64, 32, 32),
+    (32, 128, 32, 32),
+    (128, 32, 32, 32),
+    (64, 32, 32, 16),
+    (32, 64, 16, 32),
+    (32, 32, 16, 16),
+    (16, 128, 16, 32),
+    (16, 64, 16, 16),
+    (128, 16, 32, 16),
+    (64, 16, 16, 16),
+)
+"""Rows and columns of a block, rows and columns of a warp."""
+GROUP_TILES = (
+    (128, 256, 64, 64),
+    (128, 128, 64, 32),
+    (128, 64, 64, 16),
+    (64, 128, 32, 64),
+)
+"""Blocks whose warps multiply in groups of four where the device can; the tile of a warp is for devices that cannot."""
+SIMT_TILES = (
+    (128, 128, 64, 32),
+    (128, 64, 64, 32),
+    (64, 128, 64, 32),
+    (64, 64, 32, 32),
+    (64, 32, 32, 16),
+    (32, 128, 32, 32),
+    (32, 64, 32, 16),
+    (32, 32, 32, 16),
+    (16, 64, 16, 16),
+    (8, 64, 8, 16),
+)
+"""The same for the ordinary cores: a warp is 8 x 4 lanes."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a product is cut.
+
+    Attributes:
+        block_m, block_n: tile of a block.
+        warp_m, warp_n: tile of a warp.
+        depth: elements along k of a stage.
+        stages: tiles in shared memory.
+        splits: blocks that share a sum; each takes `split_depth` of it.
+        groups: whether four warps multiply together.
+    """
+
+    block_m: int
+    block_n: int
+    warp_m: int
+    warp_n: int
+    depth: int
+    stages: int
+    splits: int
+    split_depth: int
+    groups: bool = False
+
+    @property
+    def threads(self) -> int:
+        """Of a block."""
+        return self.block_m // self.warp_m * (self.block_n // self.warp_n) * 32
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the choice depends on.
+
+    Attributes:
+        batch: products of the same sizes.
+        bytes_moved: that memory must give and take at least.
+        size: bytes of an element of the operands.
+        rows_free: whether a lane may have fewer than four rows (A lies along k).
+        groupable: whether groups of warps can multiply the operands: 16-bit floats, both along k.
+    """
+
+    batch: int
+    m: int
+    n: int
+    k: int
+    arithmetic: Arithmetic
+    size: int
+    bytes_moved: int
+    rows_free: bool = True
+    groupable: bool = False
+
+
+def choose(shape: Shape, device: Device, split: bool = True) -> tuple[Tiling, float]:
+    """The best tiling and its estimated seconds; `split`: whether sums may be shared by blocks."""
+    best = min(candidates(shape, device, split), key=lambda t: seconds(shape, t, device))
+    return best, seconds(shape, best, device)
+
+
+def candidates(shape: Shape, device: Device, split: bool) -> Iterator[Tiling]:
+    """All that fit the device; sums are cut where there are fewer tiles than multiprocessors."""
+    simt = shape.arithmetic == "float32"
+    for sizes in SIMT_TILES if simt else TENSOR_TILES:
+        if not simt or sizes[2] >= 32 or shape.rows_free:
+            for row_bytes in (64,) if simt else (64, 128):
+                yield from _cut(shape, device, sizes, row_bytes, split)
+    if device.group and shape.groupable:
+        for sizes in GROUP_TILES:
+            yield from (replace(tiling, groups=True) for tiling in _cut(shape, device, sizes, 128, split))
+
+
+def _cut(shape: Shape, device: Device, sizes: tuple[int, int, int, int], row_bytes: int, split: bool) -> Iterator[Tiling]:
+    """Tilings with these tiles, `row_bytes` deep, for different numbers of blocks per sum."""
+    block_m, block_n, warp_m, warp_n = sizes
+    depth = row_bytes // shape.size
+    stages = min(STAGES, device.shared_per_block // ((block_m + block_n) * row_bytes))
+    tiles = math.ceil(shape.m / block_m) * math.ceil(shape.n / block_n) * shape.batch
+    for splits in SPLITS if split else (1,):
+        part = math.ceil(math.ceil(shape.k / depth) / splits) * depth
+        if stages < 2 or (splits > 1 and (part < 4 * depth or tiles * splits > 2 * device.processors)):
+            return
+        tiling = Tiling(block_m, block_n, warp_m, warp_n, depth, stages, math.ceil(shape.k / part), part)
+        if shared_bytes(shape, tiling) <= device.shared_per_block:
+            yield tiling
+
+
+def shared_bytes(shape: Shape, tiling: Tiling) -> int:
+    """Dynamic shared memory of a block: its stages, or on tensor cores the rows on their way out, whichever is more."""
+    stages = tiling.stages * (tiling.block_m + tiling.block_n) * tiling.depth * shape.size
+    width = tiling.block_n if tiling.groups else tiling.warp_n
+    staging = 0 if shape.arithmetic == "float32" else tiling.threads // 32 * 16 * (width + 8) * 4
+    return max(stages, staging)
+
+
+def seconds(shape: Shape, tiling: Tiling, device: Device) -> float:
+    """Estimated time: the longest of computing, shared memory and loads per block, in waves; never less than memory needs, and the last results."""
+    blocks = math.ceil(shape.m / tiling.block_m) * math.ceil(shape.n / tiling.block_n) * shape.batch * tiling.splits
+    resident = _resident(shape, tiling, device)
+    per_processor = math.ceil(blocks / device.processors)
+    together = min(resident, per_processor)
+    clocks = per_processor * tiling.split_depth * _clocks_per_k(shape, tiling, device, together) / BEST
+    clocks += math.ceil(per_processor / resident) * (2 * LATENCY + tiling.block_m * tiling.block_n / 32)
+    memory = shape.bytes_moved / device.bandwidth
+    memory_per_clock = min(L2_BYTES_PER_CLOCK, device.bandwidth / device.processors / device.clock)
+    last = together * tiling.block_m * tiling.block_n * shape.size / memory_per_clock  # results that nothing is computed beside
+    extra = 0.0
+    if tiling.splits > 1:
+        extra = LAUNCH + 2 * tiling.splits * shape.batch * shape.m * shape.n * 4 / (2 * device.bandwidth)
+    return max(clocks / device.clock, memory) + last / device.clock + extra
+
+
+def _clocks_per_k(shape: Shape, tiling: Tiling, device: Device, together: int) -> float:
+    """Clocks of a multiprocessor for one block and one k."""
+    edge = tiling.block_m + tiling.block_n
+    warps = tiling.threads // 32
+    issue = edge * shape.size / 16 * COPY / ISSUE
+    rate = device.group if tiling.groups and device.group else _rate(shape.arithmetic, device)
+    compute = tiling.block_m * tiling.block_n / rate
+    if shape.arithmetic == "float32":  # each lane reads its own rows and columns, in vectors of four that take two clocks
+        rows, columns = tiling.warp_m / 8, tiling.warp_n / 4
+        issue += warps * 32 * (rows * columns + (rows + columns) / 4) / ISSUE
+        shared = warps * (rows + columns) / 2 + edge * shape.size / 128
+    elif tiling.groups:
+        shared = (tiling.block_m / 64 * (64 + tiling.block_n) + edge) * shape.size / 128
+    else:
+        shared = (warps * (tiling.warp_m + tiling.warp_n) + edge) * shape.size / 128
+    under_way = together * (tiling.stages - 1) * edge * tiling.depth * shape.size
+    loads = edge * shape.size / min(L2_BYTES_PER_CLOCK, under_way / LATENCY)
+    return max(compute, shared, loads, issue)
+
+
+def _rate(arithmetic: Arithmetic, device: Device) -> float:
+    match arithmetic:
+        case "float32":
+            return device.fp32
+        case "tf32":
+            return device.half / 2
+        case "int8":
+            return device.half * 2
+        case _:
+            return device.half
+
+
+def _resident(shape: Shape, tiling: Tiling, device: Device) -> int:
+    """Blocks that a multiprocessor holds at once."""
+    sums = tiling.warp_m * tiling.warp_n // 32
+    edges = 0 if tiling.groups else (tiling.warp_m + tiling.warp_n) // 2
+    registers = min(255, sums + edges + REGISTERS) * tiling.threads
+    shared = shared_bytes(shape, tiling) + 1024
+    return max(1, min(device.shared // shared, device.registers // registers, device.threads // tiling.threads))

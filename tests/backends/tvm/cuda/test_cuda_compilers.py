@@ -1,0 +1,114 @@
+"""Targets, compilers and images of artefacts for GPUs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lepton_compiler as lc
+from lepton_compiler.backends.tvm.cuda import compilers
+from lepton_compiler.backends.tvm.cuda.compilers import Nvcc, compile_images, find_compiler
+from lepton_compiler.errors import LeptonError, MissingDependency, UnsupportedError, UsageError
+from lepton_compiler.gpus import GPUS
+from lepton_compiler.ir.text import parse_graph
+from lepton_compiler.target import parse_target
+
+TINY = "graph @net(%x: float32[3,4]) {\n  %y = Relu()(%x) : float32[3,4]\n  return %y\n}\n"
+UNIT = 'extern "C" __global__ void twice(float *x) { x[threadIdx.x] *= 2.0f; }\n'
+
+
+@pytest.fixture
+def compiler():
+    find_compiler.cache_clear()
+    try:
+        return find_compiler()
+    except MissingDependency as error:
+        pytest.skip(str(error))
+
+
+def test_targets_name_architectures():
+    assert parse_target("cuda").features == ("sm_80", "sm_90")
+    assert parse_target("cuda:sm_90,sm_80").features == ("sm_80", "sm_90")
+    assert parse_target("cuda", "sm_86").features == ("sm_86",) and parse_target("cuda").backend == "cuda"
+    for text, message in (("cuda:sm_91", "sm_91"), ("cuda:x86", "x86"), ("cudas", "unknown target")):
+        with pytest.raises(UsageError, match=message):
+            parse_target(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"threads": 2}, "--threads"), ({"profile": True}, "nsys"), ({"ram": 1000}, "firmware"), ({"precision": "fp8"}, "no precision 'fp8'")],
+)
+def test_what_a_gpu_has_no_use_for_is_refused(options, message):
+    with pytest.raises(LeptonError, match=message):
+        lc.compile(parse_graph(TINY), target="cuda", **options)
+
+
+def test_precision_is_for_gpus():
+    with pytest.raises(UnsupportedError, match="for GPUs"):
+        lc.compile(parse_graph(TINY), precision="fp16")
+
+
+def test_without_a_compiler_there_is_a_hint(monkeypatch, tmp_path):
+    find_compiler.cache_clear()
+    for name in ("LEPTON_NVCC", "LEPTON_NVRTC", "CUDA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(compilers, "_nvrtc_library", lambda: None)
+    with pytest.raises(MissingDependency, match="no compiler for CUDA") as caught:
+        find_compiler()
+    assert "lepton-compiler[cuda]" in caught.value.diagnostics[0].hint
+    find_compiler.cache_clear()
+
+
+def test_a_compiler_that_fails_is_told_of(tmp_path):
+    fake = tmp_path / "nvcc"
+    fake.write_text("#!/bin/sh\necho unit.cu: no >&2\nexit 1\n")
+    fake.chmod(0o755)
+    with pytest.raises(LeptonError, match=r"nvcc failed: unit\.cu: no"):
+        Nvcc(str(fake)).compile(UNIT, GPUS["sm_80"])
+    with pytest.raises(MissingDependency, match="cannot run"):
+        Nvcc(str(tmp_path / "nothing")).compile(UNIT, GPUS["sm_80"])
+
+
+def test_images_are_the_same_twice_and_kept(compiler, tmp_path):
+    gpus = (GPUS["sm_80"],)
+    first, version = compile_images(UNIT, gpus, tmp_path, 1)
+    again, _ = compile_images(UNIT, gpus, None, 1)
+    assert first == again and version == compiler.version
+    assert [(image.gpu.name, image.is_ptx) for image in first] == [("sm_80", False), ("sm_80", True)]
+    assert first[0].code[:4] == b"\x7fELF" and b".visible .entry twice" in first[1].code
+    assert len(list(tmp_path.rglob("*.cubin"))) == len(list(tmp_path.rglob("*.ptx"))) == 1
+
+
+def test_text_that_is_wrong_is_an_error(compiler):
+    with pytest.raises(LeptonError, match="failed"):
+        compile_images("nonsense", (GPUS["sm_80"],), None, 1)
+
+
+def test_without_a_driver_running_fails_in_a_line(compiler, tmp_path):
+    """In a process of its own: this one may have the stand-in for the driver."""
+    (tmp_path / "net.lir").write_text(TINY)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    root = Path(lc.__file__).parents[1]
+    compiled = [
+        sys.executable,
+        "-m",
+        "lepton_compiler.cli.leptonc",
+        str(tmp_path / "net.lir"),
+        "--target",
+        "cuda:sm_80",
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(compiled, capture_output=True, text=True, timeout=300, env=environment, cwd=root)
+    assert done.returncode == 0, done.stderr
+    ran = [sys.executable, "-m", "lepton_compiler.cli.lepton", "run", str(tmp_path / "out")]
+    done = subprocess.run(ran, capture_output=True, text=True, timeout=120, env=environment, cwd=root)
+    assert done.returncode == 1 and done.stdout == ""
+    assert "no driver of NVIDIA" in done.stderr or "no GPU" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 2 and "hint:" in done.stderr

@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from lepton_compiler.backends.tvm.cuda.tensor_cores import (
+    Arithmetic,
+    Convolution,
+    Device,
+    Element,
+    Epilogue,
+    Gemm,
+    Matrix,
+    Plan,
+    Tiling,
+    alternatives,
+    device_of,
+    generate,
+    library,
+    pack_weights,
+)
+from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, choose
+from lepton_compiler.ops.conv import Conv
+from lepton_compiler.testing.cuda_emulator import Statistics, available, run
+
+NUMPY = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+    "int8": np.int8,
+    "uint8": np.uint8,
+}
+TOLERANCE = {"float32": 2e-6, "tf32": 1e-3, "float16": 2e-6, "bfloat16": 2e-6, "int8": 0.0}
+"""Of the largest result. Products of 16-bit floats are exact in float32, so that only sums round."""
+C_TYPES = {"float32": "float", "float16": "unsigned short", "bfloat16": "unsigned short", "int8": "signed char", "uint8": "unsigned char"}
+
+
+def epilogue(
+    symbol: str, operands: Mapping[str, str], value: str, place: str, out: str = "float", size: int = 4, total: str = "float"
+) -> Epilogue:
+    """An epilogue over parameters with these C types, and `out`."""
+    parameters = ", ".join([*(f"const {t} *__restrict__ {p}" for p, t in operands.items()), f"{out} *__restrict__ out"])
+    head = "static __device__ __forceinline__"
+    helpers = (
+        f"{head} {out} {symbol}_value({parameters}, int batch, int m, int n, {total} sum) {{ return {value}; }}\n"
+        f"{head} int {symbol}_place({parameters}, int batch, int m, int n) {{ return {place}; }}\n"
+    )
+    return Epilogue(symbol, helpers, parameters, (*operands, "out"), "out", out, size)
+
+
+@dataclass
+class Case:
+    """One product, ready to run.
+
+    Attributes:
+        arrays: by parameter; `out` is written.
+        expected: what `out` shall be.
+    """
+
+    plan: Plan
+    arrays: dict[str, np.ndarray]
+    expected: np.ndarray
+    tolerance: float
+
+    def check(self, text: str, backwards: bool = False) -> list[Statistics]:
+        """Run its kernels, out of the text of a whole unit, and compare."""
+        out = self.arrays["out"]
+        out[...] = 99
+        scratch = np.full(max(1, self.plan.workspace_bytes // 4), -1, np.int32)
+        arrays = {**self.arrays, "workspace": scratch}
+        figures = [
+            run(text, x.symbol, x.grid, x.block, x.shared_bytes, [arrays[a] for a in x.arguments], backwards=backwards)
+            for x in self.plan.launches
+        ]
+        error = np.abs(out.astype(np.float64) - self.expected.astype(np.float64)).max()
+        assert error <= self.tolerance * np.abs(self.expected.astype(np.float64)).max()
+        return figures
+
+
+def gemm_case(
+    symbol: str,
+    sizes: tuple[int, int, int],
+    arithmetic: Arithmetic,
+    device: Device,
+    *,
+    transposed: str = "",
+    batch: tuple[int, ...] = (),
+    shared_b: bool = False,
+    elements: tuple[Element, Element] | None = None,
+    tiling: Tiling | None = None,
+) -> Case:
+    """A random product with a bias along n and a maximum with 0; `transposed` names operands that lie the other way round."""
+    m, n, k = sizes
+    one: Element = "float32" if arithmetic == "tf32" else arithmetic
+    ea, eb = elements or (one, one)
+    rng = np.random.default_rng(len(symbol))
+    a, b = _random(rng, (*batch, m, k), ea), _random(rng, (k, n) if shared_b else (*batch, k, n), eb)
+    total = "int" if arithmetic == "int8" else "float"
+    bias = _random(rng, (n,), "float32" if total == "float" else "int8").astype(np.float32 if total == "float" else np.int32)
+    wide = np.int64 if total == "int" else np.float64
+    expected = np.maximum(a.astype(wide) @ b.astype(wide) + bias.astype(wide), 0)
+    steps_a = tuple(m * k * math.prod(batch[i + 1 :]) for i in range(len(batch)))
+    steps_b = tuple(0 if shared_b else k * n * math.prod(batch[i + 1 :]) for i in range(len(batch)))
+    problem = Gemm(
+        m,
+        n,
+        k,
+        Matrix("a", ea, *((1, m) if "a" in transposed else (k, 1)), steps_a),
+        Matrix("b", eb, *((1, k) if "b" in transposed else (n, 1)), steps_b),
+        arithmetic,
+        batch,
+    )
+    value = "max(sum + bias[n], 0)" if total == "int" else "fmaxf(sum + bias[n], 0.0f)"
+    end = epilogue(symbol, {"a": C_TYPES[ea], "b": C_TYPES[eb], "bias": total}, value, f"(batch * {m} + m) * {n} + n", total, 4, total)
+    arrays = {
+        "a": np.ascontiguousarray(a.swapaxes(-1, -2)) if "a" in transposed else a,
+        "b": np.ascontiguousarray(b.swapaxes(-1, -2)) if "b" in transposed else b,
+        "bias": bias,
+        "out": np.zeros((*batch, m, n), np.int32 if total == "int" else np.float32),
+    }
+    return Case(generate(symbol, problem, end, device, tiling), arrays, expected, TOLERANCE[arithmetic])
+
+
+def conv_case(symbol: str, device: Device, tiling: Tiling | None = None, **attributes) -> Case:
+    """A random convolution with a bias; the expected result is the evaluator's, in float."""
+    arithmetic = attributes["arithmetic"]
+    element = attributes.pop("element", "float32" if arithmetic == "tf32" else arithmetic)
+    weight_element: Element = "int8" if arithmetic == "int8" else element
+    conv = Convolution("x", "w", element, weight_element, **attributes)
+    rng = np.random.default_rng(len(symbol))
+    x = _random(rng, (conv.images, conv.channels, conv.height, conv.width), element)
+    w = _random(rng, (conv.out_channels, conv.channels // conv.groups, *conv.kernel), weight_element)
+    total = "int" if arithmetic == "int8" else "float"
+    bias = np.arange(conv.out_channels).astype(np.int32 if total == "int" else np.float32)
+    expected = _evaluated(conv, x.astype(np.float32) - conv.fill, w.astype(np.float32)) + bias[:, None, None]
+    if conv.fill:  # products with the zero point, which the epilogue of a quantized layer takes off
+        expected = expected + conv.fill * w.astype(np.float32).sum((1, 2, 3))[:, None, None]
+    outs, pixels = conv.out_channels // conv.groups, conv.out_height * conv.out_width
+    channel = f"batch * {outs} + n" if conv.channels_last else f"batch % {conv.groups} * {outs} + m"
+    place = f"m * {conv.out_channels} + {channel}" if conv.channels_last else f"(batch * {outs} + m) * {pixels} + n"
+    end = epilogue(
+        symbol, {"x": C_TYPES[element], "w": C_TYPES[weight_element], "bias": total}, f"sum + bias[{channel}]", place, total, 4, total
+    )
+    last: Callable[[np.ndarray], np.ndarray] = lambda v: np.ascontiguousarray(v.transpose(0, 2, 3, 1) if conv.channels_last else v)  # noqa: E731
+    arrays = {"x": last(x), "w": pack_weights(conv, w), "bias": bias, "out": np.zeros_like(last(expected), dtype=bias.dtype)}
+    return Case(generate(symbol, conv, end, device, tiling), arrays, last(expected), TOLERANCE[arithmetic])
+
+
+def _evaluated(conv: Convolution, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    op = Conv(strides=conv.strides, pads=conv.pads, dilations=conv.dilations, groups=conv.groups)
+    return op.evaluate(x, w)[0]
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, ...], element: str) -> np.ndarray:
+    if element in ("int8", "uint8"):
+        return rng.integers(*((-128, 128) if element == "int8" else (0, 256)), shape).astype(NUMPY[element])
+    return rng.standard_normal(shape).astype(NUMPY[element])
+
+
+A100 = device_of("sm_80")
+CASES: dict[str, Callable[[str], Case]] = {
+    "half": lambda s: gemm_case(s, (70, 72, 104), "float16", A100),
+    "half_other_way": lambda s: gemm_case(s, (72, 40, 50), "float16", A100, transposed="ab"),
+    "half_odd": lambda s: gemm_case(s, (67, 61, 53), "float16", A100, transposed="b"),
+    "half_even": lambda s: gemm_case(s, (34, 62, 54), "float16", A100, tiling=Tiling(64, 64, 32, 32, 32, 3, 1, 64)),
+    "half_row": lambda s: gemm_case(s, (1, 40, 1024), "float16", A100, transposed="b"),
+    "half_large_tiles": lambda s: gemm_case(s, (130, 144, 72), "float16", A100, tiling=Tiling(128, 128, 64, 64, 32, 4, 1, 96)),
+    "half_split": lambda s: gemm_case(s, (24, 20, 512), "float16", A100, tiling=Tiling(32, 32, 16, 16, 64, 2, 3, 192)),
+    "bfloat": lambda s: gemm_case(s, (33, 48, 80), "bfloat16", A100, batch=(2, 3)),
+    "tf32": lambda s: gemm_case(s, (40, 36, 44), "tf32", A100),
+    "tf32_other_way": lambda s: gemm_case(s, (40, 36, 44), "tf32", A100, transposed="ab"),
+    "fp32": lambda s: gemm_case(s, (130, 70, 60), "float32", A100, tiling=Tiling(128, 64, 64, 32, 16, 3, 1, 64)),
+    "fp32_other_way": lambda s: gemm_case(s, (65, 36, 41), "float32", A100, transposed="ab"),
+    "fp32_odd_batch": lambda s: gemm_case(s, (7, 33, 29), "float32", A100, batch=(2, 2), shared_b=True),
+    "fp32_split": lambda s: gemm_case(s, (9, 33, 300), "float32", A100, tiling=Tiling(16, 64, 16, 16, 16, 4, 4, 80)),
+    "int8": lambda s: gemm_case(s, (33, 40, 96), "int8", A100, transposed="b"),
+    "int8_odd": lambda s: gemm_case(s, (33, 35, 37), "int8", A100, elements=("uint8", "int8")),
+    "conv": lambda s: conv_case(s, A100, arithmetic="float16", images=2, height=9, width=7, channels=16, out_channels=24, kernel=(3, 3), pads=(1, 1, 1, 1)),
+    "conv_stem": lambda s: conv_case(
+        s, A100, arithmetic="float16", images=1, height=13, width=12, channels=3, out_channels=20, kernel=(5, 5), strides=(2, 2), pads=(2, 2, 1, 1)
+    ),
+    "conv_groups": lambda s: conv_case(
+        s, A100, arithmetic="float32", images=2, height=8, width=6, channels=24, out_channels=36, kernel=(3, 2), groups=3, dilations=(2, 1), pads=(1, 0, 2, 1)
+    ),
+    "conv_first": lambda s: conv_case(
+        s, A100, arithmetic="float32", images=2, height=8, width=7, channels=6, out_channels=10, kernel=(3, 3), strides=(1, 2), groups=2,
+        pads=(1, 1, 1, 1), channels_last=False,
+    ),
+    "conv_first_half": lambda s: conv_case(
+        s, A100, arithmetic="float16", images=2, height=6, width=6, channels=24, out_channels=40, kernel=(1, 1), channels_last=False
+    ),
+    "conv_first_tf32": lambda s: conv_case(
+        s, A100, arithmetic="tf32", images=1, height=6, width=5, channels=8, out_channels=16, kernel=(3, 3), pads=(1, 1, 1, 1), channels_last=False
+    ),
+    "conv_int8": lambda s: conv_case(
+        s, A100, arithmetic="int8", element="uint8", fill=117, images=1, height=7, width=6, channels=16, out_channels=32, kernel=(3, 3), pads=(1, 1, 1, 1)
+    ),
+    "conv_int8_first": lambda s: conv_case(
+        s, A100, arithmetic="int8", fill=-3, images=2, height=5, width=6, channels=5, out_channels=9, kernel=(3, 3), pads=(1, 1, 1, 1), channels_last=False
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cases() -> dict[str, Case]:
+    return {name: make(name) for name, make in CASES.items()}
+
+
+@pytest.fixture(scope="module")
+def unit(cases) -> str:
+    return "\n".join([library(), *(case.plan.text for case in cases.values())])
+
+
+@pytest.mark.skipif(bool(available()), reason=available())
+@pytest.mark.parametrize("name", CASES)
+def test_kernels_agree_with_the_evaluator(name, cases, unit):
+    figures = cases[name].check(unit, backwards=len(name) % 2 == 0)
+    assert all(f.matrix_load_conflicts == 0 for f in figures)
+    assert ("fp32" in name or "conv" in name) or figures[0].matrix_products > 0
+
+
+@pytest.mark.skipif(bool(available()), reason=available())
+def test_groups_of_warps_agree_with_the_evaluator():
+    tilings = {
+        "groups": Tiling(128, 128, 64, 32, 64, 3, 1, 256, groups=True),
+        "narrow_groups": Tiling(128, 64, 64, 16, 64, 2, 2, 128, groups=True),
+    }
+    made = [
+        gemm_case("groups", (140, 136, 232), "float16", A100, transposed="b", tiling=tilings["groups"]),
+        gemm_case("narrow_groups", (100, 60, 250), "bfloat16", A100, transposed="b", tiling=tilings["narrow_groups"]),
+    ]
+    text = "\n".join(["#define LEPTON_EMULATED_SM_90A", library(), *(case.plan.text for case in made)])
+    for case in made:
+        assert case.check(text)[0].matrix_loads == 0
+
+
+def test_sums_are_split_where_there_are_few_tiles():
+    case = gemm_case("thin", (16, 64, 8192), "float16", A100)
+    assert [x.symbol for x in case.plan.launches] == ["thin", "thin_finish"]
+    assert case.plan.launches[0].grid[1] > 4
+    assert case.plan.workspace_bytes == case.plan.launches[0].grid[1] * 16 * 64 * 4
+
+
+def test_large_products_have_large_tiles():
+    large = Shape(1, 4096, 4096, 4096, "float16", 2, 3 * 4096 * 4096 * 2)
+    tiling, seconds = choose(large, A100)
+    assert tiling.block_m * tiling.block_n >= 128 * 128
+    assert tiling.splits == 1
+    assert 0.45e-3 < seconds < 0.8e-3  # 312 TFLOP/s would be 0.44 ms
+
+
+def test_alternatives_are_other_kernels_for_the_same_problem():
+    problem = Gemm(512, 512, 512, Matrix("a", "float16", 512, 1), Matrix("b", "float16", 512, 1), "float16")
+    found = alternatives("product", problem, A100, 5)
+    assert len(set(found)) == 5
+    end = epilogue("product", {"a": "unsigned short", "b": "unsigned short"}, "sum", "m * 512 + n")
+    plans = [generate("product", problem, end, A100, tiling) for tiling in (None, *found)]
+    assert plans[0] == plans[1]
+    assert len({plan.text for plan in plans}) == 5
+
+
+def test_rows_are_not_padded_to_many():
+    row = Shape(1, 1, 1000, 2048, "float16", 2, (2048 + 1000 * 2048 + 1000) * 2)
+    tiling, _ = choose(row, A100)
+    assert tiling.block_m == 16
+    assert tiling.splits > 1
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
+def test_kernels_compile_without_spilling(tmp_path):
+    chosen = {
+        "half": gemm_case("half", (512, 512, 64), "float16", A100, tiling=Tiling(128, 128, 64, 64, 32, 4, 1, 64)),
+        "fp32": gemm_case("fp32", (512, 512, 64), "float32", A100, tiling=Tiling(128, 128, 64, 32, 16, 4, 1, 64)),
+        "conv": CASES["conv"]("conv"),
+    }
+    (tmp_path / "unit.cu").write_text("\n".join([library(), *(case.plan.text for case in chosen.values())]))
+    command = [
+        "nvcc",
+        "-std=c++17",
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90,code=sm_90",
+        "-fatbin",
+        "-Xptxas",
+        "-v",
+    ]
+    done = subprocess.run([*command, "unit.cu", "-o", "unit.fatbin"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    spills = re.findall(r"(\d+) bytes spill stores", done.stderr)
+    assert len(spills) == 2 * len(chosen)
+    assert set(spills) == {"0"}
