@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from lepton_compiler.backend import BACKENDS
 from lepton_compiler.backends.tvm.kernels import Kernel, KernelParameter, PackedWeight
 from lepton_compiler.backends.tvm.spec import KernelSpec
 from lepton_compiler.backends.tvm.workers import read_message, write_message
@@ -53,9 +54,8 @@ def compiler_of(target: Target) -> Callable[[str, KernelSpec, Target], Kernel]:
     """What compiles the kernels of a target: the module `compile` of its backend, where that is another one."""
     if target.backend == "tvm":
         return compile_spec
-    compiler: Callable[[str, KernelSpec, Target], Kernel] = importlib.import_module(
-        f"lepton_compiler.backends.{target.backend}.compile"
-    ).compile_spec
+    module = importlib.import_module(f"{BACKENDS[target.backend]}.compile")
+    compiler: Callable[[str, KernelSpec, Target], Kernel] = module.compile_spec
     return compiler
 
 
