@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
-import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +14,7 @@ import numpy as np
 from lepton_compiler.errors import LeptonError, UsageError
 from lepton_compiler.ir.types import dtype
 from lepton_compiler.runtime.device_arrays import DeviceArray, device_array, is_on_device
-from lepton_compiler.runtime.library import checked_feeds
+from lepton_compiler.runtime.library import checked_feeds, cut, loaded
 
 HINTS = {
     6: "install the driver of NVIDIA; nothing else is needed to run",
@@ -60,12 +58,7 @@ class GpuLibrary:
     @staticmethod
     def from_bytes(code: bytes, manifest: Mapping[str, Any]) -> GpuLibrary:
         """Load a library from memory; the file it needs is removed with the object."""
-        folder = tempfile.TemporaryDirectory(prefix="lepton-")
-        path = Path(folder.name) / f"lib{manifest['name']}.so"
-        path.write_bytes(code)
-        library = GpuLibrary(path, manifest)
-        weakref.finalize(library, folder.cleanup)
-        return library
+        return loaded(GpuLibrary, code, manifest)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Run once.
@@ -91,7 +84,7 @@ class GpuLibrary:
         outputs = [np.empty(row["shape"], dtype(row["dtype"]).numpy) for row in self.manifest["outputs"]]
         shapes = iter(self.call([a.ctypes.data for a in arrays], [a.shape for a in arrays], [o.ctypes.data for o in outputs]))
         return {
-            row["name"]: _cut(array, next(shapes)) if "dynamic" in row else array
+            row["name"]: cut(array, next(shapes)) if "dynamic" in row else array
             for row, array in zip(self.manifest["outputs"], outputs, strict=True)
         }
 
@@ -179,7 +172,3 @@ class GpuLibrary:
     def _failure(self, status: int) -> LeptonError:
         text = (self._message() or b"").decode(errors="replace")
         return LeptonError(text or f"{self.manifest['name']}_run returned {status}", hint=HINTS.get(status, ""))
-
-
-def _cut(buffer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return buffer.reshape(-1)[: math.prod(shape)].reshape(shape)

@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ STATUS = {
     5: "a size that the data decides is larger than it was bounded to",
 }
 """What the results of `NAME_run` mean."""
+
+Library = TypeVar("Library")
 
 
 class NativeLibrary:
@@ -62,12 +64,7 @@ class NativeLibrary:
     @staticmethod
     def from_bytes(code: bytes, manifest: Mapping[str, Any]) -> NativeLibrary:
         """Load a library from memory; the file it needs is removed with the object."""
-        folder = tempfile.TemporaryDirectory(prefix="lepton-")
-        path = Path(folder.name) / f"lib{manifest['name']}.so"
-        path.write_bytes(code)
-        library = NativeLibrary(path, manifest)
-        weakref.finalize(library, folder.cleanup)
-        return library
+        return loaded(NativeLibrary, code, manifest)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Run once.
@@ -85,7 +82,7 @@ class NativeLibrary:
         outputs = [np.empty(row["shape"], dtype(row["dtype"]).numpy) for row in self.manifest["outputs"]]
         shapes = iter(self.call(arrays, outputs))
         return {
-            row["name"]: _cut(array, next(shapes)) if "dynamic" in row else array
+            row["name"]: cut(array, next(shapes)) if "dynamic" in row else array
             for row, array in zip(self.manifest["outputs"], outputs, strict=True)
         }
 
@@ -151,6 +148,16 @@ class NativeLibrary:
         return LeptonError(f"{self.manifest['name']}_run returned {status}: {STATUS.get(status, 'an unknown error')}")
 
 
+def loaded(make: Callable[[Path, Mapping[str, Any]], Library], code: bytes, manifest: Mapping[str, Any]) -> Library:
+    """What `make` loads from a file with this code, which is removed with the object."""
+    folder = tempfile.TemporaryDirectory(prefix="lepton-")
+    path = Path(folder.name) / f"lib{manifest['name']}.so"
+    path.write_bytes(code)
+    library = make(path, manifest)
+    weakref.finalize(library, folder.cleanup)
+    return library
+
+
 def checked_feeds(manifest: Mapping[str, Any], feeds: Mapping[str, Any]) -> list[np.ndarray]:
     """Dense arrays in the order of the inputs.
 
@@ -191,5 +198,6 @@ def _struct(arrays: Sequence[np.ndarray], sizes: Sequence[int] = ()) -> Any:
     return (ctypes.c_int64 * (len(pointers) + len(sizes)))(*pointers, *sizes)
 
 
-def _cut(buffer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def cut(buffer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The first elements of a buffer, in a shape that they fill."""
     return buffer.reshape(-1)[: math.prod(shape)].reshape(shape)

@@ -364,14 +364,17 @@ class Expressions(Scope):
 
     def outlined(self, key: str, arguments: list[Expr]) -> str:
         """A call of an outlined function, which is written once."""
-        name = self.support.function(f"lepton_fn_{key}", lambda support: function_text(key, support, self.where))
+        name = self.support.function(f"lepton_fn_{key}", lambda support: function_text(key, self.another(support)))
         return f"{name}({', '.join(bare(self.value(a)) for a in arguments)})"
 
+    def another(self, support: Support) -> Expressions:
+        """A writer for the body of a function."""
+        return Expressions(support, self.where)
 
-def function_text(key: str, support: Support, where: str) -> str:
-    """The C function of an outlined body."""
+
+def function_text(key: str, writer: Expressions) -> str:
+    """The C function of an outlined body, by a fresh writer."""
     parameters, body = outline.body_of(key)
-    writer = Expressions(support, where)
     for k, parameter in enumerate(parameters):
         writer.names[hash(parameter)] = writer.name(f"x{k}")
     result = bare(writer.value(body))

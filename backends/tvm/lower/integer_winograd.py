@@ -15,7 +15,7 @@ subtracted. Where one chunk holds all tiles, each step is a phase that threads s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from lepton_compiler.backends.tvm.compute.integer_product import spans
 from lepton_compiler.backends.tvm.compute.integer_winograd import INVERSE, ONES, SHIFT, Plan, input_transform, output_transform, plan
 from lepton_compiler.backends.tvm.dot import Dot, dot_of, splat, vector_type, wide_dot_of
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, expression
-from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
+from lepton_compiler.backends.tvm.lower.procedure import Buffer, chunks, load, procedure, store, when
 from lepton_compiler.backends.tvm.lower.whole import Result, read_through
 from lepton_compiler.backends.tvm.outline import outlined
 from lepton_compiler.backends.tvm.schedules.prefetch import LINE, plan_prefetch, prefetch
@@ -70,7 +70,7 @@ def lower_exact(
     def write(data: Arg, zero: Arg | None, u: Arg, *rest: Any) -> None:
         loaded, (y, *spaces) = rest[: len(stored)], rest[len(stored) :]
         kernel.open(data, zero, u, spaces)
-        with _chunks(how.chunks) as chunk:
+        with chunks(how.chunks) as chunk:
             kernel.transform_input(chunk)
             kernel.multiply(chunk)
             with read_through([x, *read, *stored], [data, *([zero] if zero is not None and read else []), *loaded]):
@@ -78,16 +78,6 @@ def lower_exact(
 
     ctx.outputs = (last.type,)
     return procedure(ctx, "winograd", [x, x_zero, packed, *stored], write, kernel.scratch, private=how.chunks > 1)
-
-
-@contextmanager
-def _chunks(count: int) -> Iterator[Expr]:
-    """A loop over chunks, unless there is only one."""
-    if count == 1:
-        yield tirx.const(0, "int32")
-    else:
-        with T.parallel(0, count) as chunk:
-            yield chunk
 
 
 LINES_AT_ONCE = 6

@@ -116,6 +116,16 @@ def parallel_from(work: int) -> Iterator[None]:
 
 
 @contextmanager
+def chunks(count: int) -> Iterator[Expr]:
+    """A parallel loop over chunks, unless there is only one."""
+    if count == 1:
+        yield tirx.const(0, "int32")
+    else:
+        with T.parallel(0, count) as chunk:
+            yield chunk
+
+
+@contextmanager
 def nest(shape: Sequence[int], parallel_work: int = 0) -> Iterator[list[Expr]]:
     """Loops over all indices of `shape`; one parallel loop where the iterations are independent and do `parallel_work` in all."""
     with ExitStack() as frames:

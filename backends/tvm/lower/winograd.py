@@ -8,7 +8,7 @@ own. Where one chunk holds all tiles, each step is a phase that threads share.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 from tvm import tirx
@@ -17,7 +17,7 @@ from tvm.script.ir_builder import tirx as T
 from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.backends.tvm.compute.winograd import INPUT, OUTPUT, Plan, plan
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, expression
-from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, procedure, store, when
+from lepton_compiler.backends.tvm.lower.procedure import Buffer, chunks, load, procedure, store, when
 from lepton_compiler.backends.tvm.lower.whole import Result, read_through
 from lepton_compiler.backends.tvm.schedules.prefetch import LINE, plan_prefetch, prefetch
 from lepton_compiler.ir.types import FLOAT32, TensorType
@@ -45,7 +45,7 @@ def lower_winograd(
 
     def write(x: Arg, u: Arg, b: Arg | None, *rest: Any) -> None:
         loaded, (y, v, m) = [x, *rest[:-3]], rest[-3:]
-        with _chunks(how.chunks) as chunk:
+        with chunks(how.chunks) as chunk:
             kernel.transform_input(x, v, chunk)
             kernel.multiply(u, v, m, chunk)
             with read_through([source, *stored], loaded):
@@ -54,16 +54,6 @@ def lower_winograd(
     source = x
     ctx.outputs = (last.type,)
     return procedure(ctx, "winograd", [x, packed, b, *stored], write, scratch, private=how.chunks > 1)
-
-
-@contextmanager
-def _chunks(count: int) -> Iterator[Expr]:
-    """A loop over chunks, unless there is only one."""
-    if count == 1:
-        yield tirx.const(0, "int32")
-    else:
-        with T.parallel(0, count) as chunk:
-            yield chunk
 
 
 class _Kernel:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from lepton_compiler.backends.tvm.carriers import carrier
+from lepton_compiler.ir.graph import Node
 from lepton_compiler.ir.types import DType
 
 C_TYPES = {
@@ -23,6 +24,12 @@ RESERVED = frozenset(
 def c_type(element: DType) -> str:
     """The C type that holds one element: its code, where C has no such numbers."""
     return C_TYPES[carrier(element).name]
+
+
+def origins(node: Node) -> str:
+    """Names of the model's nodes that a node came from: four of them, and how many more there are."""
+    sources = node.loc.sources
+    return ", ".join(sources[:4]) + (f" and {len(sources) - 4} more" if len(sources) > 4 else "")
 
 
 def storage_note(element: DType) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from lepton_compiler.backends.tvm.kernels import Kernel
 from lepton_compiler.backends.tvm.package.header import _comment as comment
 from lepton_compiler.backends.tvm.package.interface import Interface, Variant
+from lepton_compiler.backends.tvm.package.names import origins
 from lepton_compiler.backends.tvm.package.portable import public_symbol
 from lepton_compiler.backends.tvm.package.sharing import Sharing
 from lepton_compiler.backends.tvm.phases import phase_symbols
@@ -255,7 +256,7 @@ class _Writer:
         return [indent + begin, *lines, indent + end]
 
     def call(self, s: Call, indent: str) -> list[str]:
-        where = ", ".join(s.node.loc.sources[:4]) + (f" and {len(s.node.loc.sources) - 4} more" if len(s.node.loc.sources) > 4 else "")
+        where = origins(s.node)
         types = ", ".join(str(o.type) for o in s.node.outputs)
         note = f"{indent}/* {comment(where)} -> {types} */"
         addresses = [self.address(a) for a in s.arguments]

@@ -10,6 +10,7 @@ from lepton_compiler.backends.tvm.cuda.package.driver import DRIVER
 from lepton_compiler.backends.tvm.launches import Launch
 from lepton_compiler.backends.tvm.package.header import _comment as comment
 from lepton_compiler.backends.tvm.package.interface import Interface, Variant
+from lepton_compiler.backends.tvm.package.names import origins
 from lepton_compiler.backends.tvm.package.source import calls
 from lepton_compiler.backends.tvm.program import Branch, Call, Clear, Copy, Ref, Repeat, SetCounter, SetSize, Statement, Stop, stored_type
 
@@ -271,7 +272,7 @@ class _Writer:
         return [f"{indent}TRY(CopyToHost(&s->sizes[{self.first[s.output] + s.axis}], {self.address(s.size)}, 8, stream));"]
 
     def call(self, s: Call, indent: str) -> list[str]:
-        where = ", ".join(s.node.loc.sources[:4]) + (f" and {len(s.node.loc.sources) - 4} more" if len(s.node.loc.sources) > 4 else "")
+        where = origins(s.node)
         types = ", ".join(str(o.type) for o in s.node.outputs)
         addresses = [self.address(a) for a in s.arguments]
         lines = [f"{indent}/* {comment(where)} -> {types} */"]

@@ -18,7 +18,7 @@ from tvm.ir import Range
 from lepton_compiler.backends.tvm import outline
 from lepton_compiler.backends.tvm.c99.expressions import FENCES, bare, element_kind, intrinsic
 from lepton_compiler.backends.tvm.c99.statements import KernelWriter
-from lepton_compiler.backends.tvm.c99.support import C_TYPES
+from lepton_compiler.backends.tvm.c99.support import C_TYPES, Support
 from lepton_compiler.backends.tvm.cuda.text.support import DeviceSupport
 from lepton_compiler.errors import UnsupportedError
 
@@ -256,10 +256,9 @@ class DeviceWriter(KernelWriter):
             return f"{self.support.fence(element_kind(x))}({bare(self.value(x.args[1]))})"
         return super().call(x)
 
-    def outlined(self, key: str, arguments: list[Expr]) -> str:
-        """A call of an outlined function."""
-        name = self.support.function(f"lepton_fn_{key}", lambda support: _function(key, self.support, self.where))
-        return f"{name}({', '.join(bare(self.value(a)) for a in arguments)})"
+    def another(self, support: Support) -> DeviceWriter:
+        """A writer for the body of a device function."""
+        return DeviceWriter(self.support, self.where)
 
     def element_type(self, buffer: Any) -> str:
         """C's type of an element."""
@@ -267,15 +266,3 @@ class DeviceWriter(KernelWriter):
         if kind not in C_TYPES:
             raise self.refuse(f"a buffer of {kind}")
         return C_TYPES[kind]
-
-
-def _function(key: str, support: DeviceSupport, where: str) -> str:
-    """The device function of an outlined body."""
-    parameters, body = outline.body_of(key)
-    writer = DeviceWriter(support, where)
-    for k, parameter in enumerate(parameters):
-        writer.names[hash(parameter)] = writer.name(f"x{k}")
-    result = bare(writer.value(body))
-    formals = ", ".join(f"{writer.type(p)} {writer.names[hash(p)]}" for p in parameters)
-    head = f"static inline {writer.type(body)} lepton_fn_{key}({formals}) {{"
-    return "\n".join([head, *writer.lines, f"  return {result};", "}", ""])
