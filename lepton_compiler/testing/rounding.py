@@ -14,7 +14,6 @@ another may be anything: one more evaluation, in which large numbers overflow ea
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -168,7 +167,7 @@ class _Noise:
         exact, shaken = evaluate_wide(op, wide), evaluate_wide(op, operands if basic or not self.narrow else _narrowed(node, operands))
         if op.name in STANDARDIZED:
             shaken = [y + moved for y, moved in zip(shaken, self._inside(op, node, wide), strict=True)]
-        ulps = OUTPUT_ULPS * _growth(node, wide, exact[0]) if basic else FUNCTION_ULPS
+        ulps = OUTPUT_ULPS if basic else FUNCTION_ULPS
         return [
             np.where(self._is_exact(node, y, v.type.dtype, known, wide), y, self.moved(z, v.type.dtype, ulps, np.False_))
             if v.type.dtype.is_float else z
@@ -222,12 +221,6 @@ class _Noise:
         relative, absolute = (self.scale * self.rng.uniform(-ulps, ulps, x.shape) for _ in range(2))
         shaken = x * (1 + relative * PRECISION[kind.name]) + absolute * SMALLEST[kind.name]
         return np.where(np.isfinite(x) & ~np.asarray(exact), shaken, x)
-
-
-def _growth(node: Node, arrays: Sequence[Any], y: np.ndarray) -> float:
-    """How many times larger the error of a sum is than that of one rounding: it grows with the root of the number of terms."""
-    terms: float = arrays[0].size / y.size if node.op.name.startswith("Reduce") and y.size else 1
-    return max(1.0, math.sqrt(terms) / 4)
 
 
 def _count(node: Node, arrays: Sequence[Any], y: np.ndarray) -> int | None:
