@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lepton_compiler.backends.tvm.kernels import Kernel
-from lepton_compiler.backends.tvm.package.header import _comment as comment
+from lepton_compiler.backends.tvm.package.header import comment
 from lepton_compiler.backends.tvm.package.interface import Interface, Variant
 from lepton_compiler.backends.tvm.package.names import origins
 from lepton_compiler.backends.tvm.package.portable import public_symbol

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lepton_compiler.backends.tvm.cuda.compilers import Image
 from lepton_compiler.backends.tvm.cuda.package.driver import DRIVER
 from lepton_compiler.backends.tvm.launches import Launch
-from lepton_compiler.backends.tvm.package.header import _comment as comment
+from lepton_compiler.backends.tvm.package.header import comment
 from lepton_compiler.backends.tvm.package.interface import Interface, Variant
 from lepton_compiler.backends.tvm.package.names import origins
 from lepton_compiler.backends.tvm.package.source import calls
