@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from lepton_compiler.backends.tvm.cuda.tensor_cores.device import Device
 from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import BYTES, Element, Epilogue, Launch, Matrix, Plan
@@ -14,6 +15,7 @@ from lepton_compiler.errors import UnsupportedError
 LARGEST_HEAD = {"float16": 256, "bfloat16": 256, "float32": 128}
 """Elements of a key or a value, by what is multiplied: registers and shared memory hold no more."""
 WARPS = (4, 2, 1)
+Empty = Literal["nan", "zeros", "never_nan"]
 
 
 @dataclass(frozen=True)
@@ -22,25 +24,29 @@ class Rows:
 
     Attributes:
         pointer: the kernel's parameter, aligned to 16 bytes.
-        batch, head, row: elements from one to the next.
+        steps: elements from one matrix to the next along each axis of the batch; 0 where all share one.
+        row: elements from one vector to the next.
+        offset: elements before the first one.
     """
 
     pointer: str
-    batch: int
-    head: int
+    steps: tuple[int, ...]
     row: int
+    offset: int = 0
 
 
 @dataclass(frozen=True)
 class Attention:
-    """out[b][h][q] = sum over keys of softmax(score(scale * query . key)) * value; a query that sees no key gives zeros.
+    """out[batch][q] = sum over keys of softmax(score(scale * query . key)) * value.
 
-    The epilogue takes the batch `b * heads + h`, `m` = query and `n` = element of the value.
+    The epilogue takes the batch, the last axis counting fastest, `m` = query and `n` = element of the value.
 
     Attributes:
         element: of all operands: float32, float16 or bfloat16; the latter two are multiplied on tensor cores.
-        kv_heads: heads of keys and values; `heads / kv_heads` neighbouring heads of queries share one.
+        batch: sizes of its axes; heads of queries that share keys and values are one, too.
         head, value_head: elements of a key, and of a value.
+        empty: what a query gets that sees no key, all its scores being minus infinity: NaN, as the softmax of such a row is; zeros; or
+            zeros also where a score is NaN.
         causal: a query sees keys up to its own number plus this; None where it sees all.
         score: whether the epilogue's helpers have `float SYMBOL_score(<all pointers>, int batch, int q, int k, float score)`, which masks and caps:
             minus infinity for what is not seen.
@@ -50,9 +56,7 @@ class Attention:
     key: Rows
     value: Rows
     element: Element
-    batch: int
-    heads: int
-    kv_heads: int
+    batch: tuple[int, ...]
     queries: int
     keys: int
     head: int
@@ -60,6 +64,7 @@ class Attention:
     scale: float
     causal: int | None = None
     score: bool = False
+    empty: Empty = "nan"
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def generate_attention(symbol: str, attention: Attention, epilogue: Epilogue, de
     blocks = next(b for b in _choices(attention, device) if shared_bytes(attention, b) <= device.shared_per_block)
     launch = Launch(
         symbol,
-        (math.ceil(attention.queries / blocks.queries) * attention.batch * attention.heads, 1, 1),
+        (math.ceil(attention.queries / blocks.queries) * math.prod(attention.batch), 1, 1),
         (blocks.warps * 32, 1, 1),
         epilogue.arguments,
         shared_bytes(attention, blocks),
@@ -111,7 +116,7 @@ def _choices(attention: Attention, device: Device) -> Iterator[Blocks]:
     keys = 64 if narrow and largest <= 128 else 32
 
     def count(rows: int) -> int:
-        return math.ceil(attention.queries / rows) * attention.batch * attention.heads
+        return math.ceil(attention.queries / rows) * math.prod(attention.batch)
 
     for warps in WARPS:
         rows = 16 if narrow else 32
@@ -142,16 +147,15 @@ def _rounded(size: int) -> int:
 def _tiles(attention: Attention, blocks: Blocks) -> list[tuple[str, Source, str]]:
     """Name, source and C++ type of the tiles of queries, keys and values."""
     a = attention
-    shared = (a.batch, a.kv_heads, a.heads // a.kv_heads)
     threads = blocks.warps * 32
     own = 32 if blocks.splits > 1 else threads
 
-    def matrix(rows: Rows, batch: tuple[int, ...]) -> Matrix:
-        return Matrix(rows.pointer, a.element, rows.row, 1, batch)
+    def matrix(rows: Rows) -> Matrix:
+        return Matrix(rows.pointer, a.element, rows.row, 1, rows.steps, rows.offset)
 
-    q = matrix_source(matrix(a.query, (a.query.batch, a.query.head)), a.queries, a.head, a.query.row, 1, (a.batch, a.heads))
-    k = matrix_source(matrix(a.key, (a.key.batch, a.key.head, 0)), a.keys, a.head, a.key.row, 1, shared)
-    v = matrix_source(matrix(a.value, (a.value.batch, a.value.head, 0)), a.value_head, a.keys, 1, a.value.row, shared, along_k=False)
+    q = matrix_source(matrix(a.query), a.queries, a.head, a.query.row, 1, a.batch)
+    k = matrix_source(matrix(a.key), a.keys, a.head, a.key.row, 1, a.batch)
+    v = matrix_source(matrix(a.value), a.value_head, a.keys, 1, a.value.row, a.batch, along_k=False)
     return [
         ("Q", q, q.tile(blocks.queries, _rounded(a.head), threads)),
         ("K", k, k.tile(blocks.keys, _rounded(a.head), own)),
@@ -166,7 +170,8 @@ def _call(attention: Attention, blocks: Blocks) -> str:
     if a.element != "float32":
         kind = f"on_tensor_cores<lepton::Arithmetic::{'f16' if a.element == 'float16' else 'bf16'}, "
     sizes = f"{blocks.warps}, {blocks.splits}, {blocks.keys}, {_rounded(a.head)}, {_rounded(a.value_head)}, {a.head}, {a.queries}, {a.keys}"
-    return f"lepton::attend_{kind}{sizes}, {'false' if a.causal is None else 'true'}, {a.causal or 0}, Q, K, V>"
+    seen = f"{'false' if a.causal is None else 'true'}, {a.causal or 0}, lepton::Empty::{a.empty}"
+    return f"lepton::attend_{kind}{sizes}, {seen}, Q, K, V>"
 
 
 def _kernel(symbol: str, attention: Attention, epilogue: Epilogue, blocks: Blocks) -> str:

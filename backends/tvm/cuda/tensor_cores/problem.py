@@ -31,6 +31,7 @@ class Matrix:
         row: elements between neighbours in a column, that is, from a row to the next.
         column: elements between neighbours in a row.
         batch: elements from one matrix to the next along each axis of the batch; 0 where all share one.
+        offset: elements before the first one.
     """
 
     pointer: str
@@ -38,6 +39,7 @@ class Matrix:
     row: int
     column: int
     batch: tuple[int, ...] = ()
+    offset: int = 0
 
 
 @dataclass(frozen=True)

@@ -46,14 +46,15 @@ def matrix_source(
     if along_k is None:
         along_k = stride_k == 1 or stride != 1 or BYTES[matrix.element] == 1
     contiguous = (stride_k if along_k else stride) == 1
-    aligned = [depth if along_k else extent, *steps]
+    aligned = [depth if along_k else extent, matrix.offset, *steps]
     if (extent if along_k else depth) > 1:
         aligned.append(stride if along_k else stride_k)
     vector = _vector(matrix.element, aligned) if contiguous else 1
     kind = C_TYPES[matrix.element]
     reach = (extent - 1) * stride + (depth - 1) * stride_k
     type = f"lepton::Strided<{kind}, {_offset(reach)}, {extent}, {stride}, {stride_k}>"
-    return Source(type, f"{{reinterpret_cast<const {kind}*>({matrix.pointer}){batch_offset(batch, matrix.batch)}}}", along_k, vector)
+    first = f" + {matrix.offset}" if matrix.offset else ""
+    return Source(type, f"{{reinterpret_cast<const {kind}*>({matrix.pointer}){first}{batch_offset(batch, matrix.batch)}}}", along_k, vector)
 
 
 def batch_offset(batch: Sequence[int], steps: Sequence[int]) -> str:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import subprocess
@@ -101,7 +100,11 @@ def plan(symbol: str, processors: int = 108, **fields) -> Plan:
     operands = ["query", "key", "value", "mask"]
     kind = C_TYPES[fields["element"]]
     parameters = ", ".join([*(f"const {'float' if p == 'mask' else kind} *__restrict__ {p}" for p in operands), "float *__restrict__ out"])
-    q, k, v = (Rows(p, math.prod(s[1:]), s[2] * s[3], s[3]) for p, s in zip(operands, sizes(**fields), strict=False))
+    heads, kv_heads = fields.pop("heads"), fields.pop("kv_heads")
+    (_, _, queries, head), (*_, keys, _), (*_, value_head) = sizes(heads=heads, kv_heads=kv_heads, **fields)
+    group = heads // kv_heads
+    q = Rows("query", (heads * queries * head, group * queries * head, queries * head), head)
+    k, v = (Rows(p, (kv_heads * keys * n, keys * n, 0), n) for p, n in (("key", head), ("value", value_head)))
     head = "static __device__ __forceinline__"
     helpers = (
         f"{head} float {symbol}_value({parameters}, int batch, int m, int n, float sum) {{ return sum; }}\n"
@@ -111,7 +114,7 @@ def plan(symbol: str, processors: int = 108, **fields) -> Plan:
     )
     device = replace(device_of("sm_80"), processors=processors)
     epilogue = Epilogue(symbol, helpers, parameters, (*operands, "out"), "out", "float", 4)
-    return generate_attention(symbol, Attention(q, k, v, batch=BATCH, scale=0.2, **fields), epilogue, device)
+    return generate_attention(symbol, Attention(q, k, v, batch=(BATCH, kv_heads, group), scale=0.2, empty="zeros", **fields), epilogue, device)
 
 
 @pytest.fixture(scope="module")

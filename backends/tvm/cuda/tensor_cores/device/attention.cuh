@@ -5,6 +5,9 @@ constexpr float LOG2_E = 1.4426950408889634f;
 
 __device__ __forceinline__ float no_score() { return __int_as_float(0xff800000); }
 
+// What a query gets that sees no key: NaN, as the softmax of nothing but minus infinity; zeros; or zeros even where a score is NaN.
+enum class Empty { nan, zeros, never_nan };
+
 // What a row of scores needs to know of the tiles before: its largest score and the sum of exponentials.
 struct Running {
   float largest, total;
@@ -23,7 +26,14 @@ struct Running {
     total += w;
     return w;
   }
-  __device__ __forceinline__ float scale() const { return total > 0.0f ? 1.0f / total : 0.0f; }
+  template <Empty EMPTY>
+  __device__ __forceinline__ float finished(float sum) const {
+    if constexpr (EMPTY == Empty::zeros)
+      if (total == 0.0f) return 0.0f;
+    if constexpr (EMPTY == Empty::never_nan)
+      if (!(total > 0.0f)) return 0.0f;
+    return sum * (1.0f / total);
+  }
 };
 
 // The tiles of keys that QUERIES queries see, two of them in shared memory. AHEAD: a query sees keys up to its own number plus that.
@@ -97,7 +107,7 @@ __device__ __forceinline__ void merge(char* shared, Running (&rows)[ROWS], float
 
 // A warp has sixteen queries, or SPLITS warps have the same sixteen. HEAD and WIDTH: sizes of a key and of a value, rounded up to those of tiles; DEPTH: of a key as it is.
 // `score(query, key, product)` is asked for those that exist and are seen.
-template <Arithmetic KIND, int WARPS, int SPLITS, int BLOCK_KEYS, int HEAD, int WIDTH, int DEPTH, int QUERIES, int KEYS, bool CAUSAL, int AHEAD, class Q, class K, class V,
+template <Arithmetic KIND, int WARPS, int SPLITS, int BLOCK_KEYS, int HEAD, int WIDTH, int DEPTH, int QUERIES, int KEYS, bool CAUSAL, int AHEAD, Empty EMPTY, class Q, class K, class V,
           class Score, class Store>
 __device__ __forceinline__ void attend_on_tensor_cores(const typename Q::Origin& q, const typename K::Origin& k, const typename V::Origin& v,
                                                        char* shared, int first, const Score& score, const Store& store) {
@@ -174,17 +184,16 @@ __device__ __forceinline__ void attend_on_tensor_cores(const typename Q::Origin&
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float scale = rows[half].scale();
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) {
-      float two[2] = {sums[c][half * 2] * scale, sums[c][half * 2 + 1] * scale};
+      float two[2] = {rows[half].template finished<EMPTY>(sums[c][half * 2]), rows[half].template finished<EMPTY>(sums[c][half * 2 + 1])};
       store(query + half * 8, c * 8 + pair, two);
     }
   }
 }
 
 // The same in fp32 on the ordinary cores: a warp has TM x 8 queries, a lane TM of them and a quarter of the keys and of the columns.
-template <int TM, int WARPS, int SPLITS, int BLOCK_KEYS, int HEAD, int WIDTH, int DEPTH, int QUERIES, int KEYS, bool CAUSAL, int AHEAD, class Q, class K, class V, class Score,
+template <int TM, int WARPS, int SPLITS, int BLOCK_KEYS, int HEAD, int WIDTH, int DEPTH, int QUERIES, int KEYS, bool CAUSAL, int AHEAD, Empty EMPTY, class Q, class K, class V, class Score,
           class Store>
 __device__ __forceinline__ void attend_in_fp32(const typename Q::Origin& q, const typename K::Origin& k, const typename V::Origin& v, char* shared,
                                                int first, const Score& score, const Store& store) {
@@ -266,10 +275,11 @@ __device__ __forceinline__ void attend_in_fp32(const typename Q::Origin& q, cons
   }
 #pragma unroll
   for (int i = 0; i < TM; ++i) {
-    float scale = rows[i].scale();
 #pragma unroll
     for (int c = 0; c < COLUMNS; c += 4) {
-      float four[4] = {sums[i][c] * scale, sums[i][c + 1] * scale, sums[i][c + 2] * scale, sums[i][c + 3] * scale};
+      float four[4];
+#pragma unroll
+      for (int f = 0; f < 4; ++f) four[f] = rows[i].template finished<EMPTY>(sums[i][c + f]);
       store(first + own + row(i), column(c), four);
     }
   }
