@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+OLDEST_BFLOAT16 = (8, 0)
+"""Compute capability from which on tensor cores multiply bfloat16, and float32 in tf32."""
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -34,6 +37,11 @@ class Gpu:
         """Compute capability: major, minor."""
         number = int(self.name.removeprefix("sm_"))
         return number // 10, number % 10
+
+    @property
+    def multiplied(self) -> frozenset[str]:
+        """Element types of products that kernels of tensor cores, or in float32 those of ordinary ones, take."""
+        return frozenset({"float32", "float16", *(("bfloat16",) if self.capability >= OLDEST_BFLOAT16 else ())})
 
 
 GPUS: dict[str, Gpu] = {

@@ -20,6 +20,7 @@ TABLE = {
     "fold-batch-norm": "lepton_compiler.passes.fold_batch_norm:FoldBatchNorm",
     "fold-constants": "lepton_compiler.passes.fold_constants:FoldConstants",
     "fuse": "lepton_compiler.passes.fuse:Fuse",
+    "fuse-attention": "lepton_compiler.passes.fuse.attention:FuseAttention",
     "integer-layers": "lepton_compiler.backends.tvm.integer_layers:IntegerLayers",
     "hoist-products": "lepton_compiler.passes.hoist_products:HoistProducts",
     "integer-products": "lepton_compiler.backends.tvm.integer_products:IntegerProducts",

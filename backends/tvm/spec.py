@@ -15,6 +15,7 @@ from lepton_compiler.backends.tvm.window_packing import lanes_of_few_windows
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.types import TensorType
+from lepton_compiler.ops.control import Fused
 from lepton_compiler.target import Target
 
 
@@ -44,6 +45,7 @@ class KernelSpec:
         sum_bits: bits that hold the sums of its integer convolution, with the sign, as far as its weights tell (`sum_bounds`);
             no part of the structure.
         choice: what tuning chose in place of the analysis.
+        kind: what the kernel is as a whole, where a pass made it one that only some backends take (`Fused.kind`).
     """
 
     types: tuple[TensorType, ...]
@@ -56,10 +58,13 @@ class KernelSpec:
     in_windows: frozenset[tuple[int, int]] = frozenset()
     sum_bits: int = ALL_BITS
     choice: Choice = ANALYTIC
+    kind: str = ""
 
     @property
     def label(self) -> str:
-        """A readable name: the operators in order, shortened."""
+        """A readable name: what it is, or the operators in order, shortened."""
+        if self.kind:
+            return self.kind
         names = [s.op.name.lower() for s in self.steps]
         return "_".join(names if len(names) <= 4 else [*names[:3], f"{len(names) - 3}more"])
 
@@ -86,7 +91,8 @@ class KernelSpec:
         return hashlib.sha256(repr(self._parts()).encode()).hexdigest()[:20]
 
     def _parts(self) -> tuple[object, ...]:
-        return (self.types, self.inputs, sorted(self.constants), self.scalars, self.steps, self.outputs, self.shares)
+        parts = (self.types, self.inputs, sorted(self.constants), self.scalars, self.steps, self.outputs, self.shares)
+        return (*parts, self.kind) if self.kind else parts
 
 
 @cache
@@ -120,9 +126,10 @@ def schedule_version() -> str:
 
 def spec_of(node: Node, small: bool = False) -> KernelSpec:
     """The kernel of a `Fused` node, or of a single node, of static types throughout; a `small` one keeps weights of integers as they are."""
-    if node.op.name == "Fused":
+    if isinstance(node.op, Fused):
         region = node.regions[0]
         spec = _number(list(zip(region.inputs, node.inputs, strict=True)), _constants(region), list(region), region.outputs)
+        spec = replace(spec, kind=node.op.kind)
     else:
         operands = [(v, v) for v in dict.fromkeys(node.present_inputs) if not _is_scalar(v)]
         spec = _number(operands, [v for v in dict.fromkeys(node.present_inputs) if _is_scalar(v)], [node], node.outputs)

@@ -206,10 +206,16 @@ class Scan(Op):
 
 @dataclass(frozen=True)
 class Fused(Op):
-    """A region that becomes one kernel: its inputs are the operands, its outputs the results."""
+    """A region that becomes one kernel: its inputs are the operands, its outputs the results.
+
+    Attributes:
+        label: for readers.
+        kind: what the region is as a whole, where only backends that declare so take it: `attention`.
+    """
 
     has_regions: ClassVar[bool] = True
     label: str = ""
+    kind: str = ""
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:  # noqa: D102
         raise InferenceError("Fused needs its region to infer types")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lepton_compiler.ir.graph import Graph, Loc, Node, Value, copy_node
+from lepton_compiler.ir.graph import Graph
 from lepton_compiler.ir.traverse import bodies
-from lepton_compiler.ops.control import Fused
-from lepton_compiler.passes.fuse.groups import Group, form_groups
+from lepton_compiler.passes.fuse.groups import form_groups
+from lepton_compiler.passes.fuse.wrap import wrap
 from lepton_compiler.pipeline import Pass, PassContext
 
 __all__ = ["Fuse"]
@@ -36,40 +36,4 @@ class Fuse(Pass):
             for group in form_groups(part, self.depth, ctx.target.lanes(32)):
                 alone = len(group.nodes) == 1
                 if group.nodes[0].op.name != "Fused" and (not alone or self.singletons):
-                    self._wrap(part, group)
-
-    def _wrap(self, graph: Graph, group: Group) -> None:
-        members = group.nodes[::-1]
-        sink = members[-1]
-        region = Graph(kernel_label(members))
-        mapped: dict[Value, Value] = {}
-        operands: list[Value] = []
-        inside = {out for node in members for out in node.outputs}
-        for node in members:
-            for value in node.present_inputs:
-                if value not in inside and value not in mapped:
-                    if value.tensor is not None and value.type.size <= self.inline:
-                        mapped[value] = region.constant(value.tensor, value.name)
-                    else:
-                        mapped[value] = region.add_input(value.name, value.type)
-                        operands.append(value)
-            copy = copy_node(node, region, mapped)
-            for old, new in zip(node.outputs, copy.outputs, strict=True):
-                new.type = old.type
-        region.set_outputs(mapped[out] for out in sink.outputs)
-        loc = Loc().merge(*(node.loc for node in members))
-        kernel = graph.add(Fused(region.name), operands, regions=[region], before=sink, loc=loc)
-        names = [out.name for out in sink.outputs]
-        for old, new in zip(sink.outputs, kernel.outputs, strict=True):
-            new.type = old.type
-            graph.replace_all_uses(old, new)
-        for node in reversed(members):
-            graph.remove(node)
-        for new, name in zip(kernel.outputs, names, strict=True):
-            graph.rename(new, name)
-
-
-def kernel_label(nodes: list[Node]) -> str:
-    """A short name: the first operators, and how many more there are."""
-    names = [node.op.name.lower() for node in nodes]
-    return "_".join(names if len(names) <= 4 else [*names[:3], f"{len(names) - 3}more"])
+                    wrap(part, group.nodes[::-1], self.inline)

@@ -6,11 +6,20 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from lepton_compiler.backend import Artifact, BuildOptions
-from lepton_compiler.backends.tvm import REQUIRED_PASSES, check_static, check_supported, default_cache, kernel_nodes
+from lepton_compiler.backends import tvm
+from lepton_compiler.backends.tvm import check_static, check_supported, default_cache, kernel_nodes
+from lepton_compiler.backends.tvm.cuda.tensor_cores.attention import LARGEST_HEAD
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.ir.graph import Graph
 
 __all__ = ["REQUIRED_PASSES", "build", "build_sizes"]
+
+REQUIRED_PASSES: tuple[str, ...] = tuple(
+    item
+    for step in tvm.REQUIRED_PASSES
+    for item in ([f"fuse-attention{{{','.join(f'{k}={n}' for k, n in LARGEST_HEAD.items())}}}", step] if step == "fuse" else [step])
+)
+"""Pipeline items that run before `build`: those of the native backend, and before kernels are formed, attention as one of them."""
 
 Progress = Callable[[int, int, str], None]
 

@@ -7,6 +7,7 @@ from tvm import tirx
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
 from lepton_compiler.backends.tvm.cuda.generate.kernel import generate
 from lepton_compiler.backends.tvm.cuda.products.anchors import Anchor, find_anchor
+from lepton_compiler.backends.tvm.cuda.products.attention import attention_kernel
 from lepton_compiler.backends.tvm.cuda.products.choose import choose_tile
 from lepton_compiler.backends.tvm.cuda.products.generated import arithmetic_of, generated_product, generated_types
 from lepton_compiler.backends.tvm.cuda.products.tiled import tiled_product
@@ -29,8 +30,13 @@ def compile_spec(key: str, spec: KernelSpec, target: Target) -> Kernel:
     """
     symbol, where = symbol_of(spec, target), f"kernel {spec.label}"
     with native_functions(), parallel_from(1):
-        anchor = find_anchor(spec, generated_types(target.gpus))
-        text, parameters = _from_stages(spec, target, symbol, where) if anchor is None else _product(anchor, spec, target, symbol, where)
+        anchor = None if spec.kind else find_anchor(spec, generated_types(target.gpus))
+        if spec.kind == "attention":
+            text, parameters = attention_kernel(spec, target.gpus, symbol, where)
+        elif anchor is not None:
+            text, parameters = _product(anchor, spec, target, symbol, where)
+        else:
+            text, parameters = _from_stages(spec, target, symbol, where)
     parameters += [KernelParameter("workspace", len(parameters) + k, kind) for k, kind in enumerate(text.spaces)]
     return Kernel(symbol, text.text.encode(), tuple(parameters), (), tuple(text.launches), tuple(text.notes))
 

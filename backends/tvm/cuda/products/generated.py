@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tvm import tirx
@@ -12,7 +12,8 @@ from lepton_compiler.backends.tvm.c99.expressions import bare
 from lepton_compiler.backends.tvm.c99.support import C_TYPES
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
 from lepton_compiler.backends.tvm.cuda.products.anchors import Anchor
-from lepton_compiler.backends.tvm.cuda.tensor_cores import Arithmetic, Epilogue, device_of, generate
+from lepton_compiler.backends.tvm.cuda.products.product import Sums
+from lepton_compiler.backends.tvm.cuda.tensor_cores import Arithmetic, Device, Epilogue, Plan, device_of, generate
 from lepton_compiler.backends.tvm.cuda.text.support import INLINE
 from lepton_compiler.backends.tvm.cuda.text.writer import DeviceWriter
 from lepton_compiler.backends.tvm.cuda.unit import LIBRARY
@@ -20,15 +21,10 @@ from lepton_compiler.backends.tvm.launches import Launch
 from lepton_compiler.backends.tvm.schedules.loops import bits_of
 from lepton_compiler.gpus import Gpu
 
-OLDEST, OLDEST_BFLOAT16 = (7, 5), (8, 0)
-"""Compute capabilities from which on the generator has kernels, and kernels that multiply in tf32 and bfloat16."""
-
 
 def generated_types(gpus: Sequence[Gpu]) -> frozenset[str]:
     """Element types of products that the generator takes for all architectures."""
-    oldest = min(gpu.capability for gpu in gpus)
-    types = {"float32", "float16"} if oldest >= OLDEST else set()
-    return frozenset(types | ({"bfloat16"} if oldest >= OLDEST_BFLOAT16 else set()))
+    return frozenset.intersection(*(gpu.multiplied for gpu in gpus))
 
 
 def arithmetic_of(anchor: Anchor, extensions: Sequence[str], gpus: Sequence[Gpu]) -> Arithmetic:
@@ -42,15 +38,34 @@ def arithmetic_of(anchor: Anchor, extensions: Sequence[str], gpus: Sequence[Gpu]
 
 def generated_product(kernel: KernelText, anchor: Anchor, arithmetic: Arithmetic, gpus: Sequence[Gpu]) -> None:
     """Add the functions of a product; a workspace becomes one more parameter."""
-    problem, names = anchor.product.problem, [f"p{k}" for k in range(len(kernel.buffers))]
+    problem, names = anchor.product.problem, names_of(kernel)
     assert problem is not None
+    symbol = f"{kernel.symbol}_product"
     by_buffer = dict(zip(map(hash, kernel.buffers), names, strict=True))
-    epilogue = _epilogue(kernel, anchor, names)
-    device = min((device_of(gpu.name) for gpu in reversed(gpus)), key=lambda d: d.shared_per_block)
-    plan = generate(f"{kernel.symbol}_product", problem(lambda buffer: by_buffer[hash(buffer)], arithmetic), epilogue, device)
+    plan = generate(
+        symbol,
+        problem(lambda buffer: by_buffer[hash(buffer)], arithmetic),
+        epilogue_of(kernel, symbol, anchor.output, anchor.product),
+        smallest(gpus),
+    )
     if plan.workspace_bytes:
         kernel.space(tirx.decl_buffer((plan.workspace_bytes // 4,), anchor.product.kind, "workspace", layout=None))
         names.append("workspace")
+    add_plan(kernel, plan, names)
+
+
+def names_of(kernel: KernelText) -> list[str]:
+    """What the parameters of a kernel are called in its text."""
+    return [f"p{k}" for k in range(len(kernel.buffers))]
+
+
+def smallest(gpus: Sequence[Gpu]) -> Device:
+    """The GPU whose blocks have the least shared memory: what fits there fits all."""
+    return min((device_of(gpu.name) for gpu in reversed(gpus)), key=lambda d: d.shared_per_block)
+
+
+def add_plan(kernel: KernelText, plan: Plan, names: Sequence[str]) -> None:
+    """Add what a generator wrote, of which arguments are called by `names` in the order of the kernel's parameters."""
     kernel.support.chunks.setdefault(LIBRARY, LIBRARY + "\n")
     kernel.functions.append(re.sub(r"\n\s*\n", "\n", plan.text))
     for launch in plan.launches:
@@ -58,43 +73,38 @@ def generated_product(kernel: KernelText, anchor: Anchor, arithmetic: Arithmetic
         kernel.launches.append(Launch(launch.symbol, launch.grid, launch.block, arguments, launch.shared_bytes))
 
 
-def _epilogue(kernel: KernelText, anchor: Anchor, names: Sequence[str]) -> Epilogue:
+def epilogue_of(kernel: KernelText, symbol: str, output: Any, sums: Sums) -> Epilogue:
     """The two functions that say what is stored for a sum, and where."""
-    output, types = anchor.output, [C_TYPES[str(b.dtype)] for b in kernel.buffers]
+    names, types = names_of(kernel), [C_TYPES[str(b.dtype)] for b in kernel.buffers]
     target = names[[hash(b) for b in kernel.buffers].index(hash(output))]
     formals = ", ".join(f"{'' if n == target else 'const '}{t} *__restrict__ {n}" for n, t in zip(names, types, strict=True))
     at = "int batch, int m, int n"
-    writer, index = _at(kernel, anchor)
-    total = tirx.Var("total", anchor.product.kind)
+    writer, (batch, m, n) = writer_at(kernel, {"batch": sums.batch, "m": sums.rows, "n": sums.columns})
+    total = tirx.Var("total", sums.kind)
     writer.names[hash(total)] = writer.name("total")
-    value = bare(writer.value(anchor.product.ending(total, index)))
-    c, total_type = C_TYPES[str(output.dtype)], C_TYPES[anchor.product.kind]
-    symbol = f"{kernel.symbol}_product"
+    value = bare(writer.value(sums.ending(total, sums.place(batch, m, n))))
+    c, total_type = C_TYPES[str(output.dtype)], C_TYPES[sums.kind]
     lines = [f"{INLINE} {c} {symbol}_value({formals}, {at}, {total_type} total) {{", *writer.lines, f"  return {value};", "}"]
-    writer, index = _at(kernel, anchor)
-    lines += [f"{INLINE} int {symbol}_place({formals}, {at}) {{", f"  return {writer.index(writer.flat(output, index))};", "}"]
-    rows = _contiguous(anchor)
+    writer, (batch, m, n) = writer_at(kernel, {"batch": sums.batch, "m": sums.rows, "n": sums.columns})
+    place = writer.index(writer.flat(output, sums.place(batch, m, n)))
+    lines += [f"{INLINE} int {symbol}_place({formals}, {at}) {{", f"  return {place};", "}"]
+    rows = _contiguous(kernel, output, sums)
     return Epilogue(symbol, "\n".join(lines), formals, tuple(names), target, c, bits_of(output.dtype) // 8, rows)
 
 
-def _at(kernel: KernelText, anchor: Anchor) -> tuple[DeviceWriter, tuple[Any, ...]]:
-    """A writer that knows an element of the result by batch, row and column; and the index of that element."""
-    writer, product = kernel.writer(), anchor.product
-    variables = []
-    for name, extent in (("batch", product.batch), ("m", product.rows), ("n", product.columns)):
+def writer_at(kernel: KernelText, extents: Mapping[str, int]) -> tuple[DeviceWriter, list[Any]]:
+    """A writer of a function of some integers below given bounds, and the integers."""
+    writer, variables = kernel.writer(), []
+    for name, extent in extents.items():
         variables.append(tirx.Var(name, "int32"))
         writer.range(variables[-1], extent, writer.name(name))
-    return writer, product.place(*variables)
+    return writer, variables
 
 
-def _contiguous(anchor: Anchor) -> bool:
-    """Whether neighbours along a row of the product are neighbours in memory: the place of the next column is one further on."""
-    product = anchor.product
-    probe = KernelText("", "", list(anchor.buffers), True)
-    writer = probe.writer()
-    variables = [tirx.Var(n, "int32") for n in ("batch", "m", "n")]
-    for variable, extent in zip(variables, (product.batch, product.rows, product.columns), strict=True):
-        writer.range(variable, extent, writer.name(str(variable.name)))
-    first = writer.flat(anchor.output, product.place(*variables))
-    start = writer.flat(anchor.output, product.place(variables[0], variables[1], tirx.const(0, "int32")))
-    return bool(writer.analyzer.can_prove_equal(first, start + variables[2]))
+def _contiguous(kernel: KernelText, output: Any, sums: Sums) -> bool:
+    """Whether neighbours along a row of sums are neighbours in memory: the place of the next column is one further on."""
+    probe = KernelText("", "", list(kernel.buffers), True)
+    writer, (batch, m, n) = writer_at(probe, {"batch": sums.batch, "m": sums.rows, "n": sums.columns})
+    first = writer.flat(output, sums.place(batch, m, n))
+    start = writer.flat(output, sums.place(batch, m, tirx.const(0, "int32")))
+    return bool(writer.analyzer.can_prove_equal(first, start + n))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from lepton_compiler.backends.tvm.cuda.tensor_cores import Arithmetic, Convolution, Gemm
 
@@ -43,6 +43,23 @@ class Side:
     at: Callable[[Expr, Expr, Expr], Element]
     along: Literal["depth", "extent"]
     chunk: int
+
+
+class Sums(Protocol):
+    """Matrices of sums, and what becomes of each sum: what generators of kernels write the end of. `Product` tells what the fields are."""
+
+    @property
+    def batch(self) -> int: ...  # noqa: D102
+    @property
+    def rows(self) -> int: ...  # noqa: D102
+    @property
+    def columns(self) -> int: ...  # noqa: D102
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+    @property
+    def place(self) -> Callable[[Expr, Expr, Expr], tuple[Expr, ...]]: ...  # noqa: D102
+    @property
+    def ending(self) -> Callable[[Expr, Sequence[Expr]], Expr]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
