@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -23,8 +23,8 @@ LOWERED = frozenset(
     ).split()
 )
 """Operators whose results stay near their operands in size, or are bounded. Sums over many elements inside of them are float32 in kernels."""
-LARGEST = {"float16": 65504.0}
-"""Numbers that a type does not hold are infinite in it."""
+LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38}
+"""Numbers beyond are infinite in a type: those of float32 that models hide keys with, too."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class LowerPrecision(Pass):
 
     approximate: ClassVar[bool] = True
 
-    to: str = "float16"
+    to: Literal["float16", "bfloat16"] = "float16"
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         kind = dtype(self.to)
         for part in list(bodies(graph)):
             for node in part.nodes:
-                if node.op.name in LOWERED and _is_float32(node) and _fits(node, LARGEST.get(self.to, np.inf)):
+                if node.op.name in LOWERED and _is_float32(node) and _fits(node, LARGEST[self.to]):
                     _lower(node, kind)
 
 

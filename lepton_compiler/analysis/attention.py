@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from lepton_compiler.analysis.layouts import Factor, Layout, common
 
+Empty = Literal["nan", "zeros", "never_nan"]
+"""What a query gets all of whose scores are minus infinity: NaN, as the softmax of such a row is; zeros; or zeros instead of any NaN."""
 SEPARATE = "attention in separate kernels: "
 """What the origin of a softmax says, with the reason, where attention was found and could not become one kernel."""
 

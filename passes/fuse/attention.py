@@ -15,7 +15,7 @@ from lepton_compiler.ir.types import FLOAT32, INT64
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.cast import Cast
 from lepton_compiler.passes.fuse.attention_masks import SPREAD, causal, owned
-from lepton_compiler.passes.fuse.attention_parts import Attention, Operand, find_attention, operands_of
+from lepton_compiler.passes.fuse.attention_parts import MULTIPLIED, Attention, Operand, find_attention, operands_of
 from lepton_compiler.passes.fuse.kinds import kind
 from lepton_compiler.passes.fuse.wrap import wrap
 from lepton_compiler.pipeline import Pass, PassContext
@@ -50,7 +50,7 @@ class FuseAttention(Pass):
                 most[name] = 0
         for part in list(bodies(graph)):
             softmaxes = [node for node in part if node.op.name == "Softmax"]
-            if any([_fuse(node, most) for node in softmaxes]):
+            if any([*(_fuse(node, most) for node in softmaxes)]):
                 erase_dead(part)
 
 
@@ -75,8 +75,8 @@ class _Writer:
         self.after = _epilogue(found.second)
         self.sink = self.after[-1][0] if self.after else found.second
         self.owned = owned(found)
-        order = [n for n in found.first.graph if n in self.owned or n in {node for node, _ in self.after}]
-        loc = Loc().merge(*(n.loc for n in order)).by("fuse-attention")
+        origins = {*self.owned, *(n for n, _ in self.after), *(n for o in operands for n in o.passed)}
+        loc = Loc().merge(*(n.loc for n in found.first.graph if n in origins)).by("fuse-attention")
         self.build = Builder(found.first.graph, before=self.sink, loc=loc)
         self.masks: dict[Value, Value] = {}
         self.views: dict[tuple[Op, tuple[Value | None, ...]], Node] = {}
@@ -139,6 +139,8 @@ class _Writer:
 
     def mask(self, value: Value) -> Value:
         """What a step reads beside the scores: computed in the kernel as far as nobody else needs it, and through views."""
+        if value.type.dtype == FLOAT32:
+            value = _whole(value)
         node = value.producer
         if node is None or not (node in self.owned or (node.op.name in SPREAD and value.type.is_static)):
             return value
@@ -178,10 +180,15 @@ def _epilogue(product: Node) -> list[tuple[Node, int]]:
 
 
 def _whole(value: Value) -> Value:
-    """Floats before they were shortened, if they were."""
-    node = value.producer
-    shortened = node is not None and node.op.name == "Cast" and node.present_inputs[0].type.dtype == FLOAT32
-    return node.present_inputs[0] if node is not None and shortened and value.type.dtype.is_float else value
+    """A float as it was in float32 before conversions to shorter ones, if it was."""
+    found = value
+    while (node := value.producer) is not None and node.op.name == "Cast":
+        value = node.present_inputs[0]
+        if value.type.dtype.name not in MULTIPLIED:
+            break
+        if value.type.dtype == FLOAT32:
+            found = value
+    return found
 
 
 def _swap(value: Value) -> tuple[int, ...]:

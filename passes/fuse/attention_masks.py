@@ -90,11 +90,15 @@ def known(value: Value) -> np.ndarray | None:
     if value.tensor is not None:
         return value.numpy()
     node = value.producer
-    if node is None or (kind(node) != "elementwise" and node.op.name not in SPREAD) or not value.type.is_static or value.type.size > LARGEST:
+    if (
+        node is None
+        or (kind(node) != "elementwise" and node.op.name not in SPREAD)
+        or not value.type.is_static
+        or value.type.size > LARGEST
+    ):
         return None
     operands = [None if v is None else known(v) for v in node.inputs]
     if any(a is None and v is not None for a, v in zip(operands, node.inputs, strict=True)):
         return None
     result: Any = evaluate_node(node, operands)[0]
     return np.asarray(result)
-

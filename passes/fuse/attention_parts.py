@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from lepton_compiler.analysis.attention import Sizes, sizes_of
+from lepton_compiler.analysis.attention import Empty, Sizes, sizes_of
 from lepton_compiler.analysis.layouts import RESHAPES, VIEWS, Layout, through
 from lepton_compiler.ir.graph import Node, Value
 from lepton_compiler.passes.fuse.kinds import kind
@@ -18,8 +18,6 @@ MULTIPLIED = ("float16", "bfloat16", "float32")
 """Element types of queries, keys and values, the shortest first."""
 LONGEST = 32
 """Operators on the way from one product to the other, or from an operand to what it views."""
-Empty = Literal["nan", "zeros", "never_nan"]
-"""What a query gets all of whose scores are minus infinity: NaN; zeros; or zeros instead of any NaN among its weights."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,7 @@ class Attention:
         first, second: the products: scores, and sums of values.
         path: from the first product to the softmax, each with the operand that is, or comes from, the scores.
         between: from the softmax to the second product.
+        empty: what these make of a query that sees no key.
     """
 
     first: Node
@@ -47,13 +46,15 @@ class Operand:
     Attributes:
         base: the value in memory.
         views: from it to the operand, each with the number of its result.
-        layout: what they come to.
+        passed: all that the kernel reads through: views, conversions and multiplications.
+        layout: what the views come to.
         factor: the number.
         swapped: the base is not there yet: it is the operand with its last two axes exchanged.
     """
 
     base: Value
     views: tuple[tuple[Node, int], ...]
+    passed: tuple[Node, ...]
     layout: Layout
     factor: float = 1.0
     swapped: bool = False
@@ -198,14 +199,16 @@ def joint(operands: Sequence[Operand], scores: Sequence[int], result: Sequence[i
 def _readings(value: Value, scaled: bool) -> Iterator[Operand]:
     """The ways to read an operand, the nearest first; times a number only where that is allowed."""
     views: list[tuple[Node, int]] = []
+    passed: list[Node] = []
     factor = 1.0
     for _ in range(LONGEST):
         layout = _layout(value, views[::-1])
         if layout is not None and (value.tensor is None or value.type.size > 1):
-            yield Operand(value, tuple(views[::-1]), layout, factor)
+            yield Operand(value, tuple(views[::-1]), tuple(passed), layout, factor)
         node = value.producer
         if node is None:
             return
+        passed.append(node)
         if node.op.name == "Cast" and node.present_inputs[0].type.dtype.name in MULTIPLIED:
             value = node.present_inputs[0]
         elif scaled and (scale := _scale(node)) is not None:
@@ -259,7 +262,7 @@ def _swapped(k: Value) -> Operand:
     shape = k.type.static_shape
     rank = len(shape)
     perm = (*range(rank - 2), rank - 1, rank - 2)
-    return Operand(k, (), Layout.dense([shape[p] for p in perm]).transposed(perm), swapped=True)
+    return Operand(k, (), (), Layout.dense([shape[p] for p in perm]).transposed(perm), swapped=True)
 
 
 def _is_number(value: Value, number: float) -> bool:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from lepton_compiler.analysis.attention import SEPARATE
 from lepton_compiler.analysis.memory import Plan
 from lepton_compiler.backend import Artifact
 from lepton_compiler.backends.tvm.cuda.compilers import Image, compile_images
@@ -17,6 +18,7 @@ from lepton_compiler.backends.tvm.cuda.unit import unit
 from lepton_compiler.backends.tvm.kernels import Kernel
 from lepton_compiler.backends.tvm.package.build import Package, _call_row, _row, _sizes, _state_row
 from lepton_compiler.backends.tvm.package.source import calls
+from lepton_compiler.backends.tvm.program import Call
 from lepton_compiler.toolchain import Toolchain, find_toolchain
 
 
@@ -99,6 +101,13 @@ def _code_row(kernel: Kernel) -> dict[str, Any]:
     return {"symbol": kernel.symbol, "parameters": [p.type.nbytes for p in kernel.parameters], "launches": launches}
 
 
+def _attention_row(every: Sequence[Call]) -> dict[str, Any]:
+    """How many kernels are attention as a whole, and why other attention is not one kernel, by its softmax."""
+    inner = [n for c in every for n in (c.node.regions[0] if c.node.op.name == "Fused" else [c.node])]
+    reasons = {n.describe(): rule.removeprefix(SEPARATE) for n in inner for rule in n.loc.rules if rule.startswith(SEPARATE)}
+    return {"kernels": sum(getattr(c.node.op, "kind", "") == "attention" for c in every), "separate": reasons}
+
+
 def _manifest(
     content: Package, plans: Sequence[Plan], kernels: Sequence[Kernel], images: Sequence[Image], compiler: str, files: Mapping[str, bytes]
 ) -> dict[str, Any]:
@@ -120,6 +129,7 @@ def _manifest(
         "cuda_compiler": compiler,
         "images": [{"architecture": i.gpu.name, "kind": "ptx" if i.is_ptx else "cubin", "bytes": len(i.code)} for i in images],
         "serial": sorted({f"{k.symbol}: {note}" for k in kernels for note in k.notes}),
+        "attention": _attention_row(every),
         "code": [_code_row(kernel) for kernel in kernels],
         "library_bytes": max(len(v) for v in files.values()),
         "calls": rows,

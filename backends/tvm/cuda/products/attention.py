@@ -9,7 +9,7 @@ from typing import Any
 
 from tvm import tirx
 
-from lepton_compiler.analysis.attention import Rows, Sizes, sizes_of
+from lepton_compiler.analysis.attention import Empty, Rows, Sizes, sizes_of
 from lepton_compiler.analysis.layouts import RESHAPES, VIEWS, Layout, through
 from lepton_compiler.backends.tvm.c99.expressions import bare
 from lepton_compiler.backends.tvm.carriers import carrier
@@ -18,7 +18,6 @@ from lepton_compiler.backends.tvm.cuda.products.generated import add_plan, epilo
 from lepton_compiler.backends.tvm.cuda.products.product import Expr
 from lepton_compiler.backends.tvm.cuda.tensor_cores import Attention, Element, Epilogue, generate_attention
 from lepton_compiler.backends.tvm.cuda.tensor_cores import Rows as Vectors
-from lepton_compiler.backends.tvm.cuda.tensor_cores.attention import Empty
 from lepton_compiler.backends.tvm.cuda.text.support import INLINE
 from lepton_compiler.backends.tvm.kernels import KernelParameter
 from lepton_compiler.backends.tvm.lower.context import ELEMENTS, Arg, Read, expression
@@ -46,8 +45,9 @@ def attention_kernel(spec: KernelSpec, gpus: Sequence[Gpu], symbol: str, where: 
     name, sums = f"{symbol}_attention", parts.sums()
     epilogue = epilogue_of(text, name, output, sums)
     score = parts.score(text, epilogue)
-    attention = replace(parts.attention(names), score=bool(score))
-    plan = generate_attention(name, attention, replace(epilogue, helpers="\n".join([epilogue.helpers, *score])), smallest(gpus))
+    plan = generate_attention(
+        name, parts.attention(names, bool(score)), replace(epilogue, helpers="\n".join([epilogue.helpers, *score])), smallest(gpus)
+    )
     add_plan(text, plan, names_of(text))
     parameters = [KernelParameter("input", k, spec.types[k]) for k in parts.buffers]
     return text, [*parameters, KernelParameter("output", 0, kind)]
@@ -79,6 +79,7 @@ class _Parts:
         (self.first, self.second), (self.softmax,) = products, softmaxes
         read = sorted({i for s in spec.steps for i in s.inputs if i is not None and i < spec.inputs})
         self.buffers = {k: _buffer(k, spec.types[k]) for k in read}
+        self.operands = [self._base(value) for value in (*self.first.inputs, self.second.inputs[1]) if value is not None]
         self.scale, self.scaled = self._scale()
         self.mask, self.ahead = self._causal()
         sizes = self._sizes(self._shape(self.mask.outputs[0])[-2]) if self.mask is not None else None
@@ -94,24 +95,17 @@ class _Parts:
 
     # -- operands
 
-    def attention(self, names: dict[int, str]) -> Attention:
-        """What the generator is asked, without masks."""
-        s = self.sizes
-        (q, k, v), element = (self._base(value) for value in self._operands()), self.spec.types[self._base(self._operands()[0])[0]].dtype.name
+    def attention(self, names: dict[int, str], score: bool) -> Attention:
+        """What the generator is asked, by the names of the parameters; `score` says whether there is a function for scores."""
+        s, bases = self.sizes, [base for base, _ in self.operands]
+        q, k, v = (_vectors(names[base], rows) for base, rows in zip(bases, (s.query, s.key, s.value), strict=True))
+        element, ahead = ELEMENT_TYPES[self.spec.types[bases[0]].dtype.name], None if self.mask is None else self.ahead
         return Attention(
-            *(_vectors(names[base], rows) for (base, _), rows in zip((q, k, v), (s.query, s.key, s.value), strict=True)),
-            element=ELEMENT_TYPES[element],
-            batch=s.batch, queries=s.queries, keys=s.keys, head=s.head, value_head=s.width,
-            scale=self.scale, causal=None if self.mask is None else self.ahead, empty=self._empty(),
+            q, k, v, element, s.batch, s.queries, s.keys, s.head, s.width, self.scale, ahead, score=score, empty=self._empty()
         )  # fmt: skip
 
-    def _operands(self) -> tuple[int, int, int]:
-        (q, k), (_, v) = self.first.inputs, self.second.inputs
-        assert q is not None and k is not None and v is not None
-        return q, k, v
-
     def _sizes(self, queries: int | None) -> Sizes | None:
-        q, k, v = (self._base(value)[1] for value in self._operands())
+        q, k, v = (layout for _, layout in self.operands)
         return sizes_of(q, k, v, self._shape(self.first.outputs[0]), self._shape(self.second.outputs[0]), queries)
 
     def _base(self, value: int) -> tuple[int, Layout]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
+from lepton_compiler.analysis.attention import Empty
 from lepton_compiler.backends.tvm.cuda.tensor_cores.device import Device
 from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import BYTES, Element, Epilogue, Launch, Matrix, Plan
 from lepton_compiler.backends.tvm.cuda.tensor_cores.sources import Source, matrix_source
@@ -15,7 +15,6 @@ from lepton_compiler.errors import UnsupportedError
 LARGEST_HEAD = {"float16": 256, "bfloat16": 256, "float32": 128}
 """Elements of a key or a value, by what is multiplied: registers and shared memory hold no more."""
 WARPS = (4, 2, 1)
-Empty = Literal["nan", "zeros", "never_nan"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,7 @@ class Attention:
         element: of all operands: float32, float16 or bfloat16; the latter two are multiplied on tensor cores.
         batch: sizes of its axes; heads of queries that share keys and values are one, too.
         head, value_head: elements of a key, and of a value.
-        empty: what a query gets that sees no key, all its scores being minus infinity: NaN, as the softmax of such a row is; zeros; or
-            zeros also where a score is NaN.
+        empty: what a query gets that sees no key, all its scores being minus infinity.
         causal: a query sees keys up to its own number plus this; None where it sees all.
         score: whether the epilogue's helpers have `float SYMBOL_score(<all pointers>, int batch, int q, int k, float score)`, which masks and caps:
             minus infinity for what is not seen.

@@ -114,7 +114,9 @@ def plan(symbol: str, processors: int = 108, **fields) -> Plan:
     )
     device = replace(device_of("sm_80"), processors=processors)
     epilogue = Epilogue(symbol, helpers, parameters, (*operands, "out"), "out", "float", 4)
-    return generate_attention(symbol, Attention(q, k, v, batch=(BATCH, kv_heads, group), scale=0.2, empty="zeros", **fields), epilogue, device)
+    return generate_attention(
+        symbol, Attention(q, k, v, batch=(BATCH, kv_heads, group), scale=0.2, empty="zeros", **fields), epilogue, device
+    )
 
 
 @pytest.fixture(scope="module")
