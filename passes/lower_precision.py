@@ -45,7 +45,7 @@ class LowerPrecision(Pass):
         kind = dtype(self.to)
         for part in list(bodies(graph)):
             for node in part.nodes:
-                if node.op.name in LOWERED and _is_float32(node) and _fits(node, LARGEST[self.to]):
+                if node.op.name in LOWERED and _is_float32(node) and _fits(node, kind):
                     _lower(node, kind)
 
 
@@ -59,10 +59,11 @@ def _is_float32(node: Node) -> bool:
     )
 
 
-def _fits(node: Node, largest: float) -> bool:
-    """Whether all constants among the operands can be told in the type."""
+def _fits(node: Node, kind: DType) -> bool:
+    """Whether all constants among the operands can be told in the type, and single numbers other than zero as such."""
     constants = [v.numpy() for v in node.present_inputs if v.tensor is not None and v.type.dtype == FLOAT32]
-    return all(a.size == 0 or bool(np.all(np.abs(a[np.isfinite(a)]) <= largest)) for a in constants)
+    large = any(np.any(np.abs(a[np.isfinite(a)]) > LARGEST[kind.name]) for a in constants)
+    return not large and not any(a.size == 1 and np.all(a != 0) and np.all(a.astype(kind.numpy) == 0) for a in constants)
 
 
 def _lower(node: Node, kind: DType) -> None:

@@ -241,8 +241,7 @@ class Expressions(Scope):
         if kind in LOGIC:
             return self.logic(x)
         if kind in COMPARE:
-            self.computes(x.a)
-            return f"({self.value(x.a)} {COMPARE[kind]} {self.value(x.b)})"
+            return f"({self.compared(x.a)} {COMPARE[kind]} {self.compared(x.b)})"
         if not isinstance(x, prim.BinaryOpExpr) and kind not in BITWISE and kind not in (prim.LShift, prim.RShift):
             raise self.refuse(f"'{kind.__name__}'")
         self.computes(x)
@@ -264,6 +263,10 @@ class Expressions(Scope):
             name = "floordiv" if kind is tirx.FloorDiv else "floormod"
             return f"{self.support.two(name, element, FLOOR[name])}({bare(self.value(x.a))}, {bare(self.value(x.b))})"
         raise self.refuse(f"'{kind.__name__}' of {element}")
+
+    def compared(self, x: Expr) -> str:
+        """An operand of a comparison; numbers of 16 bits are compared as longer ones."""
+        return f"{self.support.known('from_half')}({bare(self.value(x))})" if element_kind(x) == "float16" else self.value(x)
 
     def computes(self, x: Expr) -> None:
         """Refuse arithmetic on numbers that C does not have."""

@@ -127,3 +127,8 @@ def test_lower_precision_is_for_products(agrees, precision, function):
     model = agrees(graph, tolerance=5e-2 if precision == "bf16" else 1e-2, precision=precision)
     assert f"Arithmetic::{function}" in model.artifact.files["net.cu"].decode()
     assert model.manifest["inputs"][0]["dtype"] == model.manifest["outputs"][0]["dtype"] == "float32"
+
+
+def test_numbers_of_16_bits_are_compared(agrees):
+    lines = "%low = const float16[] (-0.5)", "%high = const float16[] (0.25)", "%y = Clip()(%x, %low, %high) : float16[40]"
+    agrees(graph_of("%x: float16[40]", *lines, results="%y"), tolerance=0)
