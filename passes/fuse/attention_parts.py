@@ -174,10 +174,10 @@ def operands_of(found: Attention, most: dict[str, int]) -> tuple[Operand, Operan
         [o for o in _readings(k, scaled=True) if _in_vectors(o.layout, -2, -1)] or [_swapped(k)],
         [o for o in _readings(v, scaled=False) if _in_vectors(o.layout, -1, -2)],
     ]
-    reason = f"its element type is {q.type.dtype}"
+    reason = f"it multiplies {q.type.dtype}"
     for name in MULTIPLIED:
         fitting = [[o for o in each if o.base.type.dtype.name == name] for each in options]
-        if not all(fitting) or not most.get(name):
+        if not all(fitting) or not most.get(name) or name not in ("float32", _stored(found.second)):
             continue
         largest = max(q.type.static_shape[-1], v.type.static_shape[-1])
         if largest > most[name]:
@@ -188,6 +188,17 @@ def operands_of(found: Attention, most: dict[str, int]) -> tuple[Operand, Operan
                 return chosen[0], chosen[1], chosen[2]
         reason = "its queries, keys and values do not lie in memory with even steps between them"
     return reason
+
+
+def _stored(product: Node) -> str:
+    """The type in which a product's result is kept, which weights may as well be rounded to: its own, or what it is converted to."""
+    value = product.output
+    while len(value.uses) == 1 and not value.is_output:
+        user = value.users[0]
+        if user.op.name != "Cast" and user.op.name not in (*RESHAPES, "Transpose"):
+            break
+        value = user.output
+    return value.type.dtype.name
 
 
 def joint(operands: Sequence[Operand], scores: Sequence[int], result: Sequence[int]) -> Sizes | None:

@@ -149,6 +149,11 @@ def test_keys_that_a_mask_hides_are_not_looked_at(agrees, queries, keys, hidden)
     assert f", true, {keys - queries}, lepton::Empty::nan" in text
 
 
+def test_rows_of_heads_that_share_keys_are_causal_each(agrees):
+    graph = graph_of("%q: float32[2,4,20,8], %k: float32[2,2,20,8], %v: float32[2,2,20,8]", "%y = Attention(is_causal=True)(%q, %k, %v)")
+    assert ", true, 0, lepton::Empty::zeros" in agrees(graph).artifact.files["net.cu"].decode()
+
+
 UNSEEN = {
     "softmax": ((), np.nan),
     "dropped": (("%z = const float32[] (0.0)", "%n = IsNaN()(%w)", "%w2 = Where()(%n, %z, %w)"), 0.0),
@@ -201,6 +206,12 @@ def test_models_in_float16(agrees):
     graph = graph_of(f"{heads(20, 37, kind='float16')}, %m: float16[2,1,20,37]", *EXCHANGED, "%p = MatMul()(%qt, %kt)",
                      "%c = const float16[] (0.25)", "%x = Mul()(%p, %c)", "%s = Add()(%x, %m)", "%w = Softmax(axis=3)(%s)", *END)  # fmt: skip
     assert agrees(graph, tolerance=2e-3).manifest["attention"]["kernels"] == 1
+
+
+def test_weights_are_rounded_only_where_results_are(agrees):
+    graph = graph_of(heads(9, 12, kind="float16"), "%qf = Cast(to=float32)(%q)", "%kf = Cast(to=float32)(%k)", "%vf = Cast(to=float32)(%v)",
+                     *(line.replace("(%q)", "(%qf)").replace("(%k)", "(%kf)").replace("(%v)", "(%vf)") for line in PLAIN))  # fmt: skip
+    assert "lepton::attend_in_fp32<" in agrees(graph).artifact.files["net.cu"].decode()
 
 
 def test_scores_take_no_memory(make):
