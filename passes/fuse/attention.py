@@ -16,7 +16,7 @@ from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.cast import Cast
 from lepton_compiler.passes.fuse.attention_masks import SPREAD, causal, owned
 from lepton_compiler.passes.fuse.attention_parts import MULTIPLIED, Attention, Operand, find_attention, operands_of
-from lepton_compiler.passes.fuse.kinds import kind
+from lepton_compiler.passes.fuse.kinds import is_arithmetic, kind
 from lepton_compiler.passes.fuse.wrap import wrap
 from lepton_compiler.pipeline import Pass, PassContext
 
@@ -49,8 +49,8 @@ class FuseAttention(Pass):
             if not all(name in gpu.multiplied for gpu in ctx.target.gpus):
                 most[name] = 0
         for part in list(bodies(graph)):
-            softmaxes = [node for node in part if node.op.name == "Softmax"]
-            if any([*(_fuse(node, most) for node in softmaxes)]):
+            done = [_fuse(node, most) for node in part.nodes if node.op.name == "Softmax"]
+            if any(done):
                 erase_dead(part)
 
 
@@ -168,9 +168,8 @@ def _epilogue(product: Node) -> list[tuple[Node, int]]:
     value, found = product.output, list[tuple[Node, int]]()
     while len(value.uses) == 1 and not value.is_output:
         ((node, which),) = value.uses
-        what = kind(node)
-        whole = what == "elementwise" and "Quantize" not in node.op.name and node.output.type.shape == value.type.shape
-        if not whole and what not in ("view", "transpose"):
+        whole = is_arithmetic(node) and node.output.type.shape == value.type.shape
+        if not whole and kind(node) not in ("view", "transpose"):
             break
         found.append((node, which))
         value = node.output

@@ -10,7 +10,7 @@ from lepton_compiler.analysis.layouts import RESHAPES
 from lepton_compiler.ir.graph import Node, Value
 from lepton_compiler.ops.evaluator import evaluate_node
 from lepton_compiler.passes.fuse.attention_parts import Attention
-from lepton_compiler.passes.fuse.kinds import kind
+from lepton_compiler.passes.fuse.kinds import is_arithmetic
 
 SPREAD = RESHAPES | {"Transpose", "Expand"}
 """Views of masks, which cost nothing where they are read element by element."""
@@ -38,11 +38,10 @@ def owned(found: Attention) -> set[Node]:
 
 
 def _joins(node: Node, scores: int, nodes: set[Node]) -> bool:
-    what = kind(node)
-    if what != "elementwise" and node.op.name not in SPREAD:
+    kinds, view = node.output.type, node.op.name in SPREAD
+    if not kinds.is_static or not (view or is_arithmetic(node)):
         return False
-    kinds = node.output.type
-    cheap = what != "elementwise" or node.op.name in CHEAP or (kinds.is_static and kinds.size == scores)
+    cheap = view or node.op.name in CHEAP or kinds.size == scores
     return cheap and not node.output.is_output and all(user in nodes for user in node.output.users)
 
 
@@ -90,12 +89,7 @@ def known(value: Value) -> np.ndarray | None:
     if value.tensor is not None:
         return value.numpy()
     node = value.producer
-    if (
-        node is None
-        or (kind(node) != "elementwise" and node.op.name not in SPREAD)
-        or not value.type.is_static
-        or value.type.size > LARGEST
-    ):
+    if node is None or not (is_arithmetic(node) or node.op.name in SPREAD) or not value.type.is_static or value.type.size > LARGEST:
         return None
     operands = [None if v is None else known(v) for v in node.inputs]
     if any(a is None and v is not None for a, v in zip(operands, node.inputs, strict=True)):

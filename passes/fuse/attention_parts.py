@@ -12,7 +12,7 @@ import numpy as np
 from lepton_compiler.analysis.attention import Empty, Sizes, sizes_of
 from lepton_compiler.analysis.layouts import RESHAPES, VIEWS, Layout, through
 from lepton_compiler.ir.graph import Node, Value
-from lepton_compiler.passes.fuse.kinds import kind
+from lepton_compiler.passes.fuse.kinds import is_arithmetic
 
 MULTIPLIED = ("float16", "bfloat16", "float32")
 """Element types of queries, keys and values, the shortest first."""
@@ -84,9 +84,9 @@ def find_attention(softmax: Node) -> Attention | str | None:
 
 
 def _is_batched(product: Node) -> bool:
-    """Whether both operands of a product are matrices that are computed, of known sizes."""
+    """Whether a product is one of matrices of known sizes, the right one no weights."""
     left, right = product.present_inputs
-    return all(v.type.is_static and v.type.rank >= 2 and v.type.size > 0 and v.tensor is None for v in (left, right))
+    return right.tensor is None and all(v.type.is_static and v.type.rank >= 2 and v.type.size > 0 for v in (left, right))
 
 
 def _weighted(value: Value) -> tuple[tuple[Node, ...], Node, Empty, Value | None] | None:
@@ -146,7 +146,7 @@ def _scored(value: Value, seen: set[Node]) -> list[tuple[Node, int]] | None:
     seen.add(node)
     if node.op.name == "MatMul":
         return [(node, 0)]
-    if kind(node) not in ("elementwise", "view"):
+    if not (is_arithmetic(node) or node.op.name in RESHAPES):
         return None
     for k, operand in enumerate(node.inputs):
         if operand is not None and _carries(node, operand) and (rest := _scored(operand, seen)) is not None:
@@ -177,7 +177,7 @@ def operands_of(found: Attention, most: dict[str, int]) -> tuple[Operand, Operan
     reason = f"it multiplies {q.type.dtype}"
     for name in MULTIPLIED:
         fitting = [[o for o in each if o.base.type.dtype.name == name] for each in options]
-        if not all(fitting) or not most.get(name) or name not in ("float32", _stored(found.second)):
+        if not all(fitting) or not most.get(name) or name not in {"float32", *_kept(found.second)}:
             continue
         largest = max(q.type.static_shape[-1], v.type.static_shape[-1])
         if largest > most[name]:
@@ -190,15 +190,13 @@ def operands_of(found: Attention, most: dict[str, int]) -> tuple[Operand, Operan
     return reason
 
 
-def _stored(product: Node) -> str:
-    """The type in which a product's result is kept, which weights may as well be rounded to: its own, or what it is converted to."""
-    value = product.output
-    while len(value.uses) == 1 and not value.is_output:
-        user = value.users[0]
-        if user.op.name != "Cast" and user.op.name not in (*RESHAPES, "Transpose"):
-            break
-        value = user.output
-    return value.type.dtype.name
+def _kept(product: Node) -> set[str]:
+    """The types that a product's result is rounded to, and that weights may as well be rounded to before: its own, and those of conversions."""
+    value, kinds = product.output, {product.output.type.dtype.name}
+    while len(value.uses) == 1 and not value.is_output and value.users[0].op.name in (*RESHAPES, "Cast", "Transpose"):
+        value = value.users[0].output
+        kinds.add(value.type.dtype.name)
+    return kinds
 
 
 def joint(operands: Sequence[Operand], scores: Sequence[int], result: Sequence[int]) -> Sizes | None:

@@ -8,7 +8,8 @@ from lepton_compiler.ir.graph import Node
 
 Kind = Literal["elementwise", "view", "transpose", "reduction", "anchor", "opaque", "control"]
 
-ELEMENTWISE_FAMILIES = frozenset({"unary", "activation", "binary", "cast", "lookup"})
+ARITHMETIC_FAMILIES = frozenset({"unary", "activation", "binary", "cast"})
+ELEMENTWISE_FAMILIES = ARITHMETIC_FAMILIES | {"lookup"}
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
 REDUCTION_FAMILIES = frozenset({"reduce"})
 NOT_FUSED_REDUCTIONS = frozenset({"TopK", "CumSum", "CumProd", "ArgMax", "ArgMin"})
@@ -38,3 +39,8 @@ def kind(node: Node) -> Kind:
     if family in REDUCTION_FAMILIES and op.name not in NOT_FUSED_REDUCTIONS:
         return "reduction"
     return "anchor" if op.name in ANCHORS else "opaque"
+
+
+def is_arithmetic(node: Node) -> bool:
+    """Whether a node is element-wise and reads neither tables nor the parameters of codes."""
+    return kind(node) == "elementwise" and type(node.op).__module__.rpartition(".")[2] in ARITHMETIC_FAMILIES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def places(layout: Layout) -> np.ndarray:
     return found.reshape(layout.shape)
 
 
-CHAINS = {
+CHAINS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "heads": [("Reshape", {"shape": (2, 6, 3, 4)}), ("Transpose", {"perm": (0, 2, 1, 3)})],
     "packed heads": [
         ("Reshape", {"shape": (2, 6, 3, 2, 2)}),

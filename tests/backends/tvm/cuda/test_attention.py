@@ -106,6 +106,11 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "%q: float32[2,40,32], %k: float32[2,40,32], %v: float32[2,40,32]",
         ("%y = Attention(q_num_heads=4,kv_num_heads=4,is_causal=True,softcap=3.0)(%q, %k, %v)",),
     ),
+    "queries that are weights": (
+        "%k: float32[2,12,16], %v: float32[2,12,16]",
+        ("%q = const float32[2,16] (" + ", ".join(str(n / 16 - 1) for n in range(32)) + ")", "%kt = Transpose(perm=(0,2,1))(%k)",
+         "%s = MatMul()(%q, %kt)", "%w = Softmax(axis=2)(%s)", "%y = MatMul()(%w, %v)"),
+    ),
     "more after the sums": (
         f"{heads(9, 12)}, %r: float32[2,9,3,16]",
         (*PLAIN[:-1], "%t = Transpose(perm=(0,2,1,3))(%o)", "%z = Add()(%t, %r)", "%y = Relu()(%z)"),
