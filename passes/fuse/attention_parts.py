@@ -98,17 +98,16 @@ def _weighted(value: Value) -> tuple[tuple[Node, ...], Node, Empty, Value | None
         product = next((u for u in value.users if u.op.name == "MatMul" and u.inputs[0] is value and u.inputs[1] is not value), None)
         if product is not None:
             return tuple(between), product, empty, bias
-        for user in value.users:
-            if _keeps_weights(user, value):
-                break
-            if (rows := _zeros_rows(user, value)) is not None:
-                nodes, empty, bias = rows
-                between += nodes
-                break
+        zeros = next((rows for user in value.users if (rows := _zeros_rows(user, value)) is not None), None)
+        kept = next((user for user in value.users if _keeps_weights(user, value)), None)
+        if zeros is not None:
+            nodes, empty, bias = zeros
+            between += nodes
+        elif kept is not None:
+            between.append(kept)
         else:
             return None
-        between.append(user)
-        value = user.output
+        value = between[-1].output
     return None
 
 
@@ -120,14 +119,18 @@ def _keeps_weights(node: Node, value: Value) -> bool:
 
 
 def _zeros_rows(node: Node, value: Value) -> tuple[list[Node], Empty, Value | None] | None:
-    """Whether `Where(condition, 0, weights)` is about rows without keys: the nodes of the condition, what it does, and the mask it looks at."""
+    """Whether `Where(condition, 0, weights)` is about rows without keys: its nodes, the last one itself, what it does, and what mask it asks."""
     if node.op.name != "Where" or node.inputs[2] is not value or not _is_number(node.present_inputs[1], 0.0):
         return None
     test = node.present_inputs[0].producer
     if test is None or len(test.output.uses) != 1:
         return None
-    if test.op.name == "IsNaN" and test.inputs[0] is value:
-        return [test], "never_nan", None
+    if test.op.name == "IsNaN":
+        asked, casts = test.present_inputs[0], list[Node]()
+        while asked is not value and asked.producer is not None and asked.producer.op.name == "Cast":
+            casts.append(asked.producer)
+            asked = asked.producer.present_inputs[0]
+        return ([*reversed(casts), test, node], "never_nan", None) if asked is value else None
     if test.op.name != "Equal" or not _is_number(test.present_inputs[1], -math.inf):
         return None
     peak = test.present_inputs[0].producer
@@ -135,7 +138,7 @@ def _zeros_rows(node: Node, value: Value) -> tuple[list[Node], Empty, Value | No
         return None
     mask, op = peak.present_inputs[0], vars(peak.op)
     last = op["keepdims"] and [a % mask.type.rank for a in op["axes"] or ()] == [mask.type.rank - 1]
-    return ([peak, test], "zeros", mask) if last else None
+    return ([peak, test, node], "zeros", mask) if last else None
 
 
 def _scored(value: Value, seen: set[Node]) -> list[tuple[Node, int]] | None:

@@ -67,6 +67,11 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
          "%one = const float32[] (1.0)", "%inv = Sub()(%one, %mf)", LOWEST, "%bias = Mul()(%inv, %lowest)", "%s = Add()(%p, %bias)",
          "%w = Softmax(axis=3)(%s)", *END),
     ),
+    "a mask of booleans, rows of zeros": (
+        f"{heads(9, 12)}, %m: bool[2,1,1,12]",
+        (*EXCHANGED, "%p = MatMul()(%qt, %kt)", "%z = const float32[1] (0.0)", "%h = const float32[1] (-inf)", "%b = Where()(%m, %z, %h)",
+         "%s = Add()(%p, %b)", "%a = Softmax(axis=3)(%s)", "%n = IsNaN()(%a)", "%w = Where()(%n, %z, %a)", *END),
+    ),
     "a mask for each query, spread over the heads": (
         f"{heads(9, 12)}, %m: float32[2,9,12]",
         (*EXCHANGED, "%p = MatMul()(%qt, %kt)", "%mu = Unsqueeze(axes=(1,))(%m)", "%me = Expand(shape=(2,3,9,12))(%mu)", "%s = Add()(%me, %p)",
@@ -197,11 +202,14 @@ CALLS = {
 }
 
 
+MASKED = ("padding, computed from a mask of integers", "a mask of booleans, rows of zeros")
+
+
+@pytest.mark.parametrize("case", MASKED)
 @pytest.mark.parametrize("precision", CALLS)
-def test_scores_are_float32_at_lower_precision(agrees, precision):
+def test_scores_are_float32_at_lower_precision(agrees, precision, case):
     function, tolerance = CALLS[precision]
-    signature, lines = CASES["padding, computed from a mask of integers"]
-    graph = graph_of(signature, *lines)
+    graph = graph_of(CASES[case][0], *CASES[case][1])
     model = agrees(graph, feeds_of(graph), tolerance=tolerance, precision=precision)
     assert model.manifest["attention"]["kernels"] == 1
     assert f"lepton::{function}" in model.artifact.files["net.cu"].decode()
