@@ -6,8 +6,8 @@ by windows of four bytes that begin anywhere, for each vector of output channels
 
     run       a b c d e f g h i j k l
     windows   [a b c d]                   pairs a b, c d
-                      [e f g .]           g h would saturate: h counts in the next window
-                            [. h i j]     begins with g, whose weight is zero here
+                      [e f g h]           g h would saturate in a channel: there h counts in the next window
+                            [. h i j]     begins with g, whose weight is zero here, as h's is in the other channels
                                   ...
 
 A weight counts in one window, so that the sums are exact for all weights; the worst ones take twice as many windows as groups, real ones 3 to
@@ -18,12 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lepton_compiler.backends.tvm.integer_packing import runs_of, signed
+from lepton_compiler.backends.tvm.window_couples import MOST, couple
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.tensor import Tensor
 
@@ -33,10 +35,10 @@ WINDOW = 4
 """Bytes in a window: two pairs for each 32-bit sum."""
 LANES = (4, 8, 16)
 """32-bit sums in vectors of x86."""
-MOST = 128
-"""What the weights of one sign may add up to in a pair."""
 FEW = 1.6
 """Windows to a group, up to which `vpmaddubsw` is faster than `vpmaddwd` on 16-bit numbers."""
+SAMPLE = 32
+"""Runs from which it is estimated whether windows are few."""
 
 
 @dataclass(frozen=True)
@@ -45,71 +47,107 @@ class Windows:
 
     Attributes:
         counts: windows of each row, `[rows]`.
-        advances: bytes from where the window before begins, or the row for its first, to where each begins: `[sum of counts]`, row by row.
+        starts: bytes from the beginning of the row to where each begins: `[sum of counts]`, row by row.
         weights: `[sum of counts, lanes * WINDOW]`.
     """
 
     counts: Array
-    advances: Array
+    starts: Array
+    weights: Array
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """The windows of all vectors of output channels in the order in which they are multiplied: a vector's couples, then its other windows.
+
+    Attributes:
+        firsts: the first window of each vector, and the number of all: `[vectors + 1]`.
+        couples: couples of each vector (`window_couples`), `[vectors]`.
+        runs: the run of the filter that each window is in, `[windows]`.
+        starts: bytes from the beginning of the run to where each begins, `[windows]`.
+        weights: `[windows, lanes * WINDOW]`.
+    """
+
+    firsts: Array
+    couples: Array
+    runs: Array
+    starts: Array
     weights: Array
 
 
 def cover(rows: Array) -> Windows:
-    """The windows of signed weights `[rows, lanes, run]`, whose runs are multiples of `WINDOW`; each row has windows for all of its lanes."""
-    count, lanes, _ = rows.shape
-    starts, ends = _places(rows)
-    index = np.cumsum(starts >= 0, axis=1)
-    counts = index[:, -1] if index.shape[1] else np.zeros(count, np.int64)
-    row, step = np.nonzero(starts >= 0)
-    at, end = starts[row, step], ends[row, step]
-    before = np.where(step > 0, ends[row, np.maximum(step - 1, 0)], 0)
-    columns = at[:, None] + np.arange(WINDOW)
-    taken = (columns >= before[:, None]) & (columns < end[:, None])
-    weights = np.where(taken[:, None, :], rows[row[:, None], :, columns].swapaxes(1, 2), np.int8(0))
-    advances = at - np.where(step > 0, starts[row, np.maximum(step - 1, 0)], 0)
-    return Windows(counts, advances.astype(np.uint8), np.ascontiguousarray(weights.reshape(len(row), lanes * WINDOW)))
+    """The windows of signed weights `[rows, lanes, run]`, whose runs are multiples of `WINDOW`.
+
+    A window takes of every lane what is not taken yet and what 16 bits hold, and covers the first weight of all lanes that waits. Of the four
+    that do, the one is chosen after which the next weight waits farthest away, then the one that takes most.
+    """
+    count, lanes, run = rows.shape
+    clash, waiting, every, first = _clashes(rows), np.ones(rows.shape, bool), np.arange(count), np.zeros(count, np.int64)
+    at, taken, row = (list[Array]() for _ in range(3))
+    while len(live := every[first < run]):
+        score, start, takes = _window(clash, waiting, live, first[live], 0)
+        for back in range(1, WINDOW):
+            others = _window(clash, waiting, live, first[live], back)
+            better = others[0] > score
+            score, start = np.where(better, others[0], score), np.where(better, others[1], start)
+            takes = np.where(better[:, None, None], others[2], takes)
+        waiting[live[:, None], :, start[:, None] + np.arange(WINDOW)] &= ~takes.swapaxes(1, 2)
+        open_places = waiting[live].any(axis=1)
+        first[live] = np.where(open_places.any(axis=1), open_places.argmax(axis=1), run)
+        for found, part in ((at, start), (taken, takes), (row, live)):
+            found.append(part)
+    if not row:
+        return Windows(np.zeros(count, np.int64), np.zeros(0, np.int64), np.zeros((0, lanes * WINDOW), np.int8))
+    order = np.argsort(np.concatenate(row), kind="stable")
+    rank, starts = np.concatenate(row)[order], np.concatenate(at)[order]
+    numbers = rows[rank[:, None], :, starts[:, None] + np.arange(WINDOW)].swapaxes(1, 2)
+    weights = np.where(np.concatenate(taken)[order], numbers, np.int8(0)).reshape(len(rank), lanes * WINDOW)
+    return Windows(np.bincount(rank, minlength=count), starts, weights)
 
 
-def _places(rows: Array) -> tuple[Array, Array]:
-    """Where windows begin and up to where the run is covered after each, `[rows, steps]`; -1 where a row has fewer."""
-    count, _, run = rows.shape
+def _clashes(rows: Array) -> Array:
+    """Where a weight and the next one must not be a pair, `[rows, lanes, run]`."""
     wide = np.pad(rows, ((0, 0), (0, 0), (0, 1))).astype(np.int16)
     high, low = np.maximum(wide, 0), np.minimum(wide, 0)
-    too_much = (high[..., :-1] + high[..., 1:] > MOST) | (low[..., :-1] + low[..., 1:] < -MOST)
-    clash: Array = np.asarray(too_much.any(axis=1))
-    done, every = np.zeros(count, np.int64), np.arange(count)
-    starts, ends = list[Array](), list[Array]()
-    while (open_rows := done < run).any():
-        best, best_end = np.full(count, -1), done.copy()
-        for back in range(WINDOW):
-            at = done - back
-            fits = open_rows & (at >= 0) & (at + WINDOW <= run)
-            end = _reached(clash, every, np.clip(at, 0, max(0, run - WINDOW)), done)
-            better = fits & (end > best_end)
-            best, best_end = np.where(better, at, best), np.where(better, end, best_end)
-        starts.append(best)
-        ends.append(best_end)
-        done = best_end
-    if not starts:
-        return np.zeros((count, 0), np.int64), np.zeros((count, 0), np.int64)
-    return np.stack(starts, 1), np.stack(ends, 1)
+    return np.asarray((high[..., :-1] + high[..., 1:] > MOST) | (low[..., :-1] + low[..., 1:] < -MOST))
 
 
-def _reached(clash: Array, row: Array, at: Array, done: Array) -> Array:
-    """Up to where windows that begin at `at` take the run, of which what is before `done` counts already."""
-    first, second = at, at + 2
-    first_clash = clash[row, first] & (done <= first)
-    second_clash = clash[row, second] & (done <= second)
-    return np.where(first_clash, first + 1, np.where(second_clash, second + 1, at + WINDOW))
+def _window(clash: Array, waiting: Array, live: Array, first: Array, back: int) -> tuple[Array, Array, Array]:
+    """The windows of the rows `live` that begin `back` bytes before the `first` weight that waits: how good, from where on, what they take."""
+    start = np.clip(first - back, 0, waiting.shape[2] - WINDOW)
+    takes = waiting[live[:, None], :, start[:, None] + np.arange(WINDOW)].swapaxes(1, 2)
+    second = takes[..., 1::2] & takes[..., ::2] & clash[live[:, None], :, start[:, None] + np.arange(0, WINDOW, 2)].swapaxes(1, 2)
+    takes = takes.copy()
+    takes[..., 1::2] &= ~second
+    left = second.any(axis=1)
+    reached = start + np.where(left.any(axis=1), 2 * left.argmax(axis=1) + 1, WINDOW)
+    return reached * takes[0].size + takes.sum((1, 2)), start, takes
+
+
+def arrange(w: Array, lanes: int, taps: int) -> Arrangement:
+    """The windows of weights `[OC, IC, KH, KW]`, `[OC, IC, KW]`, or for `taps` 0 `[K, N]`."""
+    return _arranged(w.tobytes(), w.shape, w.dtype.name, lanes, taps)
+
+
+@lru_cache(maxsize=2)  # each weight is asked for its windows, their places, and their number
+def _arranged(content: bytes, shape: tuple[int, ...], kind: str, lanes: int, taps: int) -> Arrangement:
+    w = np.frombuffer(content, kind).reshape(shape)
+    rows = _rows(w, lanes, taps)
+    found, vectors = cover(rows), -(-(shape[1] if taps == 0 else shape[0]) // lanes)
+    counts = found.counts.reshape(vectors, -1).sum(1)
+    order, couples = couple(found.weights, counts)
+    runs = np.repeat(np.arange(len(rows)) % (len(rows) // max(1, vectors) or 1), found.counts)
+    firsts = np.concatenate([[0], np.cumsum(counts)])
+    return Arrangement(firsts, couples, runs[order], found.starts[order], np.ascontiguousarray(found.weights[order]))
 
 
 def weights_in_windows(w: Array, lanes: int, taps: int) -> Array:
     """`[OC, IC, KH, KW]`, `[OC, IC, KW]`, or for `taps` 0 `[K, N]`, to the windows' weights `[windows, lanes * WINDOW]`."""
-    return cover(_rows(w, lanes, taps)).weights
+    return arrange(w, lanes, taps).weights
 
 
-def advances_of_windows(w: Array, lanes: int, taps: int, line_step: int, tap_step: int, longest: int) -> Array:
-    """Likewise the bytes from the beginning of one window to that of the next, or from that of the pixel's data to the first, `[windows]`.
+def places_of_windows(w: Array, lanes: int, taps: int, line_step: int, tap_step: int, farthest: int) -> Array:
+    """Likewise the bytes from the beginning of a pixel's data to where each window begins, `[windows]`.
 
     Args:
         w: the weights.
@@ -117,36 +155,33 @@ def advances_of_windows(w: Array, lanes: int, taps: int, line_step: int, tap_ste
         taps: runs in a row of the filter; 0 for a matrix.
         line_step: bytes from a run to the one below it.
         tap_step: bytes from a run to the one beside it.
-        longest: the largest step that there may be, which decides the type.
+        farthest: the largest place that there may be, which decides the type.
     """
-    found, kh, each = cover(_rows(w, lanes, taps)), 1 if taps == 0 or w.ndim == 3 else w.shape[2], max(taps, 1)
-    run = np.repeat(np.arange(len(found.counts)) % (kh * each), found.counts)
-    row = np.repeat(np.arange(len(found.counts)) // (kh * each), found.counts)
-    total = np.cumsum(found.advances.astype(np.int64))
-    first = np.concatenate([[0], np.cumsum(found.counts)])[:-1]
-    start = np.where(first > 0, total[np.maximum(first - 1, 0)], 0)
-    places = total - np.repeat(start, found.counts) + run // each * line_step + run % each * tap_step
-    new = np.concatenate([[True], row[1:] != row[:-1]]) if len(row) else np.zeros(0, bool)
-    steps = np.where(new, places, places - np.concatenate([[0], places[:-1]]))
-    return np.asarray(steps, type_of_advances(longest))
+    found, each = arrange(w, lanes, taps), max(taps, 1)
+    places = found.starts + found.runs // each * line_step + found.runs % each * tap_step
+    return np.asarray(places, type_of_places(farthest))
 
 
-def type_of_advances(longest: int) -> type[np.unsignedinteger[Any]]:
-    """The shortest type of steps up to `longest` bytes."""
-    return np.uint8 if longest < 1 << 8 else np.uint16 if longest < 1 << 16 else np.uint32
+def type_of_places(farthest: int) -> type[np.unsignedinteger[Any]]:
+    """The shortest type of places up to `farthest` bytes away."""
+    return np.uint8 if farthest < 1 << 8 else np.uint16 if farthest < 1 << 16 else np.uint32
 
 
 def first_windows(w: Array, lanes: int, taps: int) -> Array:
     """Likewise the number of the first window of each vector, and of all: int32 `[ceil(OC / lanes) + 1]`."""
-    rows = _rows(w, lanes, taps)
-    vectors = -(-(w.shape[1] if taps == 0 else w.shape[0]) // lanes)
-    return np.concatenate([[0], np.cumsum(cover(rows).counts.reshape(vectors, -1).sum(1))]).astype(np.int32)
+    return arrange(w, lanes, taps).firsts.astype(np.int32)
+
+
+def couples_of_windows(w: Array, lanes: int, taps: int) -> Array:
+    """Likewise how many couples the windows of each vector begin with: int32 `[ceil(OC / lanes)]`."""
+    return arrange(w, lanes, taps).couples.astype(np.int32)
 
 
 WINDOW_PACKINGS: dict[str, Callable[..., Array]] = {
     "windows": weights_in_windows,
-    "window_advances": advances_of_windows,
+    "window_places": places_of_windows,
     "window_firsts": first_windows,
+    "window_couples": couples_of_windows,
 }
 
 
@@ -159,11 +194,12 @@ def lanes_of_few_windows(op: Op, tensor: Tensor) -> tuple[int, ...]:
 
 
 def _share(tensor: Tensor, lanes: int, taps: int) -> float:
-    """Windows to a group of `WINDOW` numbers."""
+    """Windows to a group of `WINDOW` numbers, in some of the runs."""
     key = (tensor.digest, lanes, taps)
     if key not in _SHARES:
         rows = _rows(tensor.numpy(), lanes, taps)
-        _SHARES[key] = len(cover(rows).advances) * WINDOW / (rows.shape[0] * rows.shape[2])
+        sample = rows[:: -(-len(rows) // SAMPLE)]
+        _SHARES[key] = len(cover(sample).starts) * WINDOW / (sample.shape[0] * sample.shape[2])
     return _SHARES[key]
 
 
