@@ -48,7 +48,9 @@ def couple(weights: Array, counts: Array) -> tuple[Array, Array]:
 def _sets(counts: Array) -> Array:
     """The windows of each vector in about equal sets of up to `AMONG`, `[sets, size]`, filled up with -1."""
     parts = -(-counts // AMONG)
-    bounds = [np.linspace(end - count, end, part + 1).astype(np.int64) for end, count, part in zip(np.cumsum(counts), counts, parts, strict=True)]
+    bounds = [
+        np.linspace(end - count, end, part + 1).astype(np.int64) for end, count, part in zip(np.cumsum(counts), counts, parts, strict=True)
+    ]
     begins = np.concatenate([b[:-1] for b in bounds]) if bounds else np.zeros(0, np.int64)
     ends = np.concatenate([b[1:] for b in bounds]) if bounds else np.zeros(0, np.int64)
     members = begins[:, None] + np.arange(int((ends - begins).max(initial=0)))

@@ -35,10 +35,12 @@ WINDOW = 4
 """Bytes in a window: two pairs for each 32-bit sum."""
 LANES = (4, 8, 16)
 """32-bit sums in vectors of x86."""
+ALONE = 3
+"""Instructions for a window; a couple takes one less than two windows."""
 FEW = 1.6
-"""Windows to a group, up to which `vpmaddubsw` is faster than `vpmaddwd` on 16-bit numbers."""
+"""Instructions for windows, as a share of those for groups, up to which `vpmaddubsw` is faster than `vpmaddwd` on 16-bit numbers."""
 SAMPLE = 32
-"""Runs from which it is estimated whether windows are few."""
+"""Runs from which it is estimated whether windows are few, if that makes a vector of channels."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Arrangement:
 
 
 def cover(rows: Array) -> Windows:
-    """The windows of signed weights `[rows, lanes, run]`, whose runs are multiples of `WINDOW`.
+    """The windows of signed weights `[rows, lanes, run]`, whose runs have at least `WINDOW` numbers, or none.
 
     A window takes of every lane what is not taken yet and what 16 bits hold, and covers the first weight of all lanes that waits. Of the four
     that do, the one is chosen after which the next weight waits farthest away, then the one that takes most.
@@ -132,8 +134,8 @@ def arrange(w: Array, lanes: int, taps: int) -> Arrangement:
 @lru_cache(maxsize=2)  # each weight is asked for its windows, their places, and their number
 def _arranged(content: bytes, shape: tuple[int, ...], kind: str, lanes: int, taps: int) -> Arrangement:
     w = np.frombuffer(content, kind).reshape(shape)
-    rows = _rows(w, lanes, taps)
-    found, vectors = cover(rows), -(-(shape[1] if taps == 0 else shape[0]) // lanes)
+    rows, vectors = _rows(w, lanes, taps), _vectors(shape, lanes, taps)
+    found = cover(rows)
     counts = found.counts.reshape(vectors, -1).sum(1)
     order, couples = couple(found.weights, counts)
     runs = np.repeat(np.arange(len(rows)) % (len(rows) // max(1, vectors) or 1), found.counts)
@@ -194,12 +196,15 @@ def lanes_of_few_windows(op: Op, tensor: Tensor) -> tuple[int, ...]:
 
 
 def _share(tensor: Tensor, lanes: int, taps: int) -> float:
-    """Windows to a group of `WINDOW` numbers, in some of the runs."""
+    """Instructions of some vectors of channels, as a share of those of windows that are groups of `WINDOW` numbers."""
     key = (tensor.digest, lanes, taps)
     if key not in _SHARES:
-        rows = _rows(tensor.numpy(), lanes, taps)
-        sample = rows[:: -(-len(rows) // SAMPLE)]
-        _SHARES[key] = len(cover(sample).starts) * WINDOW / (sample.shape[0] * sample.shape[2])
+        rows, vectors = _rows(tensor.numpy(), lanes, taps), _vectors(tensor.type.static_shape, lanes, taps)
+        per = len(rows) // vectors
+        sample = rows.reshape(vectors, per, *rows.shape[1:])[:: -(-vectors * per // SAMPLE)]
+        found = cover(sample.reshape(-1, *rows.shape[1:]))
+        _, couples = couple(found.weights, found.counts.reshape(len(sample), per).sum(1))
+        _SHARES[key] = (ALONE * len(found.starts) - couples.sum()) / (ALONE * len(sample) * per * rows.shape[2] / WINDOW)
     return _SHARES[key]
 
 
@@ -207,9 +212,14 @@ _SHARES: dict[tuple[str, int, int], float] = {}
 """By digest of the weights, lanes, and taps."""
 
 
+def _vectors(shape: tuple[int, ...], lanes: int, taps: int) -> int:
+    """Vectors of output channels."""
+    return -(-(shape[1] if taps == 0 else shape[0]) // lanes)
+
+
 def _rows(w: Array, lanes: int, taps: int) -> Array:
-    """`[vectors * KH * taps, lanes, run]`, filled up with zeros to whole vectors and windows."""
+    """`[vectors * KH * taps, lanes, run]`, filled up with zeros to whole vectors and, if they are shorter, to a window."""
     runs = signed(w).T[:, None, None, :] if taps == 0 else runs_of(w, taps)
     outputs, kh, each, run = runs.shape
-    filled = np.pad(runs, ((0, -outputs % lanes), (0, 0), (0, 0), (0, -run % WINDOW)))
+    filled = np.pad(runs, ((0, -outputs % lanes), (0, 0), (0, 0), (0, max(0, WINDOW - run))))
     return filled.reshape(-1, lanes, kh * each, filled.shape[-1]).swapaxes(1, 2).reshape(-1, lanes, filled.shape[-1])

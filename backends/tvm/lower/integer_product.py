@@ -139,7 +139,7 @@ class ProductKernel:
         self.w_zero = given - 128 if w.type.dtype.name == "uint8" else given
         self.depth = shape.kernel[0] * shape.kernel[1] * shape.channels
         self.sums_data = bool(self.w_zero) and not self.dot.subtracts
-        direct = x.dtype == self.dot.data and not any(shape.pads) and shape.run % self.dot.group == 0
+        direct = x.dtype == self.dot.data and not any(shape.pads) and self.whole(shape.run)
         direct = direct and not (self.sums_data and shape.run % LINE)
         self.plan = self.plan_for(ctx.target, direct)
         self.width = self.plan.vectors * self.dot.lanes
@@ -162,6 +162,10 @@ class ProductKernel:
     def dot_for(self, target: Target, data: str) -> Dot:
         """How products are added up."""
         return dot_of(target)
+
+    def whole(self, run: int) -> bool:
+        """Whether no more than the numbers of a run are read."""
+        return run % self.dot.group == 0
 
     def plan_for(self, target: Target, direct: bool) -> Plan:
         """Tiles; `direct` says that the input can be read as it is."""

@@ -38,6 +38,9 @@ class WindowKernel(ProductKernel):
     def dot_for(self, target: Target, data: str) -> Dot:  # noqa: D102
         return dot_of(target, in_windows=True)
 
+    def whole(self, run: int) -> bool:  # noqa: D102
+        return run >= WINDOW
+
     def plan_for(self, target: Target, direct: bool) -> Plan:  # noqa: D102
         found = plan(self.shape, self.dot, target, copies=not direct)
         return replace(found, vectors=1, pixels=_pixels(self.shape.pixels, target.vector_registers - KEPT))
