@@ -43,7 +43,8 @@ class WindowKernel(ProductKernel):
 
     def plan_for(self, target: Target, direct: bool) -> Plan:  # noqa: D102
         found = plan(self.shape, self.dot, target, copies=not direct)
-        return replace(found, vectors=1, pixels=_pixels(self.shape.pixels, target.vector_registers - KEPT))
+        self.most = target.vector_registers - KEPT
+        return replace(found, vectors=1, pixels=_pixels(self.shape.pixels, self.most))
 
     def pack(self, ctx: Context, w: Arg, function: str, filling: int, *taps: int) -> Arg:  # noqa: D102
         shape, arguments = self.shape, (self.dot.lanes, *(taps or (0,)))
@@ -57,15 +58,19 @@ class WindowKernel(ProductKernel):
         return Arg(TensorType(INT8, (1,)), ctx.pack(w, "windows", *arguments))
 
     def multiply(self, unit: Unit, part: Expr, results: Results) -> None:
-        """All register tiles of a unit, line by line: a line's data stays in the level-1 cache."""
-        per = -(-self.blocks // self.plan.ranges)
+        """All register tiles of a unit, line by line: a line's data stays in the level-1 cache. Short lines share a tile."""
+        shape, per = self.shape, -(-self.blocks // self.plan.ranges)
+        together = _lines(shape.pixels, self.plan.rows, self.most) if shape.lines % self.plan.rows == 0 else 1
         with ExitStack() as loops:
-            line = loops.enter_context(T.serial(0, self.plan.rows))
+            line = together * loops.enter_context(T.serial(0, self.plan.rows // together))
             loops.enter_context(self.inside(unit.first + line))
             block = part * per + loops.enter_context(T.serial(0, per))
             if self.blocks < per * self.plan.ranges:
                 loops.enter_context(when(block < self.blocks))
-            self.tiles(unit, line, block, results)
+            if together > 1:
+                self.tile(unit, Tile(line, block, tirx.const(0, "int32"), together * shape.pixels), results)
+            else:
+                self.tiles(unit, line, block, results)
 
     def tile(self, unit: Unit, tile: Tile, results: Results) -> None:  # noqa: D102
         shape, dot = self.shape, self.dot
@@ -76,7 +81,7 @@ class WindowKernel(ProductKernel):
             store(sums, at, splat(tirx.const(0, "int32"), dot.lanes))
 
         def operands(p: int, window: Expr) -> tuple[Expr, Expr]:
-            row, offset = self.place(tile.line, tile.begin + p, 0, 0)
+            row, offset = self.place(*self.spot(tile, p), 0, 0)
             data = dot.broadcast(self.read(unit, row, offset + begins.tensor(window).astype("int32"), dot.group))
             return data, self.w.tensor(window, ramp(0, dot.lanes * dot.group))
 
@@ -97,3 +102,8 @@ def _pixels(pixels: int, most: int) -> int:
     """Pixels in a register tile: what divides a line, if that is not much less than `most`, else tiles that are about equal."""
     fitting = max(d for d in range(1, min(pixels, most) + 1) if pixels % d == 0)
     return fitting if fitting > most // 2 else -(-pixels // -(-pixels // most))
+
+
+def _lines(pixels: int, rows: int, most: int) -> int:
+    """Lines of a unit whose pixels make a register tile."""
+    return max(d for d in range(1, rows + 1) if rows % d == 0 and d * pixels <= max(most, pixels))
