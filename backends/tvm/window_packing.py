@@ -37,7 +37,7 @@ LANES = (4, 8, 16)
 """32-bit sums in vectors of x86."""
 ALONE = 3
 """Instructions for a window; a couple takes one less than two windows."""
-FEW = 1.6
+FEW = 1.5
 """Instructions for windows, as a share of those for groups, up to which `vpmaddubsw` is faster than `vpmaddwd` on 16-bit numbers."""
 SAMPLE = 32
 """Runs from which it is estimated whether windows are few, if that makes a vector of channels."""
