@@ -118,7 +118,8 @@ def _window(clash: Array, waiting: Array, live: Array, first: Array, back: int) 
     """The windows of the rows `live` that begin `back` bytes before the `first` weight that waits: how good, from where on, what they take."""
     start = np.clip(first - back, 0, waiting.shape[2] - WINDOW)
     takes = waiting[live[:, None], :, start[:, None] + np.arange(WINDOW)].swapaxes(1, 2)
-    second = takes[..., 1::2] & takes[..., ::2] & clash[live[:, None], :, start[:, None] + np.arange(0, WINDOW, 2)].swapaxes(1, 2)
+    clashing = clash[live[:, None], :, start[:, None] + np.arange(0, WINDOW, 2)].swapaxes(1, 2)
+    second: Array = takes[..., 1::2] & takes[..., ::2] & clashing
     takes = takes.copy()
     takes[..., 1::2] &= ~second
     left = second.any(axis=1)
