@@ -122,7 +122,7 @@ def _window(clash: Array, waiting: Array, live: Array, first: Array, back: int) 
     second: Array = takes[..., 1::2] & takes[..., ::2] & clashing
     takes = takes.copy()
     takes[..., 1::2] &= ~second
-    left = second.any(axis=1)
+    left: Array = np.asarray(second.any(axis=1))
     reached = start + np.where(left.any(axis=1), 2 * left.argmax(axis=1) + 1, WINDOW)
     return reached * takes[0].size + takes.sum((1, 2)), start, takes
 
