@@ -8,6 +8,7 @@ matrix of a few hundred rows find another. Numpy alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,27 +18,31 @@ Array = npt.NDArray[Any]
 
 MOST = 128
 """What the weights of one sign may add up to in 16 bits: 255 * 128 < 2^15."""
+MOST_APART = 255
+"""Likewise magnitudes, multiplied with signed data: 255 * 128 < 2^15."""
 AMONG = 128
 """Windows among which couples are looked for."""
 BATCH = 64
 """Such sets of windows at a time."""
 
 
-def couple(weights: Array, counts: Array) -> tuple[Array, Array]:
+def couple(weights: Array, counts: Array, apart: bool = False) -> tuple[Array, Array]:
     """The order of the windows `weights`, `[windows, bytes]`, so that each vector's couples come first, and the couples of each vector.
 
     Args:
         weights: signed, two bytes for each 16-bit sum, vector by vector.
         counts: windows of each vector.
+        apart: whether magnitudes are multiplied with signed data.
     """
     vector, window = np.repeat(np.arange(len(counts)), counts), np.arange(len(weights))
     partner = np.full(len(weights), -1)
     pairs = weights.reshape(len(weights), -1, 2).astype(np.int16)
-    high, low = (np.minimum(np.maximum(sign * pairs, 0).sum(-1), 255).astype(np.uint8) for sign in (1, -1))
+    parts = [np.abs(pairs)] if apart else [np.maximum(pairs, 0), np.maximum(-pairs, 0)]
+    sums = [np.minimum(part.sum(-1), 255).astype(np.uint8) for part in parts]
     sets = _sets(counts)
     for begin in range(0, len(sets), BATCH):
         members = sets[begin : begin + BATCH]
-        found = _partners(high[members], low[members], members >= 0)
+        found = _partners([part[members] for part in sums], members >= 0, MOST_APART if apart else MOST)
         own, other = members[found >= 0], np.take_along_axis(members, found, 1)[found >= 0]
         partner[own] = other
     alone = partner < 0
@@ -57,9 +62,9 @@ def _sets(counts: Array) -> Array:
     return np.where(members < ends[:, None], members, -1)
 
 
-def _partners(high: Array, low: Array, present: Array) -> Array:
-    """The place of each window's partner in its set or -1, `[sets, size]`; `high` and `low` are sums by sign, `[sets, size, lanes]`."""
-    fits = _fits(high, low, present)
+def _partners(sums: Sequence[Array], present: Array, most: int) -> Array:
+    """The place of each window's partner in its set or -1, `[sets, size]`; `sums` `[sets, size, lanes]` that add up to `most` at most."""
+    fits = _fits(sums, present, most)
     choices, every = fits.sum(2, dtype=np.int32), np.arange(len(fits))
     partner, none = np.full(present.shape, -1), np.iinfo(np.int32).max
     free = present.copy()
@@ -77,10 +82,11 @@ def _partners(high: Array, low: Array, present: Array) -> Array:
     return partner
 
 
-def _fits(high: Array, low: Array, present: Array) -> Array:
+def _fits(sums: Sequence[Array], present: Array, most: int) -> Array:
     """Whether two windows of a set may go together, `[sets, size, size]`."""
-    fits = present[:, :, None] & present[:, None, :] & ~np.eye(present.shape[1], dtype=bool)
-    for lane in range(high.shape[2]):
-        for sums in (high[..., lane], low[..., lane]):
-            fits &= sums[:, :, None] <= (MOST - sums.astype(np.int16)).clip(0).astype(np.uint8)[:, None, :]
+    fits: Array = present[:, :, None] & present[:, None, :] & ~np.eye(present.shape[1], dtype=bool)
+    for part in sums:
+        room = (most - part.astype(np.int16)).clip(0).astype(np.uint8)
+        for lane in range(part.shape[2]):
+            fits &= part[:, :, None, lane] <= room[:, None, :, lane]
     return fits

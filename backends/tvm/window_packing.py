@@ -10,8 +10,12 @@ by windows of four bytes that begin anywhere, for each vector of output channels
                             [. h i j]     begins with g, whose weight is zero here, as h's is in the other channels
                                   ...
 
-A weight counts in one window, so that the sums are exact for all weights; the worst ones take twice as many windows as groups, real ones 3 to
-20 % more. Numpy alone.
+A weight counts in one window, so that the sums are exact for all weights; the worst ones take twice as many windows as groups, real ones of
+many channels 3 to 20 % more.
+
+Where that would take more instructions, signs and magnitudes of weights are apart: magnitudes are multiplied with signed data, x - 128 for
+weights that are not negative and 127 - x for others, each of which is one exclusive or of the data x. 16 bits hold every pair then, and nearly
+every couple. What that makes of the sums is known from the weights. Only weights of -128 cannot be written so. Numpy alone.
 """
 
 from __future__ import annotations
@@ -35,10 +39,14 @@ WINDOW = 4
 """Bytes in a window: two pairs for each 32-bit sum."""
 LANES = (4, 8, 16)
 """32-bit sums in vectors of x86."""
-ALONE = 3
-"""Instructions for a window; a couple takes one less than two windows."""
+ALONE, ALONE_APART = 3, 4
+"""Instructions for a window, and with signs apart; a couple takes one less than two windows."""
+KEEP, INVERT = 0x80, 0x7F
+"""What makes u8 data x the signed x - 128, and 127 - x."""
 FEW = 1.5
 """Instructions for windows, as a share of those for groups, up to which `vpmaddubsw` is faster than `vpmaddwd` on 16-bit numbers."""
+LEAST = -128
+"""A weight whose magnitude no signed byte holds."""
 SAMPLE = 32
 """Runs from which it is estimated whether windows are few, if that makes a vector of channels."""
 
@@ -107,6 +115,16 @@ def cover(rows: Array) -> Windows:
     return Windows(np.bincount(rank, minlength=count), starts, weights)
 
 
+def divide(rows: Array) -> Windows:
+    """Windows that are groups of `WINDOW` numbers: the last of a run may begin within the one before, whose weights are zero in it."""
+    count, lanes, run = rows.shape
+    begins = np.arange(0, run, WINDOW)
+    starts = np.minimum(begins, run - WINDOW)
+    columns = starts[:, None] + np.arange(WINDOW)
+    weights = np.where(columns >= begins[:, None], rows[:, :, columns], np.int8(0)).swapaxes(1, 2)
+    return Windows(np.full(count, len(begins)), np.tile(starts, count), weights.reshape(count * len(begins), lanes * WINDOW))
+
+
 def _clashes(rows: Array) -> Array:
     """Where a weight and the next one must not be a pair, `[rows, lanes, run]`."""
     wide = np.pad(rows, ((0, 0), (0, 0), (0, 1))).astype(np.int16)
@@ -127,40 +145,54 @@ def _window(clash: Array, waiting: Array, live: Array, first: Array, back: int) 
     return reached * takes[0].size + takes.sum((1, 2)), start, takes
 
 
-def arrange(w: Array, lanes: int, taps: int) -> Arrangement:
-    """The windows of weights `[OC, IC, KH, KW]`, `[OC, IC, KW]`, or for `taps` 0 `[K, N]`."""
-    return _arranged(w.tobytes(), w.shape, w.dtype.name, lanes, taps)
+def arrange(w: Array, lanes: int, taps: int, apart: int = 0) -> Arrangement:
+    """The windows of weights `[OC, IC, KH, KW]`, `[OC, IC, KW]`, or for `taps` 0 `[K, N]`; `apart` says whether signs are."""
+    return _arranged(w.tobytes(), w.shape, w.dtype.name, lanes, taps, bool(apart))
 
 
 @lru_cache(maxsize=2)  # each weight is asked for its windows, their places, and their number
-def _arranged(content: bytes, shape: tuple[int, ...], kind: str, lanes: int, taps: int) -> Arrangement:
+def _arranged(content: bytes, shape: tuple[int, ...], kind: str, lanes: int, taps: int, apart: bool) -> Arrangement:
     w = np.frombuffer(content, kind).reshape(shape)
     rows, vectors = _rows(w, lanes, taps), _vectors(shape, lanes, taps)
-    found = cover(rows)
+    found = divide(rows) if apart else cover(rows)
     counts = found.counts.reshape(vectors, -1).sum(1)
-    order, couples = couple(found.weights, counts)
+    order, couples = couple(found.weights, counts, apart)
     runs = np.repeat(np.arange(len(rows)) % (len(rows) // max(1, vectors) or 1), found.counts)
     firsts = np.concatenate([[0], np.cumsum(counts)])
     return Arrangement(firsts, couples, runs[order], found.starts[order], np.ascontiguousarray(found.weights[order]))
 
 
-def weights_in_windows(w: Array, lanes: int, taps: int) -> Array:
-    """`[OC, IC, KH, KW]`, `[OC, IC, KW]`, or for `taps` 0 `[K, N]`, to the windows' weights `[windows, lanes * WINDOW]`."""
-    return arrange(w, lanes, taps).weights
+def weights_in_windows(w: Array, lanes: int, taps: int, apart: int = 0) -> Array:
+    """`[OC, IC, KH, KW]`, `[OC, IC, KW]`, or for `taps` 0 `[K, N]`, to the windows' weights or magnitudes `[windows, lanes * WINDOW]`."""
+    found = arrange(w, lanes, taps, apart).weights
+    return np.abs(found) if apart else found
 
 
-def places_of_windows(w: Array, lanes: int, taps: int, line_step: int, tap_step: int, farthest: int) -> Array:
+def signs_in_windows(w: Array, lanes: int, taps: int) -> Array:
+    """Likewise what the data are changed by for signs that are apart, uint8 `[windows, lanes * WINDOW]`."""
+    return np.where(arrange(w, lanes, taps, 1).weights < 0, np.uint8(INVERT), np.uint8(KEEP))
+
+
+def shifts_of_signs(w: Array, lanes: int, taps: int) -> Array:
+    """Likewise what the sums with signs apart lack, int32 `[vectors * lanes]`: 128 times each weight, 127 times each negative one."""
+    rows = _rows(w, lanes, taps).astype(np.int32)
+    lacking = np.where(rows < 0, INVERT, KEEP) * rows
+    return lacking.reshape(_vectors(w.shape, lanes, taps), -1, lanes, rows.shape[2]).sum((1, 3), dtype=np.int32).reshape(-1)
+
+
+def places_of_windows(w: Array, lanes: int, taps: int, apart: int, line_step: int, tap_step: int, farthest: int) -> Array:
     """Likewise the bytes from the beginning of a pixel's data to where each window begins, `[windows]`.
 
     Args:
         w: the weights.
         lanes: output channels in a vector.
         taps: runs in a row of the filter; 0 for a matrix.
+        apart: whether signs are apart.
         line_step: bytes from a run to the one below it.
         tap_step: bytes from a run to the one beside it.
         farthest: the largest place that there may be, which decides the type.
     """
-    found, each = arrange(w, lanes, taps), max(taps, 1)
+    found, each = arrange(w, lanes, taps, apart), max(taps, 1)
     places = found.starts + found.runs // each * line_step + found.runs % each * tap_step
     return np.asarray(places, type_of_places(farthest))
 
@@ -170,14 +202,14 @@ def type_of_places(farthest: int) -> type[np.unsignedinteger[Any]]:
     return np.uint8 if farthest < 1 << 8 else np.uint16 if farthest < 1 << 16 else np.uint32
 
 
-def first_windows(w: Array, lanes: int, taps: int) -> Array:
+def first_windows(w: Array, lanes: int, taps: int, apart: int = 0) -> Array:
     """Likewise the number of the first window of each vector, and of all: int32 `[ceil(OC / lanes) + 1]`."""
-    return arrange(w, lanes, taps).firsts.astype(np.int32)
+    return arrange(w, lanes, taps, apart).firsts.astype(np.int32)
 
 
-def couples_of_windows(w: Array, lanes: int, taps: int) -> Array:
+def couples_of_windows(w: Array, lanes: int, taps: int, apart: int = 0) -> Array:
     """Likewise how many couples the windows of each vector begin with: int32 `[ceil(OC / lanes)]`."""
-    return arrange(w, lanes, taps).couples.astype(np.int32)
+    return arrange(w, lanes, taps, apart).couples.astype(np.int32)
 
 
 WINDOW_PACKINGS: dict[str, Callable[..., Array]] = {
@@ -185,31 +217,39 @@ WINDOW_PACKINGS: dict[str, Callable[..., Array]] = {
     "window_places": places_of_windows,
     "window_firsts": first_windows,
     "window_couples": couples_of_windows,
+    "window_signs": signs_in_windows,
+    "window_shifts": shifts_of_signs,
 }
 
 
-def lanes_of_few_windows(op: Op, tensor: Tensor) -> tuple[int, ...]:
-    """For vectors of how many sums the windows of weights of a `ConvInteger` or `MatMulInteger` are few enough to be worth it."""
+def lanes_of_few_windows(op: Op, tensor: Tensor) -> dict[int, bool]:
+    """Sums in a vector for which windows of weights of a `ConvInteger` or `MatMulInteger` are worth it, and whether signs are apart then."""
     if not tensor.type.size:
-        return ()
+        return {}
     taps = 0 if op.name == "MatMulInteger" else 1 if set(op.dilations[-1:]) == {1} else tensor.type.static_shape[-1]  # type: ignore[attr-defined]
-    return tuple(lanes for lanes in LANES if _share(tensor, lanes, taps) <= FEW)
+    shares = {lanes: _shares(tensor, lanes, taps) for lanes in LANES}
+    return {lanes: apart < together for lanes, (together, apart) in shares.items() if min(together, apart) <= FEW}
 
 
-def _share(tensor: Tensor, lanes: int, taps: int) -> float:
-    """Instructions of some vectors of channels, as a share of those of windows that are groups of `WINDOW` numbers."""
+def _shares(tensor: Tensor, lanes: int, taps: int) -> tuple[float, float]:
+    """Instructions of some vectors of channels, with signed weights and with signs apart, as a share of those of groups of `WINDOW` numbers."""
     key = (tensor.digest, lanes, taps)
     if key not in _SHARES:
-        rows, vectors = _rows(tensor.numpy(), lanes, taps), _vectors(tensor.type.static_shape, lanes, taps)
+        w = tensor.numpy()
+        rows, vectors = _rows(w, lanes, taps), _vectors(w.shape, lanes, taps)
         per = len(rows) // vectors
         sample = rows.reshape(vectors, per, *rows.shape[1:])[:: -(-vectors * per // SAMPLE)]
-        found = cover(sample.reshape(-1, *rows.shape[1:]))
-        _, couples = couple(found.weights, found.counts.reshape(len(sample), per).sum(1))
-        _SHARES[key] = (ALONE * len(found.starts) - couples.sum()) / (ALONE * len(sample) * per * rows.shape[2] / WINDOW)
+        flat, groups = sample.reshape(-1, *rows.shape[1:]), len(sample) * per * rows.shape[2] / WINDOW
+
+        def share(found: Windows, apart: bool) -> float:
+            _, couples = couple(found.weights, found.counts.reshape(len(sample), per).sum(1), apart)
+            return float(((ALONE_APART if apart else ALONE) * len(found.starts) - couples.sum()) / (ALONE * groups))
+
+        _SHARES[key] = share(cover(flat), False), share(divide(flat), True) if signed(w).min() > LEAST else float("inf")
     return _SHARES[key]
 
 
-_SHARES: dict[tuple[str, int, int], float] = {}
+_SHARES: dict[tuple[str, int, int], tuple[float, float]] = {}
 """By digest of the weights, lanes, and taps."""
 
 

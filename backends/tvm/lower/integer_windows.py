@@ -6,6 +6,7 @@
         for window that is left:
             sums[pixel] += dot(four bytes of the pixel from its place on, weights of the window)
 
+Where signs and magnitudes of weights are apart, the data are changed by the signs first, and the sums begin with what that makes of them.
 Each vector of channels has windows of its own, so a register tile is one vector wide and as many pixels long as there are registers for.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
@@ -25,15 +27,19 @@ from lepton_compiler.backends.tvm.lower.integer_results import Results
 from lepton_compiler.backends.tvm.lower.procedure import load, store, when
 from lepton_compiler.backends.tvm.schedules.kinds import TRIPS
 from lepton_compiler.backends.tvm.window_packing import WINDOW
-from lepton_compiler.ir.types import INT8, INT32, TensorType, dtype
+from lepton_compiler.ir.types import INT8, INT32, UINT8, TensorType, dtype
 from lepton_compiler.target import Target
 
-KEPT = 5
-"""Registers for the weights of two windows, the ones that pairs are added by, a pixel's data, and products."""
+KEPT, KEPT_APART = 5, 7
+"""Registers for the weights of two windows, the ones that pairs are added by, a pixel's data, and products; also for two windows' signs."""
 
 
 class WindowKernel(ProductKernel):
     """The statements of a product in windows."""
+
+    def __init__(self, ctx: Context, op: Any, x: Arg, w: Arg, x_zero: Arg | None, w_zero: Arg | None) -> None:
+        self.apart = w.signs_apart
+        super().__init__(ctx, op, x, w, x_zero, w_zero)
 
     def dot_for(self, target: Target, data: str) -> Dot:  # noqa: D102
         return dot_of(target, in_windows=True)
@@ -43,7 +49,7 @@ class WindowKernel(ProductKernel):
 
     def plan_for(self, target: Target, direct: bool) -> Plan:  # noqa: D102
         found = plan(self.shape, self.dot, target, copies=not direct)
-        self.most = target.vector_registers - KEPT
+        self.most = target.vector_registers - (KEPT_APART if self.apart else KEPT)
         return replace(found, vectors=1, pixels=_pixels(self.shape.pixels, self.most))
 
     def pack(self, ctx: Context, w: Arg, function: str, filling: int, *taps: int) -> Arg:  # noqa: D102
@@ -51,11 +57,16 @@ class WindowKernel(ProductKernel):
         line_step = shape.dilations[0] * (self.row if self.plan.copies else shape.size[1] * shape.channels)
         tap_step = shape.dilations[1] * shape.channels
         farthest = (shape.kernel[0] - 1) * line_step + (shape.taps - 1) * tap_step + shape.run
-        packed = ctx.pack(w, "window_places", *arguments, line_step, tap_step, farthest)
+        packed = ctx.pack(w, "window_places", *arguments, int(self.apart), line_step, tap_step, farthest)
         places = Arg(TensorType(dtype(str(packed.dtype)), (1,)), packed)
-        firsts, couples = (Arg(TensorType(INT32, (1,)), ctx.pack(w, name, *arguments)) for name in ("window_firsts", "window_couples"))
+        firsts, couples = (
+            Arg(TensorType(INT32, (1,)), ctx.pack(w, name, *arguments, int(self.apart))) for name in ("window_firsts", "window_couples")
+        )
         self.tables = [places, firsts, couples]
-        return Arg(TensorType(INT8, (1,)), ctx.pack(w, "windows", *arguments))
+        if self.apart:
+            signs, shifts = (ctx.pack(w, name, *arguments) for name in ("window_signs", "window_shifts"))
+            self.tables += [Arg(TensorType(UINT8, (1,)), signs), Arg(TensorType(INT32, (1,)), shifts)]
+        return Arg(TensorType(INT8, (1,)), ctx.pack(w, "windows", *arguments, int(self.apart)))
 
     def multiply(self, unit: Unit, part: Expr, results: Results) -> None:
         """All register tiles of a unit, line by line: a line's data stays in the level-1 cache. Short lines share a tile."""
@@ -74,16 +85,18 @@ class WindowKernel(ProductKernel):
 
     def tile(self, unit: Unit, tile: Tile, results: Results) -> None:  # noqa: D102
         shape, dot = self.shape, self.dot
-        begins, firsts, couples = self.tables
+        begins, firsts, couples, *apart = self.tables
         sums, done = (T.alloc_buffer((tile.count * dot.lanes,), "int32", scope="global") for _ in range(2))
         places = [[ramp(p * dot.lanes, dot.lanes)] for p in range(tile.count)]
         for at in places:
-            store(sums, at, splat(tirx.const(0, "int32"), dot.lanes))
+            store(sums, at, apart[1].tensor(ramp(tile.block * dot.lanes, dot.lanes)) if apart else splat(tirx.const(0, "int32"), dot.lanes))
 
         def operands(p: int, window: Expr) -> tuple[Expr, Expr]:
             row, offset = self.place(*self.spot(tile, p), 0, 0)
             data = dot.broadcast(self.read(unit, row, offset + begins.tensor(window).astype("int32"), dot.group))
-            return data, self.w.tensor(window, ramp(0, dot.lanes * dot.group))
+            every = ramp(0, dot.lanes * dot.group)
+            weights = self.w.tensor(window, every)
+            return (weights, tirx.bitwise_xor(data, apart[0].tensor(window, every))) if apart else (data, weights)
 
         first, paired = firsts.tensor(tile.block), couples.tensor(tile.block)
         windows = shape.kernel[0] * shape.taps * -(-shape.run // WINDOW)
