@@ -20,6 +20,7 @@ every couple. What that makes of the sums is known from the weights. Only weight
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +33,7 @@ from lepton_compiler.backends.tvm.integer_packing import runs_of, signed
 from lepton_compiler.backends.tvm.window_couples import MOST, couple
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.tensor import Tensor
+from lepton_compiler.ops.conv import ConvInteger
 
 Array = npt.NDArray[Any]
 
@@ -43,8 +45,8 @@ ALONE, ALONE_APART = 3, 4
 """Instructions for a window, and with signs apart; a couple takes one less than two windows."""
 KEEP, INVERT = 0x80, 0x7F
 """What makes u8 data x the signed x - 128, and 127 - x."""
-FEW = 1.5
-"""Instructions for windows, as a share of those for groups, up to which `vpmaddubsw` is faster than `vpmaddwd` on 16-bit numbers."""
+WIDE, LOOPS, COPY = 4 / 3, 1.85, 0.6
+"""In groups: what `vpmaddwd` takes for one, on 16-bit numbers; the loops over a vector's windows; making a byte of the data 16 bits wide before."""
 LEAST = -128
 """A weight whose magnitude no signed byte holds."""
 SAMPLE = 32
@@ -223,33 +225,44 @@ WINDOW_PACKINGS: dict[str, Callable[..., Array]] = {
 
 
 def lanes_of_few_windows(op: Op, tensor: Tensor) -> dict[int, bool]:
-    """Sums in a vector for which windows of weights of a `ConvInteger` or `MatMulInteger` are worth it, and whether signs are apart then."""
+    """Sums in a vector for which windows of weights of a `ConvInteger` or `MatMulInteger` are worth it, and whether signs are apart then.
+
+    They are compared with `vpmaddwd` on 16-bit numbers, which have to be made of the data; where there is padding, those are copied anyway.
+    """
     if not tensor.type.size:
         return {}
-    taps = 0 if op.name == "MatMulInteger" else 1 if set(op.dilations[-1:]) == {1} else tensor.type.static_shape[-1]  # type: ignore[attr-defined]
-    shares = {lanes: _shares(tensor, lanes, taps) for lanes in LANES}
-    return {lanes: apart < together for lanes, (together, apart) in shares.items() if min(together, apart) <= FEW}
+    taps, shape, strides, pads = 0, tensor.type.static_shape, (1,), (0,)
+    if isinstance(op, ConvInteger):
+        taps, strides, pads = 1 if set(op.dilations[-1:]) == {1} else shape[-1], op.strides, op.pads
+    copied = 0 if any(pads) else (shape[1] if taps else shape[0]) * math.prod(strides)
+    found = dict[int, bool]()
+    for lanes in LANES:
+        groups, together, apart = _costs(tensor, lanes, taps)
+        if min(together, apart) + LOOPS <= WIDE * groups + COPY * copied / _vectors(shape, lanes, taps):
+            found[lanes] = apart < together
+    return found
 
 
-def _shares(tensor: Tensor, lanes: int, taps: int) -> tuple[float, float]:
-    """Instructions of some vectors of channels, with signed weights and with signs apart, as a share of those of groups of `WINDOW` numbers."""
+def _costs(tensor: Tensor, lanes: int, taps: int) -> tuple[float, float, float]:
+    """Groups of `WINDOW` numbers of a vector of channels, and what its windows take, signed and with signs apart: estimated from some vectors."""
     key = (tensor.digest, lanes, taps)
-    if key not in _SHARES:
+    if key not in _COSTS:
         w = tensor.numpy()
         rows, vectors = _rows(w, lanes, taps), _vectors(w.shape, lanes, taps)
         per = len(rows) // vectors
         sample = rows.reshape(vectors, per, *rows.shape[1:])[:: -(-vectors * per // SAMPLE)]
-        flat, groups = sample.reshape(-1, *rows.shape[1:]), len(sample) * per * rows.shape[2] / WINDOW
+        flat = sample.reshape(-1, *rows.shape[1:])
 
-        def share(found: Windows, apart: bool) -> float:
+        def cost(found: Windows, apart: bool) -> float:
             _, couples = couple(found.weights, found.counts.reshape(len(sample), per).sum(1), apart)
-            return float(((ALONE_APART if apart else ALONE) * len(found.starts) - couples.sum()) / (ALONE * groups))
+            return float((ALONE_APART if apart else ALONE) * len(found.starts) - couples.sum()) / (ALONE * len(sample))
 
-        _SHARES[key] = share(cover(flat), False), share(divide(flat), True) if signed(w).min() > LEAST else float("inf")
-    return _SHARES[key]
+        apart = cost(divide(flat), True) if signed(w).min() > LEAST else math.inf
+        _COSTS[key] = per * rows.shape[2] / WINDOW, cost(cover(flat), False), apart
+    return _COSTS[key]
 
 
-_SHARES: dict[tuple[str, int, int], tuple[float, float]] = {}
+_COSTS: dict[tuple[str, int, int], tuple[float, float, float]] = {}
 """By digest of the weights, lanes, and taps."""
 
 
