@@ -91,6 +91,12 @@ class Dot:
             return sums + tirx.call_llvm_pure_intrin(kind, self.instruction, data, weights)
         return sums + (data * weights if self.data == "int32" else data.astype(kind) * weights.astype(kind))
 
+    def add_couple(self, sums: Expr, one: tuple[Expr, Expr], other: tuple[Expr, Expr]) -> Expr:
+        """`sums` plus two dot products of data and weights by `pairs`, added as 16-bit numbers first, which hold them (`window_couples`)."""
+        halves, kind = f"int16x{2 * self.lanes}", vector_type("int32", self.lanes)
+        added = tirx.call_llvm_pure_intrin(halves, self.pairs, *one) + tirx.call_llvm_pure_intrin(halves, self.pairs, *other)
+        return sums + tirx.call_llvm_pure_intrin(kind, self.instruction, added, splat(tirx.const(1, "int16"), 2 * self.lanes))
+
 
 @cache
 def dot_of(target: Target, in_windows: bool = False) -> Dot:

@@ -40,8 +40,8 @@ class KernelSpec:
         steps: the operators in order.
         outputs: the values that the kernel writes.
         shares: whether an output may lie over an input of the same size (element-wise kernels).
-        in_windows: weights of products of 8-bit integers that few windows cover, each with the sums in a vector for which that is so
-            (`window_packing`); no part of the structure.
+        in_windows: weights of products of 8-bit integers that few windows cover, each with the sums in a vector for which that is so, and
+            whether signs are apart then (`window_packing`); no part of the structure.
         sum_bits: bits that hold the sums of its integer convolution, with the sign, as far as its weights tell (`sum_bounds`);
             no part of the structure.
         choice: what tuning chose in place of the analysis.
@@ -55,7 +55,7 @@ class KernelSpec:
     steps: tuple[Step, ...]
     outputs: tuple[int, ...]
     shares: bool = False
-    in_windows: frozenset[tuple[int, int]] = frozenset()
+    in_windows: frozenset[tuple[int, int, bool]] = frozenset()
     sum_bits: int = ALL_BITS
     choice: Choice = ANALYTIC
     kind: str = ""
@@ -81,7 +81,7 @@ class KernelSpec:
             target.extensions,
             target.small,
         )
-        windows = sorted(k for k, lanes in self.in_windows if lanes == target.lanes(32))
+        windows = sorted((k, apart) for k, lanes, apart in self.in_windows if lanes == target.lanes(32))
         facts = [self.sum_bits, windows] if target.arch == "x86_64" else []
         return hashlib.sha256(f"{self._parts()!r}{self.choice!r}{facts!r}{machine!r}{_version(target.backend)}".encode()).hexdigest()[:20]
 
@@ -196,13 +196,14 @@ def _number(
     return replace(spec, shares=_may_share(spec), in_windows=_in_windows(spec, weights))
 
 
-def _in_windows(spec: KernelSpec, values: Mapping[int, Value]) -> frozenset[tuple[int, int]]:
+def _in_windows(spec: KernelSpec, values: Mapping[int, Value]) -> frozenset[tuple[int, int, bool]]:
     """The weights of products of 8-bit integers that few windows cover, by the sums in a vector."""
     operands = [
         (s.op, s.inputs[1]) for s in spec.steps if s.op.name in ("ConvInteger", "MatMulInteger") and getattr(s.op, "groups", 1) == 1
     ]
     weights = [(op, k, values[k].tensor) for op, k in operands if k is not None and k in spec.constants]
-    return frozenset((k, lanes) for op, k, tensor in weights if tensor is not None for lanes in lanes_of_few_windows(op, tensor))
+    found = [(k, lanes_of_few_windows(op, tensor)) for op, k, tensor in weights if tensor is not None]
+    return frozenset((k, lanes, apart) for k, each in found for lanes, apart in each.items())
 
 
 ELEMENTWISE_FAMILIES = frozenset({"unary", "activation", "binary", "cast", "lookup"})

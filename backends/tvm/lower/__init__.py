@@ -109,7 +109,8 @@ def lower(spec: KernelSpec, target: Target, own: Mapping[str, Rule] | None = Non
     for k in range(spec.inputs):
         kind = spec.types[k]
         args[k] = Arg(kind, te.placeholder(kind.static_shape, carrier(kind.dtype).name, f"in{k}"), operand=k, constant=k in spec.constants)
-        args[k].in_windows = (k, target.lanes(32)) in spec.in_windows
+        ways = [apart for operand, lanes, apart in spec.in_windows if (operand, lanes) == (k, target.lanes(32))]
+        args[k].in_windows, args[k].signs_apart = bool(ways), any(ways)
     for k, value in spec.scalars:
         args[k] = Arg(spec.types[k], number=value)
     rules = RULES if own is None else {**RULES, **own}

@@ -51,6 +51,7 @@ class Arg:
         uses: how many operators read it.
         stored: the weight operand that this value is a conversion of, element by element.
         in_windows: whether its products are exact in few windows (`window_packing`).
+        signs_apart: whether signs and magnitudes of weights are apart in these.
         scales: where groups of these have scales: those, a weight operand too, and how many elements are a group.
     """
 
@@ -62,6 +63,7 @@ class Arg:
     constant: bool = False
     uses: int = 0
     in_windows: bool = False
+    signs_apart: bool = False
     stored: Arg | None = None
     scales: tuple[Arg, int] | None = None
 

@@ -118,7 +118,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Tile:
-    """A register tile: a line of the unit, counted from its first, a block of channels, `count` pixels from `begin` on."""
+    """A register tile: a line of the unit, counted from its first, a block of channels, `count` pixels from `begin` on, those of next lines too."""
 
     line: Expr
     block: Expr
@@ -139,7 +139,7 @@ class ProductKernel:
         self.w_zero = given - 128 if w.type.dtype.name == "uint8" else given
         self.depth = shape.kernel[0] * shape.kernel[1] * shape.channels
         self.sums_data = bool(self.w_zero) and not self.dot.subtracts
-        direct = x.dtype == self.dot.data and not any(shape.pads) and shape.run % self.dot.group == 0
+        direct = x.dtype == self.dot.data and not any(shape.pads) and self.whole(shape.run)
         direct = direct and not (self.sums_data and shape.run % LINE)
         self.plan = self.plan_for(ctx.target, direct)
         self.width = self.plan.vectors * self.dot.lanes
@@ -162,6 +162,10 @@ class ProductKernel:
     def dot_for(self, target: Target, data: str) -> Dot:
         """How products are added up."""
         return dot_of(target)
+
+    def whole(self, run: int) -> bool:
+        """Whether no more than the numbers of a run are read."""
+        return run % self.dot.group == 0
 
     def plan_for(self, target: Target, direct: bool) -> Plan:
         """Tiles; `direct` says that the input can be read as it is."""
@@ -320,6 +324,12 @@ class ProductKernel:
             store(done, at, load(sums, at))
         self.finish_tile(unit, tile, done, results)
 
+    def spot(self, tile: Tile, p: Expr) -> tuple[Expr, Expr]:
+        """Line, counted from the first of the unit, and pixel in it, of a tile's pixel."""
+        if tile.count <= self.shape.pixels:
+            return tile.line, tile.begin + p
+        return tile.line + tirx.floordiv(p, self.shape.pixels), tirx.floormod(p, self.shape.pixels)
+
     def finish_tile(self, unit: Unit, tile: Tile, done: Buffer, results: Results) -> None:
         """What follows the sums of a tile, which are in `done` now."""
         vectors, first = self.plan.vectors, 0
@@ -340,10 +350,10 @@ class ProductKernel:
 
         def vector(k: int) -> tuple[Callable[[Expr], list[Expr]], Callable[[Expr], Expr]]:
             p, begin = first + k // vectors, tile.block * self.width + k % vectors * lanes
-            pixel, start = tile.begin + p, p * self.width + k % vectors * lanes
+            (line, pixel), start = self.spot(tile, p), p * self.width + k % vectors * lanes
             return (
-                lambda lane: self.index(unit.image, unit.first + tile.line, pixel, begin + lane),
-                lambda lane: self.corrected(load(done, [start + lane]), begin + lane, tile.line, pixel),
+                lambda lane: self.index(unit.image, unit.first + line, pixel, begin + lane),
+                lambda lane: self.corrected(load(done, [start + lane]), begin + lane, line, pixel),
             )
 
         results.store_together([vector(k) for k in range(TOGETHER)], lanes)
@@ -360,14 +370,14 @@ class ProductKernel:
     def finish(self, unit: Unit, tile: Tile, done: Buffer, p: Expr, v: int, results: Results) -> None:
         """The epilogue of one vector of channels of a pixel; the last block may have fewer channels than others."""
         lanes, last = self.dot.lanes, self.blocks - 1
-        begin, pixel = tile.block * self.width + v * lanes, tile.begin + p
+        begin, (line, pixel) = tile.block * self.width + v * lanes, self.spot(tile, p)
         rest = min(lanes, self.shape.outputs - last * self.width - v * lanes)
 
         def vector(width: int) -> None:
             with T.vectorized(0, width) if width > 1 else T.serial(0, 1) as lane:
                 value = load(done, [p * self.width + v * lanes + lane])
-                at = self.index(unit.image, unit.first + tile.line, pixel, begin + lane)
-                results.store(at, self.corrected(value, begin + lane, tile.line, pixel))
+                at = self.index(unit.image, unit.first + line, pixel, begin + lane)
+                results.store(at, self.corrected(value, begin + lane, line, pixel))
 
         if rest == lanes:
             vector(lanes)

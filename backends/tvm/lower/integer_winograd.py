@@ -136,6 +136,7 @@ class _Kernel:
         self.abreast = -(-how.across // -(-how.across // TILES_ABREAST))
         self.columns = self.abreast * how.m + 2
         self.part = max(first + width * count for _, pieces, _ in _split(self.inputs, self.short) for first, width, count in pieces)
+        self.multiples = (1, ONES[how.m], ONES[how.m] ** 2)
         points, strips = how.alpha**2, how.lines if how.chunks == 1 else 1
         self.stays = points * self.blocks * self.depth * self.block * 2 <= ctx.target.l1_bytes * 3 // 4
         pairs, groups = self.depth // dot.group, how.room // how.rows
@@ -145,7 +146,7 @@ class _Kernel:
             else None
         )
         self.scratch = [
-            TensorType(INT16, (strips, self.columns * how.alpha * self.part)),
+            TensorType(INT16, (strips, self.columns * how.alpha * self.part + len(self.multiples) * self.short)),
             TensorType(INT16, (points, _apart(how.room * self.depth, 2))),
             TensorType(INT32, (points, _apart(how.room * self.outputs, 4))),
         ]
@@ -176,9 +177,13 @@ class _Kernel:
         number = tirx.const(0, "int32")
         with self.loop(0, self.how.lines) as line:
             row, image, first, start = self.place(chunk, line)
-            with self.is_line(row), T.serial(0, -(-self.how.across // self.abreast)) as group:
+            strip_number = line if self.how.chunks == 1 else number
+            with ExitStack() as nest:
+                nest.enter_context(self.is_line(row))
+                self.store_constants(strip_number)
+                group = nest.enter_context(T.serial(0, -(-self.how.across // self.abreast)))
                 for channel, pieces in _parts(self.inputs, self.short):
-                    strip = _Strip(line if self.how.chunks == 1 else number, group * self.abreast, channel, pieces)
+                    strip = _Strip(strip_number, group * self.abreast, channel, pieces)
                     self.transform_columns(strip, image, first - self.top, start)
                     self.transform_rows(strip, line, start)
 
@@ -199,14 +204,14 @@ class _Kernel:
                                 store(self.strip, place, value)
                         with T.Else():
                             for r, place in enumerate(places):
-                                store(self.strip, place, splat(self.constant(ONES[m] if r == 1 else 0), width))
+                                store(self.strip, place, self.constant(strip, ONES[m] if r == 1 else 0, width))
 
         def plain(r: int, at: Expr, channel: Expr, width: int) -> Expr:
             return self.x[[image, top + r, at, ramp(channel, width)]].astype(vector_type("int16", width))
 
         def guarded(r: int, at: Expr, channel: Expr, width: int) -> Expr:
             here = tirx.all(top + r >= 0, top + r < self.height)
-            return tirx.if_then_else(here, plain(r, at, channel, width), splat(self.constant(1), width))
+            return tirx.if_then_else(here, plain(r, at, channel, width), self.constant(strip, 1, width))
 
         with T.If(tirx.all(top >= 0, top + alpha <= self.height)):
             with T.Then():
@@ -227,16 +232,25 @@ class _Kernel:
                         read = [load(self.strip, self.in_strip(strip, t * m + c, r, channel, width)) for c in range(alpha)]
                         for c, value in enumerate(input_transform(m, read)):
                             if (r, c) == (1, 1) and self.zero is not None:
-                                value = value - splat(self.constant(ONES[m] ** 2), width)
+                                value = value - self.constant(strip, ONES[m] ** 2, width)
                             store(self.v, [r * alpha + c, at], value)
 
     def in_strip(self, strip: _Strip, column: Expr, row: int, channel: Expr, width: int) -> list[Expr]:
         """Where a vector of channels of a transformed column lies."""
         return [strip.number, ramp((column * self.how.alpha + row) * self.part + channel, width)]
 
-    def constant(self, factor: int) -> Expr:
-        """The zero point times a factor."""
-        return tirx.const(0, "int16") if self.zero is None or not factor else self.zero * tirx.const(factor, "int16")
+    def store_constants(self, strip: Expr) -> None:
+        """Vectors of the zero point's multiples behind a strip. LLVM would keep them in registers that the products need."""
+        for k, factor in enumerate(self.multiples if self.zero is not None else ()):
+            value = splat(self.zero * tirx.const(factor, "int16"), self.short)
+            store(self.strip, [strip, ramp(self.columns * self.how.alpha * self.part + k * self.short, self.short)], value)
+
+    def constant(self, strip: _Strip, factor: int, width: int) -> Expr:
+        """The zero point times 0 or one of `multiples`, in each element of a vector."""
+        if self.zero is None or not factor:
+            return splat(tirx.const(0, "int16"), width)
+        start = self.columns * self.how.alpha * self.part + self.multiples.index(factor) * self.short
+        return load(self.strip, [strip.number, ramp(start, width)])
 
     def multiply(self, chunk: Expr) -> None:
         """M = V U at every point: register tiles of `rows` tiles and `vectors` vectors."""
