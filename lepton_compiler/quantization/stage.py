@@ -14,11 +14,12 @@ from lepton_compiler.ir.graph import Graph, Node
 from lepton_compiler.ops.evaluator import evaluate
 from lepton_compiler.passes.quantize import activation_type
 from lepton_compiler.passes.quantize.place import needed
-from lepton_compiler.passes.quantize.profile import profile, profile_for
+from lepton_compiler.passes.quantize.profile import Profile, profile, profile_for
 from lepton_compiler.passes.quantize.recurrent import expand_recurrent, products, states
 from lepton_compiler.passes.quantize.roles import layer_name
 from lepton_compiler.passes.quantize.tables import is_table
 from lepton_compiler.quantization import metric as measures
+from lepton_compiler.quantization.balance import balance, channel_extremes, places
 from lepton_compiler.quantization.candidate import Candidate, make_candidate
 from lepton_compiler.quantization.held import samples_at_once
 from lepton_compiler.quantization.lockstep import relative_error
@@ -127,7 +128,15 @@ class _Work:
             wide = {v.name: -1 for v in smoothable(self.graph)}
             smooth(self.graph, self._observe("watch channels", wide), self.recipe.smooth)
         if self.recipe.is_static:
+            if self.recipe.balance and (found := places(self.graph, self.rules)):
+                self.request.stage("watch channels")
+                balance(found, channel_extremes(self.graph, found, [*self._few, *self._others]))
             self._choose_ranges()
+
+    @property
+    def rules(self) -> Profile:
+        """Of the target."""
+        return profile(profile_for(self.request.arch, self.request.emit) if self.recipe.profile == "auto" else self.recipe.profile)
 
     def _few_samples(self, samples: Samples) -> tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
         """Samples to mend layers with, and others to compare candidates on; the same where there are no others."""
@@ -151,9 +160,8 @@ class _Work:
         return observe(run, self.samples, channels, progress)
 
     def _choose_ranges(self) -> None:
-        rules = profile(profile_for(self.request.arch, self.request.emit) if self.recipe.profile == "auto" else self.recipe.profile)
         element = activation_type(self.recipe, self.request.arch, self.request.emit)
-        names: dict[str, int | None] = {v.name: None for v in needed(self.graph, rules)}
+        names: dict[str, int | None] = {v.name: None for v in needed(self.graph, self.rules)}
         names |= {v.name: None for scan, _ in products(self.graph) for v in states(scan)}
         names |= {v.name: 1 for v in self.graph.inputs if v.type.dtype.is_float and v.type.rank > 1}
         found = self._observe("calibrate", names)
