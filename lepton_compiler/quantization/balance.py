@@ -1,146 +1,222 @@
-"""A range for each channel of what depthwise convolutions read, though its codes have one scale.
+"""Data of layers with channels about as wide as one another, so that one scale of codes suits all of them.
 
-A depthwise convolution does not mix channels, so that a factor of a channel passes through it: data is divided by factors that make all
-channels about as wide, and the weights are multiplied by them. Their scales, one per channel, take the factors up, and the model's results
-stay as they are. The division costs nothing: it goes into the layer before, or into the multiplication by the scale of the codes.
+A layer multiplies each channel of its data by weights of this channel. So the channels can be divided by factors and the weights multiplied by
+them, which leaves the model's results as they are. A depthwise convolution takes the factors up in the scales of its weights, one per channel,
+and loses nothing by them; other layers trade the error of data for that of weights, as far as the sum gets smaller. The division costs
+nothing: it goes into the layer or the constants before, or into the multiplication by the scale of the codes.
 
-After M. Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV 2019, section 4.1, with ranges of data
-in place of those of weights.
+After M. Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV 2019, section 4.1, and G. Xiao et al.,
+"SmoothQuant", ICML 2023; here the factors are those of the least error that is to be expected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 
-from lepton_compiler.calibration import Statistics
 from lepton_compiler.ir.graph import Graph, Node, Value
-from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.evaluator import evaluate
 from lepton_compiler.passes.quantize.profile import Profile
-from lepton_compiler.passes.quantize.roles import ACTIVATIONS, channel_axis, constant_operand, weight_of
+from lepton_compiler.passes.quantize.roles import channel_axis, output_channels, weight_of
+from lepton_compiler.quantization.division import Division, divide, division
+from lepton_compiler.quantization.exchange import exchange
 
 SMALLEST = 2.0**-10
 """Bound on a factor; the largest one is 1."""
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Powers of the factors that even out data, and of those that even out weights, that are tried."""
 BALANCES = np.linspace(0.0, 1.0, 33)
-"""Ratios of the negative to the positive end of the common range, and the inverse, that are tried."""
+"""Ratios of one end of the common range to the other that are tried."""
+ROWS = 256
+"""Outputs of a layer that the error of its weights is estimated by."""
+WORTH = 0.8
+"""The part of the error that may be left, or the factors are not worth their constants."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the channels of a value can be divided, seen from a depthwise convolution that alone reads it.
+class Read:
+    """A value that only layers read, and where its channels can be divided.
 
     Attributes:
-        node: the convolution.
-        between: sums with constants between the division and the value; these constants are divided too.
-        maker: a layer or a multiplication by a constant that takes the division up; None where it becomes an operator of its own.
+        layers: that read it.
+        axis: along which its channels lie.
+        where: see `division`.
     """
 
-    node: Node
-    between: tuple[Node, ...]
-    maker: Node | None
+    layers: tuple[Node, ...]
+    axis: int
+    where: Division
 
 
-def places(graph: Graph, profile: Profile) -> dict[Value, Place]:
-    """The values whose channels can be divided for nothing, for a target of these rules."""
-    found = {}
+@dataclass
+class Channels:
+    """Of each channel of a value: the smallest and the largest element, zero being between them, and the sum of squares."""
+
+    low: np.ndarray
+    high: np.ndarray
+    squares: np.ndarray
+    count: int = 0
+
+    def add(self, array: np.ndarray, axis: int) -> None:
+        """Take one more array into account."""
+        others = tuple(a for a in range(array.ndim) if a != axis % array.ndim)
+        self.low, self.high = np.minimum(self.low, array.min(others)), np.maximum(self.high, array.max(others))
+        self.squares += np.square(array, dtype=np.float64).sum(others)
+        self.count += array.size // len(self.low)
+
+
+def readable(graph: Graph, profile: Profile, keep: Iterable[str] = ()) -> dict[Value, Read]:
+    """The values whose channels can be divided for nothing, for a target of these rules; those that a layer in `keep` reads are left out."""
+    layers: dict[Value, list[Node]] = {}
     for node in graph:
-        place = _place(node, profile) if _is_depthwise(node) else None
-        if place is not None:
-            found[node.present_inputs[0]] = place
+        if weight_of(node) is not None:
+            layers.setdefault(node.present_inputs[0], []).append(node)
+    found = {}
+    for value, nodes in layers.items():
+        axes = {_data_axis(node) for node in nodes}
+        axis = axes.pop()
+        whole = not value.is_output and {node for node, _ in value.uses} == set(nodes) and not any(n.output.name in keep for n in nodes)
+        if whole and not axes and axis is not None and isinstance(value.type.shape[axis], int):
+            where = division(value, axis, nodes[0], profile)
+            if where is not None:
+                found[value] = Read(tuple(nodes), axis, where)
     return found
 
 
-def _is_depthwise(node: Node) -> bool:
-    op: Any = node.op
-    weight = weight_of(node) if node.op.name == "Conv" else None
-    return weight is not None and op.groups > 1 and op.layout == "NCHW" and weight.type.shape[1] == 1
+def _data_axis(node: Node) -> int | None:
+    """The axis of its data that a layer sums over; None for layers that cannot take factors."""
+    if node.op.name == "Conv":
+        return 1 if channel_axis(node) == 1 else None
+    return -1 if node.op.name in ("MatMul", "Gemm") else None
 
 
-def _place(node: Node, profile: Profile) -> Place | None:
-    value, between = node.present_inputs[0], list[Node]()
-    while len(value.uses) == 1 and not value.is_output and value.producer is not None:
-        maker = value.producer
-        constant = constant_operand(maker)
-        if maker.op.name == "Relu":
-            value = maker.present_inputs[0]
-        elif maker.op.name == "Add" and constant is not None and _is_per_channel(constant, value):
-            between.append(maker)
-            value = next(v for v in maker.present_inputs if v is not constant)
-        elif maker.op.name == "Mul" and constant is not None and _is_per_channel(constant, value):
-            return Place(node, tuple(between), maker)
-        elif maker.op.name == "Conv" and weight_of(maker) is not None and channel_axis(maker) == 1:
-            bias = maker.inputs[2] if len(maker.inputs) > 2 else None
-            return Place(node, tuple(between), maker) if bias is None or bias.tensor is not None else None
-        else:
-            return Place(node, (), None) if profile.tails is None and _ends_kernel(node.present_inputs[0]) else None
-    return None
-
-
-def _ends_kernel(value: Value) -> bool:
-    """Whether a multiplication right after this value rides along with the function that gives it."""
-    maker = value.producer
-    return maker is not None and (maker.op.name in ACTIVATIONS or constant_operand(maker) is not None)
-
-
-def _is_per_channel(constant: Value, value: Value) -> bool:
-    """Whether a constant differs between channels at most, of data [N, C, ...]."""
-    shape, rank = constant.type.static_shape, value.type.rank
-    padded = (1,) * (rank - len(shape)) + shape
-    return constant.tensor is not None and all(n == 1 for axis, n in enumerate(padded) if axis != 1)
-
-
-def channel_extremes(
-    graph: Graph, values: Collection[Value], samples: Iterable[Mapping[str, np.ndarray]]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The smallest and largest element per channel of values, by name, over all samples."""
-    found = {value.name: Statistics() for value in values}
+def watch_channels(graph: Graph, reads: Mapping[Value, Read], samples: Iterable[Mapping[str, np.ndarray]]) -> dict[Value, Channels]:
+    """The channels of values on samples."""
+    found = {}
+    for value, read in reads.items():
+        zeros = np.zeros(value.type.shape[read.axis])  # type: ignore[arg-type]
+        found[value] = Channels(zeros, zeros, zeros.copy())
 
     def watch(node: Node, results: Sequence[Any]) -> None:
         for value, array in zip(node.outputs, results, strict=True):
-            if value in values and array.size:
-                found[value.name].add_channels(array, 1)
+            if value in found and array.size:
+                found[value].add(array, reads[value].axis)
 
     for feeds in samples:
+        for value in graph.inputs:
+            if value in found and np.size(feeds[value.name]):
+                found[value].add(np.asarray(feeds[value.name]), reads[value].axis)
         evaluate(graph, feeds, watch)
-    return {name: (s.channel_low, s.channel_high) for name, s in found.items() if s.channel_low is not None and s.channel_high is not None}
+    return {value: channels for value, channels in found.items() if channels.count}
 
 
-def balance(found: Mapping[Value, Place], extremes: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> int:
-    """Divide the channels of values and multiply the weights that they meet; gives the number of these values.
+def balance(reads: Mapping[Value, Read], channels: Mapping[Value, Channels]) -> set[str]:
+    """Divide the channels of values and multiply the weights that they meet, where results of layers on codes get better by it.
 
     Args:
-        found: see `places`.
-        extremes: smallest and largest element per channel, by name of the value.
+        reads: see `readable`.
+        channels: see `watch_channels`.
+
+    Returns:
+        The names of the layers whose weights have changed.
     """
-    for value, place in found.items():
-        weight = place.node.present_inputs[1].numpy()
-        low, high = (np.asarray(end, np.float64) for end in extremes[value.name])
-        power = np.square(weight, dtype=np.float64).reshape(len(low), -1).sum(1)
-        factor = factors(np.minimum(low, 0), np.maximum(high, 0), power)
-        per_output = np.repeat(factor, len(weight) // len(factor)).reshape(-1, *[1] * (weight.ndim - 1))
-        _exchange(place.node, 1, weight * per_output)
-        _divide(place, factor)
-    return len(found)
+    changed = set()
+    for value, seen in channels.items():
+        read = reads[value]
+        factor = factors(seen, [weights_of(node) for node in read.layers])
+        if factor is None:
+            continue
+        divide(value, read.where, factor, read.layers)
+        for node in read.layers:
+            exchange(node, 1, node.present_inputs[1].numpy() * _over_inputs(node, factor))
+            changed.add(node.output.name)
+    return changed
 
 
-def factors(low: np.ndarray, high: np.ndarray, power: np.ndarray) -> np.ndarray:
-    """What to divide channels by, so that rounding to codes changes results least; the largest is 1.
+def _over_inputs(node: Node, factor: np.ndarray) -> np.ndarray:
+    """Factors of the channels of data in a shape that multiplies the weights."""
+    if node.op.name != "Conv":
+        return factor[:, None] if output_channels(node) else factor[None, :]
+    op: Any = node.op
+    shape = node.present_inputs[1].type.static_shape
+    rows = np.repeat(factor.reshape(op.groups, -1), shape[0] // op.groups, 0)
+    return rows.reshape(*shape[:2], *[1] * (len(shape) - 2))
 
-    A common range from -r to 1 has steps in proportion to 1 + r. Channel c fits into it when it is divided by max(-low / r, high), and adds
+
+@dataclass(frozen=True)
+class Weights:
+    """Of the weights of a layer.
+
+    Attributes:
+        largest: magnitudes, [outputs, channels of data], the largest of all taps; some outputs only.
+        taps: how many weights an output has for a channel, [outputs, channels].
+        power: sum of squares per channel.
+        part: the part of the outputs that is in `largest`.
+    """
+
+    largest: np.ndarray
+    taps: np.ndarray
+    power: np.ndarray
+    part: float
+
+
+def weights_of(node: Node) -> Weights:
+    """What the error of a layer depends on."""
+    array = node.present_inputs[1].numpy()
+    if node.op.name != "Conv":
+        array = array.T if output_channels(node) else array
+    groups = int(getattr(node.op, "groups", 1))
+    flat = np.abs(array.reshape(len(array), array.shape[1], -1))
+    rows = slice(None, None, max(1, len(flat) // ROWS) if groups == 1 else 1)
+    power = np.square(flat, dtype=np.float64).sum(2).reshape(groups, -1, flat.shape[1]).sum(1).ravel()
+    here = flat.max(2)[rows].reshape(groups, -1, flat.shape[1])
+    largest, taps = np.zeros((groups, here.shape[1], groups, flat.shape[1])), np.zeros((groups, here.shape[1], groups, flat.shape[1]))
+    every = np.arange(groups)
+    largest[every, :, every], taps[every, :, every] = here, flat.shape[2]
+    shape = (-1, groups * flat.shape[1])
+    return Weights(largest.reshape(shape), taps.reshape(shape), power, here.shape[0] * here.shape[1] / len(flat))
+
+
+def factors(seen: Channels, weights: Sequence[Weights]) -> np.ndarray | None:
+    """What to divide channels by, so that the results of layers are expected to change least; the largest is 1. None if that is not worth it."""
+    power = np.sum([w.power for w in weights], 0)
+    even = common_range(seen.low, seen.high, power)
+    size = np.max([w.largest.max(0) for w in weights], 0)
+    alike = np.where(size > 0, size.max() / np.where(size > 0, size, 1.0), 1.0)
+    plain = np.ones(len(even))
+    best, least = None, WORTH * expected_error(plain, seen, weights, power)
+    for strength, other in product(STRENGTHS, STRENGTHS[:3]):
+        tried = even**strength * alike**other
+        tried = np.clip(tried / tried.max(), SMALLEST, 1.0)
+        error = expected_error(tried, seen, weights, power)
+        if error < least:
+            best, least = tried, error
+    return best
+
+
+def expected_error(factor: np.ndarray, seen: Channels, weights: Sequence[Weights], power: np.ndarray) -> float:
+    """The squared error of the results of layers, summed over outputs, but for a constant factor, if errors of roundings are independent."""
+    step = ((seen.high / factor).max() - (seen.low / factor).min()) / 255
+    error = step**2 * float((np.square(factor) * power).sum())
+    squares = seen.squares / max(1, seen.count) / np.square(factor)
+    for some in weights:
+        steps = (some.largest * factor).max(1) / 127
+        error += float((np.square(steps) * (some.taps @ squares)).sum()) / some.part
+    return float(error)
+
+
+def common_range(low: np.ndarray, high: np.ndarray, power: np.ndarray) -> np.ndarray:
+    """What to divide channels by for the least error of data; the largest is 1.
+
+    A common range from -r to 1 has steps in proportion to 1 + r. Channel c fits into it when it is divided by max(-low / r, high), and then adds
     an error of `power` times the square of step and divisor.
-
-    Args:
-        low: smallest element per channel, at most 0.
-        high: largest one, at least 0.
-        power: sum of the squares of the weights that a channel meets.
     """
     best, least = np.ones(len(low)), np.inf
-    tried = [(below, 1.0) for below in BALANCES] + [(1.0, above) for above in BALANCES[:-1]]
-    for below, above in tried:
+    for below, above in [*((below, 1.0) for below in BALANCES), *((1.0, above) for above in BALANCES[:-1])]:
         if (not below and low.any()) or (not above and high.any()):
             continue
         divisor = np.maximum(-low / (below or 1.0), high / (above or 1.0))
@@ -149,35 +225,3 @@ def factors(low: np.ndarray, high: np.ndarray, power: np.ndarray) -> np.ndarray:
             best, least = divisor, error
     largest = best.max()
     return np.clip(best / largest, SMALLEST, 1.0) if largest > 0 else np.ones(len(low))
-
-
-def _divide(place: Place, factor: np.ndarray) -> None:
-    maker, node = place.maker, place.node
-    column = factor.reshape(-1, *[1] * (node.output.type.rank - 2))
-    for add in place.between:
-        _divide_constant(add, column)
-    if maker is None:
-        value = node.present_inputs[0]
-        b = Builder(node.graph, before=node, loc=node.loc.by("balance"))
-        divided = b.Mul(value, b.constant((1 / column).astype(np.float32), name=f"{value.name}_balance"))
-        node.graph.set_inputs(node, [divided, *node.inputs[1:]])
-    elif maker.op.name == "Mul":
-        _divide_constant(maker, column)
-    else:
-        weight = maker.present_inputs[1].numpy()
-        _exchange(maker, 1, weight / factor.reshape(-1, *[1] * (weight.ndim - 1)))
-        if len(maker.inputs) > 2:
-            _exchange(maker, 2, maker.present_inputs[2].numpy() / factor)
-
-
-def _divide_constant(node: Node, column: np.ndarray) -> None:
-    constant = constant_operand(node)
-    assert constant is not None
-    _exchange(node, next(i for i, v in enumerate(node.inputs) if v is constant), constant.numpy() / column)
-
-
-def _exchange(node: Node, index: int, array: np.ndarray) -> None:
-    """Another constant as an operand."""
-    graph, old = node.graph, node.present_inputs[index]
-    new = graph.constant(array.astype(old.type.dtype.numpy), old.name)
-    graph.set_inputs(node, [new if i == index else v for i, v in enumerate(node.inputs)])

@@ -19,7 +19,7 @@ from lepton_compiler.passes.quantize.recurrent import expand_recurrent, products
 from lepton_compiler.passes.quantize.roles import layer_name
 from lepton_compiler.passes.quantize.tables import is_table
 from lepton_compiler.quantization import metric as measures
-from lepton_compiler.quantization.balance import balance, channel_extremes, places
+from lepton_compiler.quantization.balance import balance, readable, watch_channels
 from lepton_compiler.quantization.candidate import Candidate, make_candidate
 from lepton_compiler.quantization.held import samples_at_once
 from lepton_compiler.quantization.lockstep import relative_error
@@ -108,6 +108,7 @@ class _Work:
         here = f"{request.quantized} nodes of the model are quantized already and stay as they are"
         self.warnings = [here] if request.quantized else []
         self.shares: dict[str, float] = {}
+        self.balanced: set[str] = set()
         self.drop: float | None = None
         self._few: list[dict[str, np.ndarray]] = []
         self._others: list[dict[str, np.ndarray]] = []
@@ -128,10 +129,16 @@ class _Work:
             wide = {v.name: -1 for v in smoothable(self.graph)}
             smooth(self.graph, self._observe("watch channels", wide), self.recipe.smooth)
         if self.recipe.is_static:
-            if self.recipe.balance and (found := places(self.graph, self.rules)):
-                self.request.stage("watch channels")
-                balance(found, channel_extremes(self.graph, found, [*self._few, *self._others]))
+            if self.recipe.balance and self.recipe.per_channel and self.recipe.scheme == "int8":
+                self._balance()
             self._choose_ranges()
+
+    def _balance(self) -> None:
+        reads = readable(self.graph, self.rules, self.recipe.keep)
+        if reads:
+            self.request.stage("watch channels")
+            channels = watch_channels(self.graph, reads, [*self._few, *self._others])
+            self.balanced = balance(reads, channels)
 
     @property
     def rules(self) -> Profile:
