@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
+from lepton_compiler.calibration import Statistics
 from lepton_compiler.ir.graph import Graph, Node, Value
-from lepton_compiler.ops.evaluator import evaluate
 from lepton_compiler.passes.quantize.profile import Profile
 from lepton_compiler.passes.quantize.roles import channel_axis, output_channels, weight_of
 from lepton_compiler.quantization.division import Division, divide, division
 from lepton_compiler.quantization.exchange import exchange
 
-SMALLEST = 2.0**-10
-"""Bound on a factor; the largest one is 1."""
+SMALLEST = 1 / 16
+"""Bound on a factor, the largest one being 1: a channel may get this much wider on other data than on the samples without being cut off."""
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Powers of the factors that even out data, and of those that even out weights, that are tried."""
 BALANCES = np.linspace(0.0, 1.0, 33)
@@ -50,23 +50,6 @@ class Read:
     layers: tuple[Node, ...]
     axis: int
     where: Division
-
-
-@dataclass
-class Channels:
-    """Of each channel of a value: the smallest and the largest element, zero being between them, and the sum of squares."""
-
-    low: np.ndarray
-    high: np.ndarray
-    squares: np.ndarray
-    count: int = 0
-
-    def add(self, array: np.ndarray, axis: int) -> None:
-        """Take one more array into account."""
-        others = tuple(a for a in range(array.ndim) if a != axis % array.ndim)
-        self.low, self.high = np.minimum(self.low, array.min(others)), np.maximum(self.high, array.max(others))
-        self.squares += np.square(array, dtype=np.float64).sum(others)
-        self.count += array.size // len(self.low)
 
 
 def readable(graph: Graph, profile: Profile, keep: Iterable[str] = ()) -> dict[Value, Read]:
@@ -94,40 +77,19 @@ def _data_axis(node: Node) -> int | None:
     return -1 if node.op.name in ("MatMul", "Gemm") else None
 
 
-def watch_channels(graph: Graph, reads: Mapping[Value, Read], samples: Iterable[Mapping[str, np.ndarray]]) -> dict[Value, Channels]:
-    """The channels of values on samples."""
-    found = {}
-    for value, read in reads.items():
-        zeros = np.zeros(value.type.shape[read.axis])  # type: ignore[arg-type]
-        found[value] = Channels(zeros, zeros, zeros.copy())
-
-    def watch(node: Node, results: Sequence[Any]) -> None:
-        for value, array in zip(node.outputs, results, strict=True):
-            if value in found and array.size:
-                found[value].add(array, reads[value].axis)
-
-    for feeds in samples:
-        for value in graph.inputs:
-            if value in found and np.size(feeds[value.name]):
-                found[value].add(np.asarray(feeds[value.name]), reads[value].axis)
-        evaluate(graph, feeds, watch)
-    return {value: channels for value, channels in found.items() if channels.count}
-
-
-def balance(reads: Mapping[Value, Read], channels: Mapping[Value, Channels]) -> set[str]:
+def balance(reads: Mapping[Value, Read], statistics: Mapping[str, Statistics]) -> set[str]:
     """Divide the channels of values and multiply the weights that they meet, where results of layers on codes get better by it.
 
     Args:
         reads: see `readable`.
-        channels: see `watch_channels`.
+        statistics: of these values, with their channels, by name.
 
     Returns:
         The names of the layers whose weights have changed.
     """
     changed = set()
-    for value, seen in channels.items():
-        read = reads[value]
-        factor = factors(seen, [weights_of(node) for node in read.layers])
+    for value, read in reads.items():
+        factor = factors(_seen(statistics[value.name]), [weights_of(node) for node in read.layers])
         if factor is None:
             continue
         divide(value, read.where, factor, read.layers)
@@ -135,6 +97,14 @@ def balance(reads: Mapping[Value, Read], channels: Mapping[Value, Channels]) -> 
             exchange(node, 1, node.present_inputs[1].numpy() * _over_inputs(node, factor))
             changed.add(node.output.name)
     return changed
+
+
+def _seen(found: Statistics) -> Channels:
+    """The channels of a value; those that were zero throughout say nothing about other data, and count as wide as the widest."""
+    assert found.channel_low is not None and found.channel_high is not None and found.channel_square is not None
+    low, high = np.minimum(found.channel_low, 0).astype(np.float64), np.maximum(found.channel_high, 0).astype(np.float64)
+    still = (low == 0) & (high == 0)
+    return Channels(np.where(still, low.min(), low), np.where(still, high.max(), high), found.channel_square)
 
 
 def _over_inputs(node: Node, factor: np.ndarray) -> np.ndarray:
@@ -145,6 +115,15 @@ def _over_inputs(node: Node, factor: np.ndarray) -> np.ndarray:
     shape = node.present_inputs[1].type.static_shape
     rows = np.repeat(factor.reshape(op.groups, -1), shape[0] // op.groups, 0)
     return rows.reshape(*shape[:2], *[1] * (len(shape) - 2))
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Of each channel of a value: the smallest and the largest element, zero being between them, and the mean of the squares."""
+
+    low: np.ndarray
+    high: np.ndarray
+    square: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -202,7 +181,7 @@ def expected_error(factor: np.ndarray, seen: Channels, weights: Sequence[Weights
     """The squared error of the results of layers, summed over outputs, but for a constant factor, if errors of roundings are independent."""
     step = ((seen.high / factor).max() - (seen.low / factor).min()) / 255
     error = step**2 * float((np.square(factor) * power).sum())
-    squares = seen.squares / max(1, seen.count) / np.square(factor)
+    squares = seen.square / np.square(factor)
     for some in weights:
         steps = (some.largest * factor).max(1) / 127
         error += float((np.square(steps) * (some.taps @ squares)).sum()) / some.part

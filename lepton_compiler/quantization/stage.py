@@ -19,7 +19,7 @@ from lepton_compiler.passes.quantize.recurrent import expand_recurrent, products
 from lepton_compiler.passes.quantize.roles import layer_name
 from lepton_compiler.passes.quantize.tables import is_table
 from lepton_compiler.quantization import metric as measures
-from lepton_compiler.quantization.balance import balance, readable, watch_channels
+from lepton_compiler.quantization.balance import balance, readable
 from lepton_compiler.quantization.candidate import Candidate, make_candidate
 from lepton_compiler.quantization.held import samples_at_once
 from lepton_compiler.quantization.lockstep import relative_error
@@ -136,9 +136,7 @@ class _Work:
     def _balance(self) -> None:
         reads = readable(self.graph, self.rules, self.recipe.keep)
         if reads:
-            self.request.stage("watch channels")
-            channels = watch_channels(self.graph, reads, [*self._few, *self._others])
-            self.balanced = balance(reads, channels)
+            self.balanced = balance(reads, self._observe("watch channels", {value.name: read.axis for value, read in reads.items()}))
 
     @property
     def rules(self) -> Profile:
