@@ -20,7 +20,8 @@ from lepton_compiler.passes.quantize.roles import layer_name
 from lepton_compiler.passes.quantize.tables import is_table
 from lepton_compiler.quantization import metric as measures
 from lepton_compiler.quantization.balance import balance, readable
-from lepton_compiler.quantization.candidate import Candidate, make_candidate
+from lepton_compiler.quantization.candidate import Candidate, make_candidate, weight_bytes
+from lepton_compiler.quantization.derived import derive_bias_scales
 from lepton_compiler.quantization.held import samples_at_once
 from lepton_compiler.quantization.lockstep import relative_error
 from lepton_compiler.quantization.loss import Loss, Runner
@@ -95,6 +96,8 @@ def quantize(graph: Graph, request: Request) -> Quantized:
         raise UnsupportedError(
             "the model has no layer that can be quantized", hint="layers are convolutions and products by float32 constants"
         )
+    if request.emit != "tflite":  # its files have no place for expressions
+        derive_bias_scales(best.graph)
     return Quantized(best.graph, work.report(best), work.ranges)
 
 
@@ -311,7 +314,7 @@ class _Work:
             self.drop,
             measure,
             self.request.max_drop,
-            best.weight_bytes,
+            (weight_bytes(self.graph), weight_bytes(best.graph)),
             tuple(self.warnings),
             self.graph.name,
         )
