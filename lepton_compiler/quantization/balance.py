@@ -31,6 +31,11 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Powers of the factors that even out data, and of those that even out weights, that are tried."""
 BALANCES = np.linspace(0.0, 1.0, 33)
 """Ratios of one end of the common range to the other that are tried."""
+LOOSE = 1.25
+"""How many times as wide as the range of one half of the samples that of the other half may be, by factors of the former.
+
+More, and the samples are too few to tell the ranges of single channels: on other data, channels would be cut off.
+"""
 ROWS = 256
 """Outputs of a layer that the error of its weights is estimated by."""
 WORTH = 0.8
@@ -77,19 +82,20 @@ def _data_axis(node: Node) -> int | None:
     return -1 if node.op.name in ("MatMul", "Gemm") else None
 
 
-def balance(reads: Mapping[Value, Read], statistics: Mapping[str, Statistics]) -> set[str]:
+def balance(reads: Mapping[Value, Read], halves: Sequence[Mapping[str, Statistics]]) -> set[str]:
     """Divide the channels of values and multiply the weights that they meet, where results of layers on codes get better by it.
 
     Args:
         reads: see `readable`.
-        statistics: of these values, with their channels, by name.
+        halves: of these values, with their channels, by name; on one half of the samples, and on the other.
 
     Returns:
         The names of the layers whose weights have changed.
     """
     changed = set()
     for value, read in reads.items():
-        factor = factors(_seen(statistics[value.name]), [weights_of(node) for node in read.layers])
+        seen = [_seen(found[value.name]) for found in halves]
+        factor = factors(seen, [weights_of(node) for node in read.layers])
         if factor is None:
             continue
         divide(value, read.where, factor, read.layers)
@@ -160,26 +166,52 @@ def weights_of(node: Node) -> Weights:
     return Weights(largest.reshape(shape), taps.reshape(shape), power, here.shape[0] * here.shape[1] / len(flat))
 
 
-def factors(seen: Channels, weights: Sequence[Weights]) -> np.ndarray | None:
-    """What to divide channels by, so that the results of layers are expected to change least; the largest is 1. None if that is not worth it."""
+def factors(halves: Sequence[Channels], weights: Sequence[Weights]) -> np.ndarray | None:
+    """What to divide channels by, so that the results of layers are expected to change least; the largest is 1.
+
+    Args:
+        halves: the channels, on one half of the samples and on the other.
+        weights: of the layers that read them.
+
+    Returns:
+        None where it is not worth it, or where the samples do not tell.
+    """
     power = np.sum([w.power for w in weights], 0)
-    even = common_range(seen.low, seen.high, power)
     size = np.max([w.largest.max(0) for w in weights], 0)
     alike = np.where(size > 0, size.max() / np.where(size > 0, size, 1.0), 1.0)
-    plain = np.ones(len(even))
-    best, least = None, WORTH * expected_error(plain, seen, weights, power)
+    whole = Channels(
+        np.min([h.low for h in halves], 0), np.max([h.high for h in halves], 0), np.asarray(np.mean([h.square for h in halves], 0))
+    )
+    even = [common_range(some.low, some.high, power) for some in (whole, *halves)]
+    plain = np.ones(len(power))
+    loose = LOOSE * max(1.0, _growth(halves, [plain, plain]))
+    best, least = None, WORTH * expected_error(plain, whole, weights, power)
     for strength, other in product(STRENGTHS, STRENGTHS[:3]):
-        tried = even**strength * alike**other
-        tried = np.clip(tried / tried.max(), SMALLEST, 1.0)
-        error = expected_error(tried, seen, weights, power)
-        if error < least:
+        tried, *apart = (_bounded(some**strength * alike**other) for some in even)
+        error = expected_error(tried, whole, weights, power)
+        if error < least and _growth(halves, apart) <= loose:
             best, least = tried, error
     return best
 
 
+def _bounded(factor: np.ndarray) -> np.ndarray:
+    return np.asarray(np.clip(factor / factor.max(), SMALLEST, 1.0))
+
+
+def _growth(halves: Sequence[Channels], by_half: Sequence[np.ndarray]) -> float:
+    """How many times as wide as the range of one half that of the other half is, by the factors of the former; the larger of both ways."""
+    a, b = halves
+    return max(_span(other, factor) / (_span(own, factor) or 1.0) for own, other, factor in zip((a, b), (b, a), by_half, strict=True))
+
+
+def _span(seen: Channels, factor: np.ndarray) -> float:
+    """The width of the range that all channels need."""
+    return float((seen.high / factor).max() - (seen.low / factor).min())
+
+
 def expected_error(factor: np.ndarray, seen: Channels, weights: Sequence[Weights], power: np.ndarray) -> float:
     """The squared error of the results of layers, summed over outputs, but for a constant factor, if errors of roundings are independent."""
-    step = ((seen.high / factor).max() - (seen.low / factor).min()) / 255
+    step = _span(seen, factor) / 255
     error = step**2 * float((np.square(factor) * power).sum())
     squares = seen.square / np.square(factor)
     for some in weights:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -138,8 +139,12 @@ class _Work:
 
     def _balance(self) -> None:
         reads = readable(self.graph, self.rules, self.recipe.keep)
-        if reads:
-            self.balanced = balance(reads, self._observe("watch channels", {value.name: read.axis for value, read in reads.items()}))
+        assert self.samples is not None
+        count = sum(1 for _ in self.samples) if reads else 0
+        if count > 1:
+            names = {value.name: read.axis for value, read in reads.items()}
+            parts = (islice(self.samples, count // 2), islice(self.samples, count // 2, None))
+            self.balanced = balance(reads, [self._observe("watch channels", names, part) for part in parts])
 
     @property
     def rules(self) -> Profile:
@@ -156,7 +161,10 @@ class _Work:
         taken = samples.take(2 * count)
         return taken[:count], taken[count:] or taken
 
-    def _observe(self, what: str, channels: Mapping[str, int | None]) -> dict[str, Statistics]:
+    def _observe(
+        self, what: str, channels: Mapping[str, int | None], samples: Iterable[Mapping[str, np.ndarray]] | None = None
+    ) -> dict[str, Statistics]:
+        """Statistics of values on some samples, or on all."""
         assert self.samples is not None
         self.request.stage(what)
         run = self.request.runner(self.graph, list(channels), self.recipe.samples)
@@ -165,7 +173,7 @@ class _Work:
             self.count = done
             self.request.detail(f"sample {done}")
 
-        return observe(run, self.samples, channels, progress)
+        return observe(run, self.samples if samples is None else samples, channels, progress)
 
     def _choose_ranges(self) -> None:
         element = activation_type(self.recipe, self.request.arch, self.request.emit)
