@@ -10,6 +10,7 @@ import numpy as np
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.types import FLOAT32
 from lepton_compiler.ops.builder import Builder
+from lepton_compiler.ops.evaluator import evaluate_node
 from lepton_compiler.pipeline import Pass, PassContext
 from lepton_compiler.rewrite import rewrite, simplifies
 from lepton_compiler.rewrite.rule import Replacement
@@ -20,6 +21,17 @@ AVERAGES = frozenset({"AveragePool", "ReduceMean", "ReduceSum", "Resize"})
 """Operators that add up elements and pass a common factor on to their results."""
 SHAPED = frozenset({"Relu", "MaxPool", "ReduceMax", "ReduceMin", "Reshape", "Squeeze", "Unsqueeze", "Transpose"})
 """Operators that pass a common positive factor on and compute nothing."""
+
+
+@simplifies("DequantizeLinear")
+def known_scale(b: Builder, node: Node) -> Replacement:
+    """DQ(bias, Mul(s, t))  -->  DQ(bias, s t), for constants s and t: files may say the scale of a bias by those of data and weights"""
+    data, scale, *zero = node.inputs
+    product = None if scale is None else scale.producer
+    if product is None or product.op.name != "Mul" or not all(v.is_constant for v in product.present_inputs):
+        return "its scale is no product of constants"
+    (array,) = evaluate_node(product, [v.numpy() for v in product.present_inputs])
+    return b(node.op, data, b.constant(array, name=product.output.name), *zero)
 
 
 @simplifies("QuantizeLinear")
@@ -233,6 +245,7 @@ class SimplifyQuantization(Pass):
     """
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
+        rewrite(graph, [known_scale], ctx.tracer)
         rewrite(graph, [integer_accumulation, average_of_integers], ctx.tracer)
         rewrite(graph, [real_result], ctx.tracer)
         rewrite(graph, [scale_into_operands], ctx.tracer)

@@ -25,18 +25,26 @@ class Statistics:
         histogram: counts of all its elements.
         channel_low: smallest element per index of the channel axis, if that is watched.
         channel_high: largest element per index.
+        channel_square: mean of the squares per index.
     """
 
     histogram: Histogram = field(default_factory=Histogram)
     channel_low: np.ndarray | None = None
     channel_high: np.ndarray | None = None
+    channel_square: np.ndarray | None = None
+    _channel_count: int = 0
 
     def add_channels(self, array: np.ndarray, axis: int) -> None:
-        """Widen the extremes per index of `axis`."""
+        """Widen the extremes per index of `axis`, and take the squares into account."""
         others = tuple(a for a in range(array.ndim) if a != axis % array.ndim)
         low, high = array.min(others), array.max(others)
         self.channel_low = low if self.channel_low is None else np.minimum(self.channel_low, low)
         self.channel_high = high if self.channel_high is None else np.maximum(self.channel_high, high)
+        count = array.size // len(low)
+        self._channel_count += count
+        square = np.square(array, dtype=np.float64).sum(others) / count
+        known = square if self.channel_square is None else self.channel_square
+        self.channel_square = known + (square - known) * (count / self._channel_count)
 
 
 def observe(

@@ -48,7 +48,6 @@ class Candidate:
         work: multiplications by name of layer.
         errors: what is left of errors after mending, by name of layer, where samples were there.
         placement: of static schemes.
-        weight_bytes: of the constants before and after.
         codes: of the weights of layers, with their scales, by name.
     """
 
@@ -59,7 +58,6 @@ class Candidate:
     work: Mapping[str, int]
     errors: Mapping[str, LayerError]
     placement: Placement | None
-    weight_bytes: tuple[int, int]
     codes: Mapping[str, Settled] = field(default_factory=dict)
 
     @property
@@ -93,8 +91,7 @@ def make_candidate(
         done = [_stored(s) for s in stored]
     done += tables
     order = tuple(node for part in bodies(source) for node in part if weight_of(node) is not None or is_table(node))
-    sizes = _weight_bytes(source), _weight_bytes(graph)
-    return Candidate(graph, tuple(done), order, frozenset(recipe.keep), _work(source), errors, placement, sizes, settled_codes(mendable))
+    return Candidate(graph, tuple(done), order, frozenset(recipe.keep), _work(source), errors, placement, settled_codes(mendable))
 
 
 def _mend(
@@ -166,7 +163,7 @@ def _work(graph: Graph) -> dict[str, int]:
     return found
 
 
-def _weight_bytes(graph: Graph) -> int:
+def weight_bytes(graph: Graph) -> int:
     """Bytes that the constants take, each once, codes of less than a byte packed."""
     constants = {v.tensor.digest: v.type for part in bodies(graph) for v in part.constants if v.tensor is not None}
     return sum(-(-t.size * t.dtype.bits // 8) for t in constants.values())

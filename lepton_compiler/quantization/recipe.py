@@ -24,6 +24,7 @@ class Recipe(Quantize):
         samples: how many samples are used at most.
         correct_bias: make up for the mean error of each channel: `on`, `off`, or `auto`, if the model's outputs get better by it.
         rounding: `nearest`, or `error`: of each layer's weights, choose the roundings together that change its results least.
+        balance: static schemes: move factors between the channels of what depthwise convolutions read and their weights, see `balance`.
         equalize: move factors between the channels of neighbouring layers, so that one scale suits all of them.
         smooth: move factors from data of wide channels into the weights of the products that read it; 0 is none, 1 all, 0.5 half each.
         refine_samples: samples that biases and roundings are worked out with, if they fit in memory (see `held`).
@@ -35,6 +36,7 @@ class Recipe(Quantize):
     samples: int = 512
     correct_bias: Literal["auto", "on", "off"] = "auto"
     rounding: Literal["nearest", "error"] = "error"
+    balance: bool = True
     equalize: bool = False
     smooth: float = 0.0
     refine_samples: int = 32

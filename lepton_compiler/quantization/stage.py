@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from lepton_compiler.ir.graph import Graph, Node
 from lepton_compiler.ops.evaluator import evaluate
 from lepton_compiler.passes.quantize import activation_type
 from lepton_compiler.passes.quantize.place import needed
-from lepton_compiler.passes.quantize.profile import profile, profile_for
+from lepton_compiler.passes.quantize.profile import Profile, profile, profile_for
 from lepton_compiler.passes.quantize.recurrent import expand_recurrent, products, states
 from lepton_compiler.passes.quantize.roles import layer_name
 from lepton_compiler.passes.quantize.tables import is_table
 from lepton_compiler.quantization import metric as measures
-from lepton_compiler.quantization.candidate import Candidate, make_candidate
+from lepton_compiler.quantization.balance import balance, readable
+from lepton_compiler.quantization.candidate import Candidate, make_candidate, weight_bytes
+from lepton_compiler.quantization.derived import derive_bias_scales
 from lepton_compiler.quantization.held import samples_at_once
 from lepton_compiler.quantization.lockstep import relative_error
 from lepton_compiler.quantization.loss import Loss, Runner
@@ -94,6 +97,8 @@ def quantize(graph: Graph, request: Request) -> Quantized:
         raise UnsupportedError(
             "the model has no layer that can be quantized", hint="layers are convolutions and products by float32 constants"
         )
+    if request.emit != "tflite":  # its files have no place for expressions
+        derive_bias_scales(best.graph)
     return Quantized(best.graph, work.report(best), work.ranges)
 
 
@@ -107,6 +112,7 @@ class _Work:
         here = f"{request.quantized} nodes of the model are quantized already and stay as they are"
         self.warnings = [here] if request.quantized else []
         self.shares: dict[str, float] = {}
+        self.balanced: set[str] = set()
         self.drop: float | None = None
         self._few: list[dict[str, np.ndarray]] = []
         self._others: list[dict[str, np.ndarray]] = []
@@ -127,7 +133,23 @@ class _Work:
             wide = {v.name: -1 for v in smoothable(self.graph)}
             smooth(self.graph, self._observe("watch channels", wide), self.recipe.smooth)
         if self.recipe.is_static:
+            if self.recipe.balance and self.recipe.per_channel and self.recipe.scheme == "int8":
+                self._balance()
             self._choose_ranges()
+
+    def _balance(self) -> None:
+        reads = readable(self.graph, self.rules, self.recipe.keep)
+        assert self.samples is not None
+        count = sum(1 for _ in self.samples) if reads else 0
+        if count > 1:
+            names = {value.name: read.axis for value, read in reads.items()}
+            parts = (islice(self.samples, count // 2), islice(self.samples, count // 2, None))
+            self.balanced = balance(reads, [self._observe("watch channels", names, part) for part in parts])
+
+    @property
+    def rules(self) -> Profile:
+        """Of the target."""
+        return profile(profile_for(self.request.arch, self.request.emit) if self.recipe.profile == "auto" else self.recipe.profile)
 
     def _few_samples(self, samples: Samples) -> tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
         """Samples to mend layers with, and others to compare candidates on; the same where there are no others."""
@@ -139,7 +161,10 @@ class _Work:
         taken = samples.take(2 * count)
         return taken[:count], taken[count:] or taken
 
-    def _observe(self, what: str, channels: Mapping[str, int | None]) -> dict[str, Statistics]:
+    def _observe(
+        self, what: str, channels: Mapping[str, int | None], samples: Iterable[Mapping[str, np.ndarray]] | None = None
+    ) -> dict[str, Statistics]:
+        """Statistics of values on some samples, or on all."""
         assert self.samples is not None
         self.request.stage(what)
         run = self.request.runner(self.graph, list(channels), self.recipe.samples)
@@ -148,12 +173,11 @@ class _Work:
             self.count = done
             self.request.detail(f"sample {done}")
 
-        return observe(run, self.samples, channels, progress)
+        return observe(run, self.samples if samples is None else samples, channels, progress)
 
     def _choose_ranges(self) -> None:
-        rules = profile(profile_for(self.request.arch, self.request.emit) if self.recipe.profile == "auto" else self.recipe.profile)
         element = activation_type(self.recipe, self.request.arch, self.request.emit)
-        names: dict[str, int | None] = {v.name: None for v in needed(self.graph, rules)}
+        names: dict[str, int | None] = {v.name: None for v in needed(self.graph, self.rules)}
         names |= {v.name: None for scan, _ in products(self.graph) for v in states(scan)}
         names |= {v.name: 1 for v in self.graph.inputs if v.type.dtype.is_float and v.type.rank > 1}
         found = self._observe("calibrate", names)
@@ -298,7 +322,7 @@ class _Work:
             self.drop,
             measure,
             self.request.max_drop,
-            best.weight_bytes,
+            (weight_bytes(self.graph), weight_bytes(best.graph)),
             tuple(self.warnings),
             self.graph.name,
         )

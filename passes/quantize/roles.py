@@ -51,6 +51,16 @@ def role(node: Node) -> Role:
     return "joining" if name in JOINING else "other"
 
 
+def is_moved_input(value: Value) -> bool:
+    """Whether a value is an input of the model, whose elements have been moved at most."""
+    while not value.is_input:
+        maker = value.producer
+        if maker is None or role(maker) != "keeping":
+            return False
+        value = maker.present_inputs[0]
+    return True
+
+
 def data_operands(node: Node) -> list[Value]:
     """The operands that carry data through a node: for most operators the first, for sums and joins all that are no constants."""
     if node.op.name in (*JOINING, "Div", "Concat"):

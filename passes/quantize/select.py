@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.passes.quantize.profile import CLAMPS, Profile
-from lepton_compiler.passes.quantize.roles import Role, bias_after, constant_operand, data_operands, role
+from lepton_compiler.passes.quantize.roles import Role, bias_after, constant_operand, data_operands, is_moved_input, role
 
 
 @dataclass(eq=False)
@@ -76,9 +76,13 @@ def select(graph: Graph, profile: Profile, keep: Collection[str] = ()) -> Select
 
 
 def _belongs(unit: Unit, made: dict[Value, Unit], alive: dict[Unit, None], readers: set[Value], profile: Profile) -> bool:
-    """Whether the operands of a unit have codes, and somebody wants those of its results."""
+    """Whether the operands of a unit have codes, and somebody wants those of its results.
+
+    Functions of single elements of the model's input are computed before this is rounded: on codes it would be rounded twice.
+    """
     read = any(v in readers or (profile.outputs and v.is_output) for v in unit.outputs)
-    return read and all(v.is_input or made.get(v) in alive for v in unit.inputs)
+    early = unit.role in ("activation", "affine") and all(is_moved_input(v) for v in unit.inputs)
+    return read and not early and all(v.is_input or made.get(v) in alive for v in unit.inputs)
 
 
 def _units(graph: Graph, profile: Profile, keep: Collection[str]) -> list[Unit]:

@@ -144,7 +144,7 @@ def test_layers_that_are_not_needed_for_the_bound_go_back():
         return Tried(tuple(steps), whole, 0.5 if bad else 0.0)
 
     layers = tuple(Done(name, "int8", "") for name in "abcd")
-    whole = Candidate(classifier(), layers, (), frozenset(), {"b": 900, "a": 50, "c": 40, "d": 10}, {}, None, (0, 0))
+    whole = Candidate(classifier(), layers, (), frozenset(), {"b": 900, "a": 50, "c": 40, "d": 10}, {}, None)
     shares = {"a": 0.3, "b": 0.9, "c": 0.01, "d": 0.0001}
     best = search(Tried((), whole, 0.5), 0.1, shares, (False,), attempt)
     assert {s.layer for s in best.steps} == {"a", "c"} and best.drop == 0
