@@ -121,6 +121,16 @@ def pack_filters(w: npt.NDArray[Any], channels_last: int) -> npt.NDArray[Any]:
     return packed
 
 
+def pack_columns(w: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`[K, N]` to `[N, K]`, rows filled up to a multiple of 16 bytes."""
+    return pack_filters(w.T, 0)
+
+
+def sum_filters(w: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`[OC, IC, taps...]` of integers to the sum of each output channel's weights, int32."""
+    return w.reshape(w.shape[0], -1).sum(axis=1, dtype=np.int32)
+
+
 PACKINGS: dict[str, Callable[..., Any]] = {
     "conv": _conv,
     "conv1d": _conv1d,
@@ -137,6 +147,9 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "integer_depthwise_pairs": pack_integer_depthwise_pairs,
     "integer_matmul": pack_integer_matmul,
     "integer_matmul_sums": sum_integer_matmul,
+    "columns": pack_columns,
+    "column_sums": lambda w: sum_filters(w.T),
+    "filter_sums": sum_filters,
     "filters": pack_filters,
     "integer_winograd": pack_integer_winograd,
     "matmul": _matmul,
@@ -147,6 +160,8 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "winograd": pack_winograd_weights,
     **WINDOW_PACKINGS,
 }
+GPU_PACKINGS = frozenset({"column_sums", "columns", "filter_sums", "filters"})
+"""Those of `backends.tvm.cuda`, whose weights have at least 8 bits."""
 PACKINGS |= {
-    NIBBLES + name: _in_nibbles(function) for name, function in PACKINGS.items() if name not in ("filters", "transpose", "winograd")
+    NIBBLES + name: _in_nibbles(function) for name, function in PACKINGS.items() if name not in GPU_PACKINGS | {"transpose", "winograd"}
 }

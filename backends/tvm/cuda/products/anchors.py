@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from tvm import tirx
 
 from lepton_compiler.backends.tvm.carriers import carrier
 from lepton_compiler.backends.tvm.cuda.products.product import Element, Expr, Product, Side
+from lepton_compiler.backends.tvm.cuda.products.zero_points import are_fit, number_at, zero_points
 from lepton_compiler.backends.tvm.cuda.rules import element_of, number_of, sum_type
 from lepton_compiler.backends.tvm.cuda.tensor_cores import Arithmetic, Convolution, Gemm, Matrix
 from lepton_compiler.backends.tvm.cuda.tensor_cores import Element as TensorElement
@@ -28,6 +29,8 @@ THIN = 4
 SMALL = 1 << 14
 """Multiplications of a product that is not worth tiles."""
 WIDE = 4
+BYTES = frozenset({"int8", "uint8"})
+"""Types of codes, of which tensor cores take any two."""
 
 
 @dataclass
@@ -89,7 +92,8 @@ class _Builder:
         product = PRODUCTS[self.step.op.name](self, self.step.op, *operands)
         if product is None or product.depth < 1:
             return None
-        if product.multiplications < SMALL or min(product.rows, product.columns) <= THIN:
+        thin = min(product.rows, product.columns) <= THIN and not (product.kind == "int32" and product.problem is not None)
+        if product.multiplications < SMALL or thin:
             return None
         return self.anchor(product)
 
@@ -139,8 +143,8 @@ class _Builder:
         key = w.operand, PackedWeight(function, arguments)
         if key not in self.packed:
             made = PACKINGS[function](np.broadcast_to(np.zeros((), w.type.dtype.numpy), w.shape), *arguments)
-            kind = TensorType(w.type.dtype, made.shape)
-            buffer = tirx.decl_buffer(made.shape, carrier(dtype(made.dtype)).name, f"packed{len(self.packed)}", layout=None)
+            kind = TensorType(dtype(made.dtype), made.shape)
+            buffer = tirx.decl_buffer(made.shape, carrier(kind.dtype).name, f"packed{len(self.packed)}", layout=None)
             self.packed[key] = buffer, kind
         return self.packed[key][0]
 
@@ -171,11 +175,9 @@ def _same(total: Expr, index: Sequence[Expr]) -> Expr:
     return total
 
 
-def _less(element: Element, zero: Arg | None, kind: str) -> Element:
-    """A code less its zero point."""
-    if zero is None:
-        return element
-    return Element(element.value - zero[[tirx.const(0, "int32")] * len(zero.shape)].astype(kind), element.conditions)
+def _less(element: Element, zero: Arg | None, channel: Expr | None = None) -> Element:
+    """A code less its zero point, in int32."""
+    return element if zero is None else Element(element.value - number_at(zero, channel), element.conditions)
 
 
 def _batched(x: Arg, index: Sequence[Expr]) -> list[Expr]:
@@ -188,7 +190,7 @@ def _matmul(b: _Builder, op: Any, x: Arg, y: Arg, x_zero: Arg | None = None, y_z
     """MatMul and MatMulInteger; all leading axes of the left operand are rows where the right one is a matrix."""
     kind = b.spec.types[b.step.outputs[0]]
     acc = "int32" if op.name == "MatMulInteger" else sum_type(kind.dtype)
-    if len(x.shape) < 2 or len(y.shape) < 2 or any(z is not None and z.type.size != 1 for z in (x_zero, y_zero)):
+    if len(x.shape) < 2 or len(y.shape) < 2 or not are_fit(x_zero, y_zero, y.shape[-1]):
         return None
     flat, depth, columns = len(y.shape) == 2, x.shape[-1], y.shape[-1]
     outer = x.shape[:-1] if flat else kind.static_shape[:-1]
@@ -199,22 +201,30 @@ def _matmul(b: _Builder, op: Any, x: Arg, y: Arg, x_zero: Arg | None = None, y_z
 
     def left(at: Expr, m: Expr, k: Expr) -> Element:
         index = [*unravel(m, outer), k] if flat else [*_batched(x, unravel(at, outer[:-1])), m, k]
-        return _less(_stored(x, index, acc), x_zero, acc)
+        return _less(_stored(x, index, acc), x_zero)
 
     def right(at: Expr, n: Expr, k: Expr) -> Element:
-        return _less(_stored(y, [k, n] if flat else [*_batched(y, unravel(at, outer[:-1])), k, n], acc), y_zero, acc)
+        return _less(_stored(y, [k, n] if flat else [*_batched(y, unravel(at, outer[:-1])), k, n], acc), y_zero, n)
 
     plain = x_zero is None and y_zero is None
     sides = Side(left, "depth", _chunk(x, depth) if plain else 1), Side(right, "extent", _chunk(y, columns) if plain else 1)
+    if not _is_plain(b, x, y):
+        return Product(batch, rows, columns, depth, *sides, acc, place, b.ending(_same))
+    packed = b.weight(y, "columns") if acc == "int32" and flat and y.constant else None
+    zeros = zero_points(x_zero, y_zero, None if packed is None else lambda: b.weight(y, "column_sums"), depth)
 
     def problem(name: Callable[[Any], str], arithmetic: Arithmetic) -> Gemm:
         axes = () if flat else outer[:-1]
         a = Matrix(name(b.buffer(x)), _element(x), depth, 1, () if flat else _steps(x.shape, axes))
-        c = Matrix(name(b.buffer(y)), _element(y), columns, 1, () if flat else _steps(y.shape, axes))
-        return Gemm(rows, columns, depth, a, c, arithmetic, tuple(axes))
+        if packed is None:
+            c = Matrix(name(b.buffer(y)), _element(y), columns, 1, () if flat else _steps(y.shape, axes))
+        else:
+            filled = int(packed.shape[1])
+            c = Matrix(name(packed), _element(y), 1, filled, depth=filled)
+        return Gemm(rows, columns, depth, a, c, arithmetic, tuple(axes), *(z is not None for z in zeros.taken_off(_zero())))
 
-    known = problem if plain and _is_plain(b, x, y) else None
-    return Product(batch, rows, columns, depth, *sides, acc, place, b.ending(_same), known)
+    end = b.ending(lambda total, index: zeros.end(total, index[-1]))
+    return Product(batch, rows, columns, depth, *sides, acc, place, end, problem, zeros=lambda at, m, n: zeros.taken_off(n))
 
 
 def _gemm(b: _Builder, op: Any, x: Arg, y: Arg, c: Arg | None = None) -> Product:
@@ -259,19 +269,15 @@ def _conv(b: _Builder, op: Any, x: Arg, w: Arg, *rest: Arg | None) -> Product | 
     acc = "int32" if integer else sum_type(kind.dtype)
     bias, zeros = (None, (*rest, None, None)[:2]) if integer else ((*rest, None)[0], (None, None))
     spatial, in_group, per_group = len(x.shape) - 2, w.shape[1], w.shape[0] // op.groups
-    if (
-        spatial < 1
-        or per_group < WIDE
-        or in_group * math.prod(w.shape[2:]) < WIDE
-        or any(z is not None and z.type.size != 1 for z in zeros)
-    ):
+    if spatial < 1 or per_group < WIDE or in_group * math.prod(w.shape[2:]) < WIDE or not are_fit(*zeros, w.shape[0]):
         return None
     size, out = (s[1:-1] if last else s[2:] for s in (x.shape, kind.static_shape))
     taps, images = w.shape[2:], x.shape[0]
     order = (*taps, in_group) if last else (in_group, *taps)
 
-    plain = not any(z is not None for z in zeros) and spatial <= 2 and _is_plain(b, x, w) and w.constant
+    plain, depth = spatial <= 2 and _is_plain(b, x, w) and w.constant, math.prod(order)
     packed = b.weight(w, "filters", int(last)) if plain else None
+    points = zero_points(*zeros, (lambda: b.weight(w, "filter_sums")) if plain else None, depth)
 
     def of(at: Expr, m: Expr, n: Expr) -> tuple[Expr, Expr, Expr]:
         """Image, channel of the result, pixel of the image."""
@@ -287,32 +293,43 @@ def _conv(b: _Builder, op: Any, x: Arg, w: Arg, *rest: Arg | None) -> Product | 
         ends = zip(where, size, op.pads[:spatial], op.pads[spatial:], strict=True)
         inside = tuple(c for a, n, low, high in ends for c in ((a >= 0, a < n) if low or high else ()))
         source = tirx.floordiv(channel, per_group) * in_group + step if op.groups > 1 else step
-        return _less(_stored(x, [image, *where, source] if last else [image, source, *where], acc, inside), zeros[0], acc)
+        return _less(_stored(x, [image, *where, source] if last else [image, source, *where], acc, inside), zeros[0])
 
     def filters(at: Expr, n: Expr, k: Expr) -> Element:
         _, channel, _ = of(at, _zero(), n) if last else of(at, n, _zero())
         steps = unravel(k, order)
-        return _less(_stored(w, [channel, steps[-1], *steps[:-1]] if last else [channel, *steps], acc), zeros[1], acc)
+        return _less(_stored(w, [channel, steps[-1], *steps[:-1]] if last else [channel, *steps], acc), zeros[1], channel)
 
     def place(at: Expr, m: Expr, n: Expr) -> tuple[Expr, ...]:
         image, channel, flat = of(at, m, n)
         return (image, *unravel(flat, out), channel) if last else (image, channel, *unravel(flat, out))
 
     def change(total: Expr, index: Sequence[Expr]) -> Expr:
-        return total if bias is None else total + number_of(bias[[index[-1] if last else index[1]]], bias.type.dtype, acc)
+        channel = index[-1] if last else index[1]
+        total = points.end(total, channel) if plain else total
+        return total if bias is None else total + number_of(bias[[channel]], bias.type.dtype, acc)
+
+    def taken_off(at: Expr, m: Expr, n: Expr) -> tuple[Expr | None, Expr | None]:
+        data, weights = points.taken_off(of(at, m, n)[1])
+        return (data, weights) if last else (weights, data)
+
+    fill = points.data if any(op.pads) else None
 
     def problem(name: Callable[[Any], str], arithmetic: Arithmetic) -> Convolution:
-        return _windows(op, x, w, name(b.buffer(x)), name(packed), arithmetic)
+        conv = _windows(op, x, w, name(b.buffer(x)), name(packed), arithmetic)
+        zero_a, zero_b = taken_off(_zero(), _zero(), _zero())
+        return replace(conv, filled=fill is not None, zero_a=zero_a is not None, zero_b=zero_b is not None)
 
-    depth, whole = math.prod(order), not any(z is not None for z in zeros)
+    whole = not any(z is not None for z in zeros)
     pixels = Side(pixel, "depth" if last else "extent", _chunk(x, in_group, x.shape[-1]) if last and whole else 1)
     weights = Side(filters, "depth", _chunk(w, depth) if whole and not last else 1)
     if bias is not None:
         bias.uses += 1
-    known, end = problem if plain else None, b.ending(change)
+    known: Any = (problem, taken_off, fill) if plain else ()
+    end = b.ending(change)
     if last:
-        return Product(op.groups, images * math.prod(out), per_group, depth, pixels, weights, acc, place, end, known)
-    return Product(images * op.groups, per_group, math.prod(out), depth, weights, pixels, acc, place, end, known)
+        return Product(op.groups, images * math.prod(out), per_group, depth, pixels, weights, acc, place, end, *known)
+    return Product(images * op.groups, per_group, math.prod(out), depth, weights, pixels, acc, place, end, *known)
 
 
 def _zero() -> Expr:
@@ -336,13 +353,14 @@ def _windows(op: Any, x: Arg, w: Arg, image: str, weight: str, arithmetic: Arith
 
 
 def _is_plain(b: _Builder, x: Arg, w: Arg) -> bool:
-    """Whether operands are read as they are stored, and have one type that tensor cores, or ordinary ones, multiply."""
+    """Whether operands are read as they are stored, and have types that tensor cores, or ordinary ones, multiply with each other."""
     stored = all(a.body is None and a.number is None for a in (x, w))
-    return stored and x.type.dtype == w.type.dtype and x.type.dtype.name in b.generated
+    names = {a.type.dtype.name for a in (x, w)}
+    return stored and ("int8" in b.generated if names <= BYTES else len(names) == 1 and names <= b.generated)
 
 
 def _element(x: Arg) -> TensorElement:
-    names: dict[str, TensorElement] = {"float16": "float16", "bfloat16": "bfloat16"}
+    names: dict[str, TensorElement] = {"float16": "float16", "bfloat16": "bfloat16", "int8": "int8", "uint8": "uint8"}
     return names.get(x.type.dtype.name, "float32")
 
 

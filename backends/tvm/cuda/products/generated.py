@@ -25,14 +25,16 @@ OLDEST, OLDEST_BFLOAT16 = (7, 5), (8, 0)
 
 
 def generated_types(gpus: Sequence[Gpu]) -> frozenset[str]:
-    """Element types of products that the generator takes for all architectures."""
+    """Element types of products that the generator takes for all architectures; `int8` stands for codes of 8 bits, signed or not."""
     oldest = min(gpu.capability for gpu in gpus)
-    types = {"float32", "float16"} if oldest >= OLDEST else set()
+    types = {"float32", "float16", "int8"} if oldest >= OLDEST else set()
     return frozenset(types | ({"bfloat16"} if oldest >= OLDEST_BFLOAT16 else set()))
 
 
 def arithmetic_of(anchor: Anchor, extensions: Sequence[str], gpus: Sequence[Gpu]) -> Arithmetic:
     """What is multiplied: elements as they are stored; float32 in tf32 where that was asked for."""
+    if anchor.product.kind == "int32":
+        return "int8"
     names: dict[str, Arithmetic] = {"float16": "float16", "bfloat16": "bfloat16"}
     stored = anchor.parameters[0].type.dtype.name
     if stored in names:
@@ -59,32 +61,41 @@ def generated_product(kernel: KernelText, anchor: Anchor, arithmetic: Arithmetic
 
 
 def _epilogue(kernel: KernelText, anchor: Anchor, names: Sequence[str]) -> Epilogue:
-    """The two functions that say what is stored for a sum, and where."""
-    output, types = anchor.output, [C_TYPES[str(b.dtype)] for b in kernel.buffers]
+    """The functions that say what is stored for a sum, and where; and those of zero points."""
+    output, types, product = anchor.output, [C_TYPES[str(b.dtype)] for b in kernel.buffers], anchor.product
     target = names[[hash(b) for b in kernel.buffers].index(hash(output))]
     formals = ", ".join(f"{'' if n == target else 'const '}{t} *__restrict__ {n}" for n, t in zip(names, types, strict=True))
-    at = "int batch, int m, int n"
+    at, c, symbol = "int batch, int m, int n", C_TYPES[str(output.dtype)], f"{kernel.symbol}_product"
     writer, index = _at(kernel, anchor)
-    total = tirx.Var("total", anchor.product.kind)
+    total = tirx.Var("total", product.kind)
     writer.names[hash(total)] = writer.name("total")
-    value = bare(writer.value(anchor.product.ending(total, index)))
-    c, total_type = C_TYPES[str(output.dtype)], C_TYPES[anchor.product.kind]
-    symbol = f"{kernel.symbol}_product"
-    lines = [f"{INLINE} {c} {symbol}_value({formals}, {at}, {total_type} total) {{", *writer.lines, f"  return {value};", "}"]
+    value = bare(writer.value(product.ending(total, index)))
+    lines = [f"{INLINE} {c} {symbol}_value({formals}, {at}, {C_TYPES[product.kind]} total) {{", *writer.lines, f"  return {value};", "}"]
     writer, index = _at(kernel, anchor)
     lines += [f"{INLINE} int {symbol}_place({formals}, {at}) {{", f"  return {writer.index(writer.flat(output, index))};", "}"]
-    rows = _contiguous(anchor)
-    return Epilogue(symbol, "\n".join(lines), formals, tuple(names), target, c, bits_of(output.dtype) // 8, rows)
+    for k, name in enumerate(("zero_a", "zero_b", "fill")):
+        writer, variables = _variables(kernel, anchor)
+        number = (*(product.zeros(*variables) if product.zeros else (None, None)), product.fill)[k]
+        if number is not None:
+            text = bare(writer.value(number))
+            lines += [f"{INLINE} int {symbol}_{name}({formals}, {at}) {{", *writer.lines, f"  return {text};", "}"]
+    return Epilogue(symbol, "\n".join(lines), formals, tuple(names), target, c, bits_of(output.dtype) // 8, _contiguous(anchor))
 
 
 def _at(kernel: KernelText, anchor: Anchor) -> tuple[DeviceWriter, tuple[Any, ...]]:
     """A writer that knows an element of the result by batch, row and column; and the index of that element."""
+    writer, variables = _variables(kernel, anchor)
+    return writer, anchor.product.place(*variables)
+
+
+def _variables(kernel: KernelText, anchor: Anchor) -> tuple[DeviceWriter, list[Any]]:
+    """A writer that knows batch, row and column; and their variables."""
     writer, product = kernel.writer(), anchor.product
     variables = []
     for name, extent in (("batch", product.batch), ("m", product.rows), ("n", product.columns)):
         variables.append(tirx.Var(name, "int32"))
         writer.range(variables[-1], extent, writer.name(name))
-    return writer, product.place(*variables)
+    return writer, variables
 
 
 def _contiguous(anchor: Anchor) -> bool:

@@ -31,6 +31,7 @@ class Matrix:
         row: elements between neighbours in a column, that is, from a row to the next.
         column: elements between neighbours in a row.
         batch: elements from one matrix to the next along each axis of the batch; 0 where all share one.
+        depth: elements along the sum, where zeros follow those that are multiplied; 0 where none do.
     """
 
     pointer: str
@@ -38,11 +39,18 @@ class Matrix:
     row: int
     column: int
     batch: tuple[int, ...] = ()
+    depth: int = 0
 
 
 @dataclass(frozen=True)
 class Gemm:
-    """out[batch][m][n] = sum over k of a[batch][m][k] * b[batch][k][n]."""
+    """out[batch][m][n] = sum over k of a[batch][m][k] * b[batch][k][n].
+
+    Attributes:
+        zero_a: of integers: whether the epilogue's helpers have `int SYMBOL_zero_a(<all pointers>, int batch, int m, int n)`, the zero point of
+            row m, whose product with the sum of B's column is taken off the sum.
+        zero_b: likewise `SYMBOL_zero_b`, of column n, with the sum of A's row.
+    """
 
     m: int
     n: int
@@ -51,6 +59,8 @@ class Gemm:
     b: Matrix
     arithmetic: Arithmetic
     batch: tuple[int, ...] = ()
+    zero_a: bool = False
+    zero_b: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,9 @@ class Convolution:
         element, weight_element: types of their elements.
         channels, out_channels: of all groups.
         pads: top, left, bottom, right.
-        fill: what lies outside the image: 0, or the zero point of an integer image.
+        filled: of integers: whether the epilogue's helpers have `int SYMBOL_fill(<all pointers>, int batch, int m, int n)`, the same number for
+            all: what lies outside the image, where that is not 0.
+        zero_a, zero_b: as of `Gemm`; A are the windows where channels come last, the weights where they come first.
     """
 
     image: str
@@ -86,7 +98,9 @@ class Convolution:
     dilations: tuple[int, int] = (1, 1)
     groups: int = 1
     channels_last: bool = True
-    fill: int = 0
+    filled: bool = False
+    zero_a: bool = False
+    zero_b: bool = False
 
     @property
     def out_height(self) -> int:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import BYTES, C_TYPES, Convolution, Element, Matrix
 
 INT_LIMIT = 1 << 31
+WORD = 4
+"""Bytes that are turned at once."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Source:
         along_k: neighbours in memory are neighbours in the sum.
         vector: elements that are contiguous and aligned.
         declarations: text before the kernel.
+        turned: it lies along its own axis in memory and along the sum in tiles.
     """
 
     type: str
@@ -28,9 +31,12 @@ class Source:
     along_k: bool
     vector: int
     declarations: str = ""
+    turned: bool = False
 
     def tile(self, extent: int, depth: int, threads: int) -> str:
         """C++ type of a tile of it."""
+        if self.turned:
+            return f"lepton::TurnedTile<{self.type}, {extent}, {depth}, {threads}>"
         return f"lepton::Tile<{self.type}, {extent}, {depth}, {_bool(self.along_k)}, {self.vector}, {threads}>"
 
 
@@ -45,15 +51,19 @@ def matrix_source(
     # Bytes and 32-bit floats: tensor cores take the former along k only.
     if along_k is None:
         along_k = stride_k == 1 or stride != 1 or BYTES[matrix.element] == 1
-    contiguous = (stride_k if along_k else stride) == 1
-    aligned = [depth if along_k else extent, *steps]
-    if (extent if along_k else depth) > 1:
-        aligned.append(stride if along_k else stride_k)
-    vector = _vector(matrix.element, aligned) if contiguous else 1
+    along, across = ((depth, stride_k), (extent, stride)) if along_k else ((extent, stride), (depth, stride_k))
+    vector = _contiguous(matrix.element, along, across, steps)
+    turned = along_k and BYTES[matrix.element] == 1 and vector < WORD <= _contiguous(matrix.element, across, along, steps)
     kind = C_TYPES[matrix.element]
     reach = (extent - 1) * stride + (depth - 1) * stride_k
     type = f"lepton::Strided<{kind}, {_offset(reach)}, {extent}, {stride}, {stride_k}>"
-    return Source(type, f"{{reinterpret_cast<const {kind}*>({matrix.pointer}){batch_offset(batch, matrix.batch)}}}", along_k, vector)
+    value = f"{{reinterpret_cast<const {kind}*>({matrix.pointer}){batch_offset(batch, matrix.batch)}}}"
+    return Source(type, value, along_k, vector, turned=turned)
+
+
+def _contiguous(element: Element, along: tuple[int, int], across: tuple[int, int], steps: Sequence[int]) -> int:
+    """Elements that are contiguous and aligned along an axis, given as size and stride, of a matrix of which `across` is the other axis."""
+    return _vector(element, [along[0], *steps, *([across[1]] if across[0] > 1 else [])]) if along[1] == 1 else 1
 
 
 def batch_offset(batch: Sequence[int], steps: Sequence[int]) -> str:
@@ -80,9 +90,7 @@ def windows_source(conv: Convolution, symbol: str) -> Source:
         base = batch_offset((conv.images, conv.groups), (conv.channels * steps[3], own * steps[3]))
         vector = 1
     kind = C_TYPES[conv.element]
-    filled = conv.fill != 0
-    fill = f"{symbol}_fill" if filled else "nullptr"
-    value = f"{{reinterpret_cast<const {kind}*>({conv.image}){base}, {fill}}}"
+    value = f"{{reinterpret_cast<const {kind}*>({conv.image}){base}, {'lepton_fill' if conv.filled else '0u'}}}"
     reach = images * conv.height * conv.width * conv.channels
     along_k = conv.channels_last or BYTES[conv.element] == 1
     return Source(
@@ -113,13 +121,11 @@ def _geometry(conv: Convolution, symbol: str, images: int, steps: tuple[int, int
         f"struct {symbol}_windows {{",
         f"  static constexpr int {constants};",
         f"  static constexpr long long {places};",
-        f"  static constexpr bool channels_first = {_bool(not conv.channels_last)}, filled = {_bool(conv.fill != 0)};",
+        f"  static constexpr bool channels_first = {_bool(not conv.channels_last)}, filled = {_bool(conv.filled)};",
         "};",
+        "",
     ]
-    if conv.fill:
-        values = ", ".join([str(conv.fill)] * (16 // BYTES[conv.element]))
-        lines.append(f"static __device__ const __align__(16) {C_TYPES[conv.element]} {symbol}_fill[] = {{{values}}};")
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)
 
 
 def _vector(element: Element, multiples: Sequence[int]) -> int:
