@@ -128,7 +128,8 @@ def pack_columns(w: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def sum_filters(w: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """`[OC, IC, taps...]` of integers to the sum of each output channel's weights, int32."""
-    return w.reshape(w.shape[0], -1).sum(axis=1, dtype=np.int32)
+    sums: npt.NDArray[Any] = w.reshape(w.shape[0], -1).sum(axis=1, dtype=np.int32)
+    return sums
 
 
 PACKINGS: dict[str, Callable[..., Any]] = {

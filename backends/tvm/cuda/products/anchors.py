@@ -31,6 +31,8 @@ SMALL = 1 << 14
 WIDE = 4
 BYTES = frozenset({"int8", "uint8"})
 """Types of codes, of which tensor cores take any two."""
+INTEGER = frozenset({"ConvInteger", "MatMulInteger"})
+"""Operators that sum products of codes."""
 
 
 @dataclass
@@ -267,9 +269,9 @@ def _conv(b: _Builder, op: Any, x: Arg, w: Arg, *rest: Arg | None) -> Product | 
     kind, last = b.spec.types[b.step.outputs[0]], getattr(op, "layout", "NCHW") == "NHWC"
     integer = op.name == "ConvInteger"
     acc = "int32" if integer else sum_type(kind.dtype)
-    bias, zeros = (None, (*rest, None, None)[:2]) if integer else ((*rest, None)[0], (None, None))
+    bias, x_zero, w_zero = (None, *(*rest, None, None)[:2]) if integer else ((*rest, None)[0], None, None)
     spatial, in_group, per_group = len(x.shape) - 2, w.shape[1], w.shape[0] // op.groups
-    if spatial < 1 or per_group < WIDE or in_group * math.prod(w.shape[2:]) < WIDE or not are_fit(*zeros, w.shape[0]):
+    if spatial < 1 or per_group < WIDE or in_group * math.prod(w.shape[2:]) < WIDE or not are_fit(x_zero, w_zero, w.shape[0]):
         return None
     size, out = (s[1:-1] if last else s[2:] for s in (x.shape, kind.static_shape))
     taps, images = w.shape[2:], x.shape[0]
@@ -277,7 +279,7 @@ def _conv(b: _Builder, op: Any, x: Arg, w: Arg, *rest: Arg | None) -> Product | 
 
     plain, depth = spatial <= 2 and _is_plain(b, x, w) and w.constant, math.prod(order)
     packed = b.weight(w, "filters", int(last)) if plain else None
-    points = zero_points(*zeros, (lambda: b.weight(w, "filter_sums")) if plain else None, depth)
+    points = zero_points(x_zero, w_zero, (lambda: b.weight(w, "filter_sums")) if plain else None, depth)
 
     def of(at: Expr, m: Expr, n: Expr) -> tuple[Expr, Expr, Expr]:
         """Image, channel of the result, pixel of the image."""
@@ -293,12 +295,12 @@ def _conv(b: _Builder, op: Any, x: Arg, w: Arg, *rest: Arg | None) -> Product | 
         ends = zip(where, size, op.pads[:spatial], op.pads[spatial:], strict=True)
         inside = tuple(c for a, n, low, high in ends for c in ((a >= 0, a < n) if low or high else ()))
         source = tirx.floordiv(channel, per_group) * in_group + step if op.groups > 1 else step
-        return _less(_stored(x, [image, *where, source] if last else [image, source, *where], acc, inside), zeros[0])
+        return _less(_stored(x, [image, *where, source] if last else [image, source, *where], acc, inside), x_zero)
 
     def filters(at: Expr, n: Expr, k: Expr) -> Element:
         _, channel, _ = of(at, _zero(), n) if last else of(at, n, _zero())
         steps = unravel(k, order)
-        return _less(_stored(w, [channel, steps[-1], *steps[:-1]] if last else [channel, *steps], acc), zeros[1], channel)
+        return _less(_stored(w, [channel, steps[-1], *steps[:-1]] if last else [channel, *steps], acc), w_zero, channel)
 
     def place(at: Expr, m: Expr, n: Expr) -> tuple[Expr, ...]:
         image, channel, flat = of(at, m, n)
@@ -320,7 +322,7 @@ def _conv(b: _Builder, op: Any, x: Arg, w: Arg, *rest: Arg | None) -> Product | 
         zero_a, zero_b = taken_off(_zero(), _zero(), _zero())
         return replace(conv, filled=fill is not None, zero_a=zero_a is not None, zero_b=zero_b is not None)
 
-    whole = not any(z is not None for z in zeros)
+    whole = x_zero is None and w_zero is None
     pixels = Side(pixel, "depth" if last else "extent", _chunk(x, in_group, x.shape[-1]) if last and whole else 1)
     weights = Side(filters, "depth", _chunk(w, depth) if whole and not last else 1)
     if bias is not None:
@@ -356,7 +358,9 @@ def _is_plain(b: _Builder, x: Arg, w: Arg) -> bool:
     """Whether operands are read as they are stored, and have types that tensor cores, or ordinary ones, multiply with each other."""
     stored = all(a.body is None and a.number is None for a in (x, w))
     names = {a.type.dtype.name for a in (x, w)}
-    return stored and ("int8" in b.generated if names <= BYTES else len(names) == 1 and names <= b.generated)
+    if b.step.op.name in INTEGER:
+        return stored and names <= BYTES and "int8" in b.generated
+    return stored and len(names) == 1 and names <= b.generated - {"int8"}
 
 
 def _element(x: Arg) -> TensorElement:
