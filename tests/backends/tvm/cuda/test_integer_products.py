@@ -93,11 +93,9 @@ def test_matrices(agrees, case):
 
 
 def test_sums_wrap_around(agrees):
-    graph = graph_of(x="uint8[5,40000]")
-    b = Builder(graph)
-    sums = b(MatMulInteger(), graph.inputs[0], b.constant(np.full((40000, 8), 255, np.uint8)), None, b.constant(np.array(1, np.uint8)))
-    graph.set_outputs([b.Add(sums, sums)])
-    multiplied(agrees(graph, {"x": np.full((5, 40000), 255, np.uint8)}, tolerance=0))
+    graph, feeds = graph_of(x="uint8[5,33200]", y="uint8[33200,8]"), {"x": (5, 33200), "y": (33200, 8)}
+    graph.set_outputs([Builder(graph)(MatMulInteger(), *graph.inputs)])
+    multiplied(agrees(graph, {name: np.full(shape, 255, np.uint8) for name, shape in feeds.items()}, tolerance=0))
 
 
 @pytest.mark.parametrize(("x", "y"), [("uint8", "int8"), ("int8", "uint8")])
