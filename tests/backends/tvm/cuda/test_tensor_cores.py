@@ -248,6 +248,16 @@ def test_groups_of_warps_agree_with_the_evaluator():
         assert case.check(text)[0].matrix_loads == 0
 
 
+@pytest.mark.skipif(bool(available()), reason=available())
+def test_integers_in_quarters_agree_with_the_evaluator():
+    signs: list[tuple[Element, Element]] = [("int8", "int8"), ("uint8", "int8"), ("int8", "uint8"), ("uint8", "uint8")]
+    made = [gemm_case(f"quarters{k}", (33, 24, 96), "int8", device_of("sm_75"), elements=e, transposed="b") for k, e in enumerate(signs)]
+    text = "\n".join(["#define LEPTON_EMULATED_SM_75", library(), *(case.plan.text for case in made)])
+    for case in made:
+        (figures,) = case.check(text)
+        assert figures.matrix_products % 4 == 0 and figures.matrix_products > 0
+
+
 def test_sums_are_split_where_there_are_few_tiles():
     case = gemm_case("thin", (16, 64, 8192), "float16", A100)
     assert [x.symbol for x in case.plan.launches] == ["thin", "thin_finish"]
