@@ -187,12 +187,9 @@ def _calls(product: Product, tiling: Tiling) -> list[str]:
 
 
 def _opening(symbol: str, epilogue: Epilogue, bounds: str, splits: int, total: str) -> list[str]:
-    """The head of a kernel, and what is known of its pointers."""
+    """The head of a kernel. Its pointers stay what they are: of what else is made of them the compiler does not see that nothing writes there."""
     workspace = f", {total} *__restrict__ workspace" if splits > 1 else ""
-    return [
-        f'extern "C" __global__ void __launch_bounds__({bounds}) {symbol}({epilogue.parameters}{workspace}) {{',
-        *(f"  {p} = static_cast<decltype({p})>(__builtin_assume_aligned({p}, 16));" for p in epilogue.arguments),
-    ]
+    return [f'extern "C" __global__ void __launch_bounds__({bounds}) {symbol}({epilogue.parameters}{workspace}) {{']
 
 
 def _store(product: Product, tiling: Tiling, epilogue: Epilogue) -> list[str]:
