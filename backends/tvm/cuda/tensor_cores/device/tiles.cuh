@@ -63,6 +63,14 @@ struct Tile {
     }
   }
 
+  // Tiles that are changed on their way pass through registers, between `fetch` and `keep`; these do not.
+  struct Fetched {};
+  __device__ __forceinline__ Fetched fetch(char* shared, int first, int end) const {
+    load(shared, first, end);
+    return {};
+  }
+  __device__ __forceinline__ void keep(char*, const Fetched&) const {}
+
   template <class O, class I>
   __device__ __forceinline__ void copy(char* to, O outer, I inner) const {
     if constexpr (PART_BYTES >= 4) {
@@ -124,12 +132,18 @@ __device__ __forceinline__ void pipeline(const A& a, const B& b, char* shared, i
     cp_async_wait<STAGES - 2>();
     __syncthreads();
     int next = t + STAGES - 1;
+    typename A::Fetched fetched_a;
+    typename B::Fetched fetched_b;
     if (next < tiles) {
-      a.load(writing, first + next * DEPTH, end);
-      b.load(writing + A::BYTES, first + next * DEPTH, end);
+      fetched_a = a.fetch(writing, first + next * DEPTH, end);
+      fetched_b = b.fetch(writing + A::BYTES, first + next * DEPTH, end);
     }
     cp_async_commit();
     multiply(reading, reading + A::BYTES);
+    if (next < tiles) {  // what was fetched has come while others were multiplied
+      a.keep(writing, fetched_a);
+      b.keep(writing + A::BYTES, fetched_b);
+    }
     reading = reading == shared + (STAGES - 1) * STAGE ? shared : reading + STAGE;
     writing = writing == shared + (STAGES - 1) * STAGE ? shared : writing + STAGE;
   }

@@ -22,8 +22,12 @@ struct TurnedTile {
   using Origin = Source;
   using T = typename Source::T;
   static constexpr int ROW_BYTES = DEPTH, BYTES = EXTENT * ROW_BYTES, ACROSS = EXTENT / 4, UNITS = ACROSS * (ROW_BYTES / 16);
+  static constexpr int COUNT = (UNITS + THREADS - 1) / THREADS;
   static constexpr bool ROWS_ALONG_I = true, WIDE = false;
   static_assert(sizeof(T) == 1 && !Source::FILLED);
+  struct Fetched {
+    unsigned rows[COUNT][16];
+  };
 
   Source source;
   int origin, thread;
@@ -32,28 +36,43 @@ struct TurnedTile {
 
   static __device__ __forceinline__ int offset(int row, int chunk) { return swizzled<ROW_BYTES, WIDE>(row, chunk); }
 
-  __device__ __forceinline__ void load(char* shared, int first, int end) const {
-#pragma unroll 1
-    for (int unit = thread; unit < UNITS; unit += THREADS) {
-      int i = unit % ACROSS * 4, chunk = unit / ACROSS;
-      typename Source::Outer outer = source.outer(origin + i);
+  __device__ __forceinline__ Fetched fetch(char*, int first, int end) const {
+    Fetched fetched = {};
+#pragma unroll
+    for (int c = 0; c < COUNT; ++c) {
+      int unit = thread + c * THREADS;
+      if (UNITS % THREADS && unit >= UNITS) break;
+      typename Source::Outer outer = source.outer(origin + unit % ACROSS * 4);
+#pragma unroll
+      for (int k = 0; k < 16; ++k) {
+        typename Source::Inner inner = source.inner(first + unit / ACROSS * 16 + k, end);
+        if (Source::valid(outer, inner)) fetched.rows[c][k] = *reinterpret_cast<const unsigned*>(source.at(outer, inner));
+      }
+    }
+    return fetched;
+  }
+
+  __device__ __forceinline__ void keep(char* shared, const Fetched& fetched) const {
+#pragma unroll
+    for (int c = 0; c < COUNT; ++c) {
+      int unit = thread + c * THREADS;
+      if (UNITS % THREADS && unit >= UNITS) break;
       Chunk chunks[4];
 #pragma unroll
       for (int word = 0; word < 4; ++word) {
         unsigned rows[4], columns[4];
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          typename Source::Inner inner = source.inner(first + chunk * 16 + word * 4 + k, end);
-          rows[k] = Source::valid(outer, inner) ? *reinterpret_cast<const unsigned*>(source.at(outer, inner)) : 0;
-        }
+        for (int k = 0; k < 4; ++k) rows[k] = fetched.rows[c][word * 4 + k];
         turn(columns, rows);
 #pragma unroll
         for (int e = 0; e < 4; ++e) chunks[e].words[word] = columns[e];
       }
 #pragma unroll
-      for (int e = 0; e < 4; ++e) *reinterpret_cast<Chunk*>(shared + offset(i + e, chunk)) = chunks[e];
+      for (int e = 0; e < 4; ++e) *reinterpret_cast<Chunk*>(shared + offset(unit % ACROSS * 4 + e, unit / ACROSS)) = chunks[e];
     }
   }
+
+  __device__ __forceinline__ void load(char* shared, int first, int end) const { keep(shared, fetch(shared, first, end)); }
 };
 
 }  // namespace lepton
