@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -112,13 +113,17 @@ def _in_nibbles(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def pack_filters(w: npt.NDArray[Any], channels_last: int) -> npt.NDArray[Any]:
-    """`[OC, IC, taps...]` to `[OC, depth]`, depth being (taps, IC) or (IC, taps) and a multiple of 16 bytes: see `backends.tvm.cuda.tensor_cores`."""
+    """`[OC, IC, taps...]` to `[OC, depth]`, depth being (taps, IC) or (IC, taps) and a multiple of 16 bytes: see `backends.tvm.cuda.tensor_cores`.
+
+    Codes of 4 bits become uint8, two to a byte.
+    """
     order = (0, *range(2, w.ndim), 1) if channels_last else tuple(range(w.ndim))
     rows = w.transpose(order).reshape(w.shape[0], -1)
-    unit = max(1, 16 // w.itemsize)
+    pairs = w.dtype in (ml_dtypes.int4, ml_dtypes.uint4)
+    unit = 32 if pairs else max(1, 16 // w.itemsize)
     packed = np.zeros((w.shape[0], -(-rows.shape[1] // unit) * unit), w.dtype)
     packed[:, : rows.shape[1]] = rows
-    return packed
+    return np.ascontiguousarray(nibbles(packed.T).T) if pairs else packed
 
 
 def pack_columns(w: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -162,7 +167,7 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     **WINDOW_PACKINGS,
 }
 GPU_PACKINGS = frozenset({"column_sums", "columns", "filter_sums", "filters"})
-"""Those of `backends.tvm.cuda`, whose weights have at least 8 bits."""
+"""Those of `backends.tvm.cuda`."""
 PACKINGS |= {
     NIBBLES + name: _in_nibbles(function) for name, function in PACKINGS.items() if name not in GPU_PACKINGS | {"transpose", "winograd"}
 }

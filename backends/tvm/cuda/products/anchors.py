@@ -12,11 +12,13 @@ from tvm import tirx
 
 from lepton_compiler.backends.tvm.carriers import carrier
 from lepton_compiler.backends.tvm.cuda.products.product import Element, Expr, Product, Side
+from lepton_compiler.backends.tvm.cuda.products.weights import are_converted, packed_weights
 from lepton_compiler.backends.tvm.cuda.products.zero_points import are_fit, number_at, zero_points
 from lepton_compiler.backends.tvm.cuda.rules import element_of, number_of, sum_type
 from lepton_compiler.backends.tvm.cuda.tensor_cores import Arithmetic, Convolution, Gemm, Matrix
 from lepton_compiler.backends.tvm.cuda.tensor_cores import Element as TensorElement
 from lepton_compiler.backends.tvm.kernels import KernelParameter, PackedWeight
+from lepton_compiler.backends.tvm.lower import scales_of_groups, stored_weight
 from lepton_compiler.backends.tvm.lower.context import ELEMENTS, Arg, expression
 from lepton_compiler.backends.tvm.lower.movement import unravel
 from lepton_compiler.backends.tvm.lower.whole import Result
@@ -123,7 +125,9 @@ class _Builder:
         for operand in operands:
             if operand is not None:
                 operand.uses += 1
-        self.args[step.outputs[0]] = Arg(kind, body=lambda index, read: ELEMENTS[step.op.name](step.op, kind, index, read, *operands))
+        result = Arg(kind, body=lambda index, read: ELEMENTS[step.op.name](step.op, kind, index, read, *operands))
+        result.stored, result.scales = stored_weight(step.op, operands[0]), scales_of_groups(step.op, operands)
+        self.args[step.outputs[0]] = result
 
     def ending(self, change: Callable[[Expr, Sequence[Expr]], Expr]) -> Callable[[Expr, Sequence[Expr]], Expr]:
         """What is stored for a sum: `change` of it, then the operators after the product."""
@@ -141,6 +145,7 @@ class _Builder:
 
     def weight(self, w: Arg, function: str, *arguments: int) -> Any:
         """A constant rearranged at compile time by a packing function."""
+        w = w.stored or w
         assert w.operand is not None
         key = w.operand, PackedWeight(function, arguments)
         if key not in self.packed:
@@ -210,9 +215,11 @@ def _matmul(b: _Builder, op: Any, x: Arg, y: Arg, x_zero: Arg | None = None, y_z
 
     plain = x_zero is None and y_zero is None
     sides = Side(left, "depth", _chunk(x, depth) if plain else 1), Side(right, "extent", _chunk(y, columns) if plain else 1)
-    if not _is_plain(b, x, y):
+    converted = flat and _is_converted(b, x, y, 0)
+    if not (converted or _is_plain(b, x, y)):
         return Product(batch, rows, columns, depth, *sides, acc, place, b.ending(_same))
-    packed = b.weight(y, "columns") if acc == "int32" and flat and y.constant else None
+    turned = converted or (acc == "int32" and flat and y.constant)
+    packed = packed_weights(b.weight, y, "columns", turn=True) if turned else None
     zeros = zero_points(x_zero, y_zero, None if packed is None else lambda: b.weight(y, "column_sums"), depth)
 
     def problem(name: Callable[[Any], str], arithmetic: Arithmetic) -> Gemm:
@@ -221,8 +228,7 @@ def _matmul(b: _Builder, op: Any, x: Arg, y: Arg, x_zero: Arg | None = None, y_z
         if packed is None:
             c = Matrix(name(b.buffer(y)), _element(y), columns, 1, () if flat else _steps(y.shape, axes))
         else:
-            filled = int(packed.shape[1])
-            c = Matrix(name(packed), _element(y), 1, filled, depth=filled)
+            c = Matrix(name(packed.buffer), _element(y), 1, packed.depth, depth=packed.depth, codes=packed.codes(name))
         return Gemm(rows, columns, depth, a, c, arithmetic, tuple(axes), *(z is not None for z in zeros.taken_off(_zero())))
 
     end = b.ending(lambda total, index: zeros.end(total, index[-1]))
@@ -251,16 +257,23 @@ def _gemm(b: _Builder, op: Any, x: Arg, y: Arg, c: Arg | None = None) -> Product
         other = number_of(c.at(index), c.type.dtype, acc)
         return value + (other if op.beta == 1.0 else other * tirx.const(op.beta, acc))
 
+    converted = _is_converted(b, x, y, int(op.trans_b))
+    pack = ("filters", 0) if op.trans_b else ("columns",)
+    packed = packed_weights(b.weight, y, *pack, turn=not op.trans_b) if converted else None
+
     def problem(name: Callable[[Any], str], arithmetic: Arithmetic) -> Gemm:
         a = Matrix(name(b.buffer(x)), _element(x), *((1, rows) if op.trans_a else (depth, 1)))
-        other = Matrix(name(b.buffer(y)), _element(y), *((1, depth) if op.trans_b else (columns, 1)))
+        if packed is None:
+            other = Matrix(name(b.buffer(y)), _element(y), *((1, depth) if op.trans_b else (columns, 1)))
+        else:
+            other = Matrix(name(packed.buffer), _element(y), 1, packed.depth, depth=packed.depth, codes=packed.codes(name))
         return Gemm(rows, columns, depth, a, other, arithmetic)
 
     return Product(
         1, rows, columns, depth,
         Side(left, "extent" if op.trans_a else "depth", _chunk(x, rows if op.trans_a else depth)),
         Side(right, "depth" if op.trans_b else "extent", _chunk(y, depth if op.trans_b else columns)),
-        acc, lambda at, m, n: (m, n), b.ending(change), problem if _is_plain(b, x, y) else None,
+        acc, lambda at, m, n: (m, n), b.ending(change), problem if converted or _is_plain(b, x, y) else None,
     )  # fmt: skip
 
 
@@ -277,8 +290,9 @@ def _conv(b: _Builder, op: Any, x: Arg, w: Arg, *rest: Arg | None) -> Product | 
     taps, images = w.shape[2:], x.shape[0]
     order = (*taps, in_group) if last else (in_group, *taps)
 
-    plain, depth = spatial <= 2 and _is_plain(b, x, w) and w.constant, math.prod(order)
-    packed = b.weight(w, "filters", int(last)) if plain else None
+    known = (_is_plain(b, x, w) and w.constant) or (w.scales is None and _is_converted(b, x, w, 0))
+    plain, depth = spatial <= 2 and known, math.prod(order)
+    packed = packed_weights(b.weight, w, "filters", int(last)) if plain else None
     points = zero_points(x_zero, w_zero, (lambda: b.weight(w, "filter_sums")) if plain else None, depth)
 
     def of(at: Expr, m: Expr, n: Expr) -> tuple[Expr, Expr, Expr]:
@@ -318,20 +332,21 @@ def _conv(b: _Builder, op: Any, x: Arg, w: Arg, *rest: Arg | None) -> Product | 
     fill = points.data if any(op.pads) else None
 
     def problem(name: Callable[[Any], str], arithmetic: Arithmetic) -> Convolution:
-        conv = _windows(op, x, w, name(b.buffer(x)), name(packed), arithmetic)
+        assert packed is not None
+        conv = _windows(op, x, w, name(b.buffer(x)), name(packed.buffer), arithmetic)
         zero_a, zero_b = taken_off(_zero(), _zero(), _zero())
-        return replace(conv, filled=fill is not None, zero_a=zero_a is not None, zero_b=zero_b is not None)
+        return replace(conv, codes=packed.codes(name), filled=fill is not None, zero_a=zero_a is not None, zero_b=zero_b is not None)
 
     whole = x_zero is None and w_zero is None
     pixels = Side(pixel, "depth" if last else "extent", _chunk(x, in_group, x.shape[-1]) if last and whole else 1)
     weights = Side(filters, "depth", _chunk(w, depth) if whole and not last else 1)
     if bias is not None:
         bias.uses += 1
-    known: Any = (problem, taken_off, fill) if plain else ()
+    generated: Any = (problem, taken_off, fill) if plain else ()
     end = b.ending(change)
     if last:
-        return Product(op.groups, images * math.prod(out), per_group, depth, pixels, weights, acc, place, end, *known)
-    return Product(images * op.groups, per_group, math.prod(out), depth, weights, pixels, acc, place, end, *known)
+        return Product(op.groups, images * math.prod(out), per_group, depth, pixels, weights, acc, place, end, *generated)
+    return Product(images * op.groups, per_group, math.prod(out), depth, weights, pixels, acc, place, end, *generated)
 
 
 def _zero() -> Expr:
@@ -361,6 +376,12 @@ def _is_plain(b: _Builder, x: Arg, w: Arg) -> bool:
     if b.step.op.name in INTEGER:
         return stored and names <= BYTES and "int8" in b.generated
     return stored and len(names) == 1 and names <= b.generated - {"int8"}
+
+
+def _is_converted(b: _Builder, x: Arg, w: Arg, along: int) -> bool:
+    """Whether data of float32 is read as it is stored, and weights are converted from codes; `along` is their axis of the sum."""
+    stored = x.body is None and x.number is None and x.type.dtype.name == "float32" and "float32" in b.generated
+    return stored and are_converted(w, along)
 
 
 def _element(x: Arg) -> TensorElement:

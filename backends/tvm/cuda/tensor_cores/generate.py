@@ -89,7 +89,7 @@ def convolution_product(conv: Convolution, symbol: str) -> Product:
     extra = conv.zero_a, conv.zero_b, conv.filled
     if conv.channels_last:
         padded = packed_depth(conv)
-        weights = Matrix(conv.weight, conv.weight_element, 1, padded, (outs * padded,))
+        weights = Matrix(conv.weight, conv.weight_element, 1, padded, (outs * padded,), codes=conv.codes)
         b = matrix_source(weights, outs, depth if padded == depth else padded, padded, 1, (conv.groups,))
         shape = Shape(
             conv.groups, conv.images * pixels, outs, depth, conv.arithmetic, size, moved, groupable=_groupable(conv.arithmetic, windows, b)
@@ -97,7 +97,8 @@ def convolution_product(conv: Convolution, symbol: str) -> Product:
         return Product(shape, windows, b, *_arithmetic(conv.arithmetic, conv.element, conv.weight_element), *extra)
     batch = (conv.images, conv.groups)
     padded = packed_depth(conv)
-    a = matrix_source(Matrix(conv.weight, conv.weight_element, padded, 1, (0, outs * padded)), outs, padded, padded, 1, batch)
+    weights = Matrix(conv.weight, conv.weight_element, padded, 1, (0, outs * padded), codes=conv.codes)
+    a = matrix_source(weights, outs, padded, padded, 1, batch)
     shape = Shape(math.prod(batch), outs, pixels, depth, conv.arithmetic, size, moved, a.along_k)
     return Product(shape, a, _whole_rows(conv, windows), *_arithmetic(conv.arithmetic, conv.weight_element, conv.element), *extra)
 
@@ -117,7 +118,7 @@ def _whole_rows(conv: Convolution, windows: Source) -> Source:
 
 def packed_depth(conv: Convolution) -> int:
     """Elements of a packed row of weights: the depth rounded up to 16 bytes."""
-    unit = 16 // BYTES[conv.weight_element]
+    unit = 16 // BYTES[conv.weight_element] if conv.codes is None else 128 // conv.codes.bits
     return math.ceil(conv.depth / unit) * unit
 
 
@@ -219,8 +220,9 @@ def _integers(product: Product, epilogue: Epilogue) -> list[str]:
     if product.filled:
         lines.append(f"  unsigned lepton_fill = ({symbol}_fill({names}, lepton_batch, 0, 0) & 0xFF) * 0x01010101u;")
     if product.zero_a or product.zero_b:
-        a = f"lepton_m < {product.shape.m} ? {symbol}_zero_a({names}, lepton_batch, lepton_m, 0) : 0" if product.zero_a else "0"
-        b = f"lepton_n < {product.shape.n} ? {symbol}_zero_b({names}, lepton_batch, 0, lepton_n) : 0" if product.zero_b else "0"
+        m, n = (f"lepton_{i} < {size} ? lepton_{i} : {size - 1}" for i, size in (("m", product.shape.m), ("n", product.shape.n)))
+        a = f"{symbol}_zero_a({names}, lepton_batch, {m}, 0)" if product.zero_a else "0"
+        b = f"{symbol}_zero_b({names}, lepton_batch, 0, {n})" if product.zero_b else "0"
         flags = ", ".join("true" if z else "false" for z in (product.zero_a, product.zero_b))
         lines += [
             f"  auto lepton_zero_a = [&](int lepton_m) {{ return {a}; }};",

@@ -22,6 +22,25 @@ BYTES: dict[Element, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 
 
 
 @dataclass(frozen=True)
+class Codes:
+    """How elements of float32 are stored as integers that are converted as they are read: along the sum, in rows of whole 16 bytes.
+
+    Attributes:
+        bits: 8, or 4: two to a byte, the first one in the low bits.
+        signed: whether they are.
+        scales: the kernel's parameter with a scale of float32 for each group of each row; empty where numbers are the integers.
+        group: consecutive elements that share one, a multiple of a word of them.
+        groups: scales of a row.
+    """
+
+    bits: Literal[4, 8]
+    signed: bool
+    scales: str = ""
+    group: int = 0
+    groups: int = 0
+
+
+@dataclass(frozen=True)
 class Matrix:
     """An operand of a product, or a batch of them.
 
@@ -32,6 +51,7 @@ class Matrix:
         column: elements between neighbours in a row.
         batch: elements from one matrix to the next along each axis of the batch; 0 where all share one.
         depth: elements along the sum, where zeros follow those that are multiplied; 0 where none do.
+        codes: how they are stored, if not as what they are; `row`, `column`, and `batch` count them all the same.
     """
 
     pointer: str
@@ -40,6 +60,7 @@ class Matrix:
     column: int
     batch: tuple[int, ...] = ()
     depth: int = 0
+    codes: Codes | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +100,7 @@ class Convolution:
         pads: top, left, bottom, right.
         filled: of integers: whether the epilogue's helpers have `int SYMBOL_fill(<all pointers>, int batch, int m, int n)`, the same number for
             all: what lies outside the image, where that is not 0.
+        codes: how weights are stored, as of `Matrix`.
         zero_a, zero_b: as of `Gemm`; A are the windows where channels come last, the weights where they come first.
     """
 
@@ -101,6 +123,7 @@ class Convolution:
     filled: bool = False
     zero_a: bool = False
     zero_b: bool = False
+    codes: Codes | None = None
 
     @property
     def out_height(self) -> int:

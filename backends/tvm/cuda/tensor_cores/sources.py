@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import BYTES, C_TYPES, Convolution, Element, Matrix
+from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import BYTES, C_TYPES, Codes, Convolution, Element, Matrix
 
 INT_LIMIT = 1 << 31
 WORD = 4
@@ -23,7 +23,7 @@ class Source:
         along_k: neighbours in memory are neighbours in the sum.
         vector: elements that are contiguous and aligned.
         declarations: text before the kernel.
-        turned: it lies along its own axis in memory and along the sum in tiles.
+        tile_type: C++ template of its tiles, where they are changed on their way: `TurnedTile` or `ConvertedTile`.
     """
 
     type: str
@@ -31,12 +31,12 @@ class Source:
     along_k: bool
     vector: int
     declarations: str = ""
-    turned: bool = False
+    tile_type: str = ""
 
     def tile(self, extent: int, depth: int, threads: int) -> str:
         """C++ type of a tile of it."""
-        if self.turned:
-            return f"lepton::TurnedTile<{self.type}, {extent}, {depth}, {threads}>"
+        if self.tile_type:
+            return f"lepton::{self.tile_type}<{self.type}, {extent}, {depth}, {threads}>"
         return f"lepton::Tile<{self.type}, {extent}, {depth}, {_bool(self.along_k)}, {self.vector}, {threads}>"
 
 
@@ -47,6 +47,8 @@ def matrix_source(
 
     `along_k` says which way its tiles lie, where the user is not free to take either.
     """
+    if matrix.codes is not None:
+        return _converted(matrix, matrix.codes, extent, stride, batch)
     steps = [s for s, count in zip(matrix.batch, batch, strict=True) if count > 1]
     # Bytes and 32-bit floats: tensor cores take the former along k only.
     if along_k is None:
@@ -58,7 +60,17 @@ def matrix_source(
     reach = (extent - 1) * stride + (depth - 1) * stride_k
     type = f"lepton::Strided<{kind}, {_offset(reach)}, {extent}, {stride}, {stride_k}>"
     value = f"{{reinterpret_cast<const {kind}*>({matrix.pointer}){batch_offset(batch, matrix.batch)}}}"
-    return Source(type, value, along_k, vector, turned=turned)
+    return Source(type, value, along_k, vector, tile_type="TurnedTile" if turned else "")
+
+
+def _converted(matrix: Matrix, codes: Codes, extent: int, stride: int, batch: Sequence[int]) -> Source:
+    """A matrix that is stored as codes along the sum, `stride` of them to a row."""
+    per_word = 32 // codes.bits
+    words = batch_offset(batch, [step // per_word for step in matrix.batch])
+    scales = batch_offset(batch, [step // stride * codes.groups for step in matrix.batch])
+    type = f"lepton::Codes<{codes.bits}, {_bool(codes.signed)}, {extent}, {stride // per_word}, {codes.group}, {codes.groups}>"
+    value = f"reinterpret_cast<const unsigned*>({matrix.pointer}){words}, {f'{codes.scales}{scales}' if codes.scales else 'nullptr'}"
+    return Source(type, f"{{{value}}}", True, 4, tile_type="ConvertedTile")
 
 
 def _contiguous(element: Element, along: tuple[int, int], across: tuple[int, int], steps: Sequence[int]) -> int:
