@@ -96,8 +96,7 @@ class _Builder:
         product = PRODUCTS[self.step.op.name](self, self.step.op, *operands)
         if product is None or product.depth < 1:
             return None
-        thin = min(product.rows, product.columns) <= THIN and not (product.kind == "int32" and product.problem is not None)
-        if product.multiplications < SMALL or thin:
+        if product.multiplications < SMALL or (min(product.rows, product.columns) <= THIN and not product.takes_few):
             return None
         return self.anchor(product)
 
@@ -232,7 +231,19 @@ def _matmul(b: _Builder, op: Any, x: Arg, y: Arg, x_zero: Arg | None = None, y_z
         return Gemm(rows, columns, depth, a, c, arithmetic, tuple(axes), *(z is not None for z in zeros.taken_off(_zero())))
 
     end = b.ending(lambda total, index: zeros.end(total, index[-1]))
-    return Product(batch, rows, columns, depth, *sides, acc, place, end, problem, zeros=lambda at, m, n: zeros.taken_off(n))
+    return Product(
+        batch,
+        rows,
+        columns,
+        depth,
+        *sides,
+        acc,
+        place,
+        end,
+        problem,
+        lambda at, m, n: zeros.taken_off(n),
+        takes_few=turned or acc == "int32",
+    )
 
 
 def _gemm(b: _Builder, op: Any, x: Arg, y: Arg, c: Arg | None = None) -> Product:
@@ -274,6 +285,7 @@ def _gemm(b: _Builder, op: Any, x: Arg, y: Arg, c: Arg | None = None) -> Product
         Side(left, "extent" if op.trans_a else "depth", _chunk(x, rows if op.trans_a else depth)),
         Side(right, "depth" if op.trans_b else "extent", _chunk(y, depth if op.trans_b else columns)),
         acc, lambda at, m, n: (m, n), b.ending(change), problem if converted or _is_plain(b, x, y) else None,
+        takes_few=converted,
     )  # fmt: skip
 
 
@@ -342,7 +354,7 @@ def _conv(b: _Builder, op: Any, x: Arg, w: Arg, *rest: Arg | None) -> Product | 
     weights = Side(filters, "depth", _chunk(w, depth) if whole and not last else 1)
     if bias is not None:
         bias.uses += 1
-    generated: Any = (problem, taken_off, fill) if plain else ()
+    generated: Any = (problem, taken_off, fill, integer or w.stored is not None) if plain else ()
     end = b.ending(change)
     if last:
         return Product(op.groups, images * math.prod(out), per_group, depth, pixels, weights, acc, place, end, *generated)

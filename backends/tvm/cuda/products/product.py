@@ -62,6 +62,7 @@ class Product:
             operands are computed as they are read.
         zeros: what the generated kernel takes off.
         fill: what such a kernel puts outside of an image, if not zero.
+        takes_few: whether it is as good as any for a few rows or columns: its operands lie along the sum, or are converted as they are read.
     """
 
     batch: int
@@ -76,6 +77,7 @@ class Product:
     problem: Problem | None = None
     zeros: Zeros | None = None
     fill: Expr | None = None
+    takes_few: bool = False
 
     @property
     def multiplications(self) -> int:

@@ -67,6 +67,7 @@ def conv(
 
 def multiplied(model: CompiledModel) -> str:
     """The text of the model's own kernels, which multiply on tensor cores."""
+    assert model.artifact is not None
     text = model.artifact.files["net.cu"].decode().rpartition("// namespace lepton")[2]
     assert "multiply_on_tensor_cores<lepton::Arithmetic::" in text
     return text
