@@ -391,8 +391,8 @@ def _is_plain(b: _Builder, x: Arg, w: Arg) -> bool:
 
 
 def _is_converted(b: _Builder, x: Arg, w: Arg, along: int) -> bool:
-    """Whether data of float32 is read as it is stored, and weights are converted from codes; `along` is their axis of the sum."""
-    stored = x.body is None and x.number is None and x.type.dtype.name == "float32" and "float32" in b.generated
+    """Whether data of floats is read as it is stored, and weights are converted from codes; `along` is their axis of the sum."""
+    stored = x.body is None and x.number is None and x.type.dtype == w.type.dtype and x.type.dtype.name in b.generated - {"int8"}
     return stored and are_converted(w, along)
 
 

@@ -12,7 +12,7 @@ from lepton_compiler.backends.tvm.c99.expressions import bare
 from lepton_compiler.backends.tvm.c99.support import C_TYPES
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
 from lepton_compiler.backends.tvm.cuda.products.anchors import Anchor
-from lepton_compiler.backends.tvm.cuda.tensor_cores import Arithmetic, Epilogue, device_of, generate
+from lepton_compiler.backends.tvm.cuda.tensor_cores import Arithmetic, Convolution, Epilogue, device_of, generate
 from lepton_compiler.backends.tvm.cuda.text.support import INLINE
 from lepton_compiler.backends.tvm.cuda.text.writer import DeviceWriter
 from lepton_compiler.backends.tvm.cuda.unit import LIBRARY
@@ -36,9 +36,11 @@ def arithmetic_of(anchor: Anchor, extensions: Sequence[str], gpus: Sequence[Gpu]
     if anchor.product.kind == "int32":
         return "int8"
     names: dict[str, Arithmetic] = {"float16": "float16", "bfloat16": "bfloat16"}
-    stored = anchor.parameters[0].type.dtype.name
-    if stored in names:
-        return names[stored]
+    assert anchor.product.problem is not None
+    problem = anchor.product.problem(lambda buffer: "", "float32")
+    element = problem.element if isinstance(problem, Convolution) else problem.a.element
+    if element in names:
+        return names[element]
     return "tf32" if "tf32" in extensions and "bfloat16" in generated_types(gpus) else "float32"
 
 

@@ -10,7 +10,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores import Codes
 from lepton_compiler.backends.tvm.lower.context import Arg
 
 CODES = frozenset({"int4", "int8", "uint4", "uint8"})
-"""Types that are converted to float32 as they are read."""
+"""Types that are converted to floats as they are read."""
 WORD = 32
 """Bits that are converted at once; they share a scale."""
 
@@ -47,8 +47,8 @@ class Weights:
 
 
 def are_converted(w: Arg, along: int) -> bool:
-    """Whether these are weights of float32 that are converted from codes, perhaps with scales of groups along the axis `along`."""
-    if w.stored is None or w.type.dtype.name != "float32" or w.stored.type.dtype.name not in CODES:
+    """Whether these are weights that are converted from codes, perhaps with scales of groups along the axis `along`."""
+    if w.stored is None or w.stored.type.dtype.name not in CODES:
         return False
     if w.scales is None:
         return True

@@ -23,7 +23,7 @@ BYTES: dict[Element, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 
 
 @dataclass(frozen=True)
 class Codes:
-    """How elements of float32 are stored as integers that are converted as they are read: along the sum, in rows of whole 16 bytes.
+    """How floats are stored as integers that are converted as they are read: along the sum, in rows of whole 16 bytes.
 
     Attributes:
         bits: 8, or 4: two to a byte, the first one in the low bits.

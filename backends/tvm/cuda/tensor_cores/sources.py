@@ -68,7 +68,8 @@ def _converted(matrix: Matrix, codes: Codes, extent: int, stride: int, batch: Se
     per_word = 32 // codes.bits
     words = batch_offset(batch, [step // per_word for step in matrix.batch])
     scales = batch_offset(batch, [step // stride * codes.groups for step in matrix.batch])
-    type = f"lepton::Codes<{codes.bits}, {_bool(codes.signed)}, {extent}, {stride // per_word}, {codes.group}, {codes.groups}>"
+    number = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[matrix.element]
+    type = f"lepton::Codes<lepton::Number::{number}, {codes.bits}, {_bool(codes.signed)}, {extent}, {stride // per_word}, {codes.group}, {codes.groups}>"
     value = f"reinterpret_cast<const unsigned*>({matrix.pointer}){words}, {f'{codes.scales}{scales}' if codes.scales else 'nullptr'}"
     return Source(type, f"{{{value}}}", True, 4, tile_type="ConvertedTile")
 

@@ -22,7 +22,8 @@ def graph_of(shape: str) -> tuple[Graph, Builder]:
 
 
 def normal(*shape: int) -> np.ndarray:
-    return (RNG.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+    numbers: np.ndarray = RNG.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+    return numbers.astype(np.float32)
 
 
 def images() -> Graph:
@@ -38,7 +39,7 @@ def images() -> Graph:
 def rows(count: int) -> Graph:
     graph, b = graph_of(f"float32[{count},64]")
     y = graph.inputs[0]
-    for columns in (90, 135, 256):
+    for columns in (96, 136, 256):
         y = b.Relu(b.MatMul(y, b.constant(normal(y.type.static_shape[-1], columns))))
     graph.set_outputs([b.Gemm(y, b.constant(normal(70, 256)), alpha=1.0, beta=1.0, trans_a=False, trans_b=True)])
     return graph
@@ -48,14 +49,22 @@ NETS: dict[str, tuple[Callable[[], Graph], int]] = {"images": (images, 3), "rows
 """And how many products are not too small."""
 
 
+PRECISIONS = {"fp32": ("", 1e-6), "fp16": (",lower-precision{to=float16}", 1e-3), "bf16": (",lower-precision{to=bfloat16}", 8e-3)}
+"""Passes, and the largest difference as a part of the range: a rounding of the result."""
+
+
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("net", NETS)
-def test_weights_are_converted_as_they_are_read(make, gpu, net, bits):
+@pytest.mark.parametrize(
+    ("net", "precision"),
+    [("images", "fp32"), ("rows", "fp32"), ("one row", "fp32"), ("rows", "fp16"), ("one row", "fp16"), ("rows", "bf16")],
+)
+def test_weights_are_converted_as_they_are_read(make, gpu, net, bits, precision):
     make_net, products = NETS[net]
-    graph = make_net()
-    model, feeds = make(graph, level=3, quantize=f"w{bits}"), random_feeds(graph.inputs)
-    quantized = lc.optimize(graph, level=2, target="cuda", passes=f"quantize{{scheme=w{bits}}}")
+    (passes, tolerance), graph = PRECISIONS[precision], make_net()
+    model, feeds = make(graph, level=3, quantize=f"w{bits}", precision=precision), random_feeds(graph.inputs)
+    quantized = lc.optimize(graph, level=2, target="cuda", passes=f"quantize{{scheme=w{bits}}}{passes}")
     (found,), (wanted,) = model.run(feeds).values(), lc.evaluate(quantized, feeds).values()
     assert not gpu.faults
-    assert np.abs(found - wanted).max() <= 1e-6 * np.ptp(wanted)
-    assert model.artifact.files["net.cu"].decode().count(f"ConvertedTile<lepton::Codes<{bits}") == products
+    assert np.abs(found - wanted).max() <= tolerance * np.ptp(wanted)
+    number = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[precision]
+    assert model.artifact.files["net.cu"].decode().count(f"ConvertedTile<lepton::Codes<lepton::Number::{number}, {bits}") == products

@@ -1,17 +1,31 @@
-// Tiles of float32 whose elements are stored as integers of 8 or 4 bits, which lie along k in rows that are filled up to whole words.
+// Tiles whose elements are stored as integers of 8 or 4 bits, which lie along k in rows that are filled up to whole words.
 namespace lepton {
 
-// Element number i of a word of integers.
+enum class Number { f32, f16, bf16 };
+template <Number NUMBER>
+struct Stored {
+  using T = unsigned short;
+};
+template <>
+struct Stored<Number::f32> {
+  using T = float;
+};
+
+// Element number i of a word of integers: put behind the leading bit of 2^23, which is then taken off.
 template <int BITS, bool SIGNED>
-__device__ __forceinline__ int code(unsigned word, int i) {
-  if constexpr (SIGNED) return static_cast<int>(word << (32 - BITS - i * BITS)) >> (32 - BITS);
-  return word >> i * BITS & ((1 << BITS) - 1);
+__device__ __forceinline__ float number(unsigned word, int i) {
+  constexpr unsigned TOP = BITS == 8 ? 0x80808080u : 0x88888888u;
+  constexpr float BASE = 8388608.0f + (SIGNED ? 1 << (BITS - 1) : 0);
+  unsigned codes = SIGNED ? word ^ TOP : word;
+  unsigned bits = BITS == 8 ? __byte_perm(codes, 0x4B000000u, 0x7540u + i) : (codes >> i * 4 & 15u) | 0x4B000000u;
+  return __uint_as_float(bits) - BASE;
 }
 
 // ROWS rows of ROW_WORDS words; GROUP neighbours share a scale, of which a row has SCALES, one after the other; with GROUP 0 there are none.
-template <int BITS, bool SIGNED, int ROWS, long long ROW_WORDS, int GROUP, int SCALES>
+template <Number NUMBER, int BITS, bool SIGNED, int ROWS, long long ROW_WORDS, int GROUP, int SCALES>
 struct Codes {
-  static constexpr int PER_WORD = 32 / BITS;
+  using T = typename Stored<NUMBER>::T;
+  static constexpr int PER_WORD = 32 / BITS, WORDS = PER_WORD * sizeof(T) / 4;
   const unsigned* words;
   const float* scales;
 
@@ -19,22 +33,34 @@ struct Codes {
     return row < ROWS && k < end ? words[row * ROW_WORDS + k / PER_WORD] : 0;
   }
   __device__ __forceinline__ float scale(int row, int k, int end) const {
-    if constexpr (GROUP == 0) return 1.0f;
-    return row < ROWS && k < end ? scales[row * static_cast<long long>(SCALES) + k / GROUP] : 0.0f;
+    if constexpr (GROUP == 0)
+      return 1.0f;
+    else
+      return row < ROWS && k < end ? scales[row * static_cast<long long>(SCALES) + k / GROUP] : 0.0f;
   }
-  __device__ __forceinline__ float value(unsigned word, int i, float scale) const {
-    float number = static_cast<float>(code<BITS, SIGNED>(word, i));
-    return GROUP == 0 ? number : number * scale;
+  // The numbers that a word stands for, as they lie in a tile.
+  __device__ __forceinline__ void convert(unsigned (&numbers)[WORDS], unsigned word, float scale) const {
+    float values[PER_WORD];
+#pragma unroll
+    for (int i = 0; i < PER_WORD; ++i) values[i] = GROUP == 0 ? number<BITS, SIGNED>(word, i) : number<BITS, SIGNED>(word, i) * scale;
+#pragma unroll
+    for (int i = 0; i < WORDS; ++i) {
+      if constexpr (NUMBER == Number::f32) numbers[i] = __float_as_uint(values[i]);
+      if constexpr (NUMBER == Number::f16) numbers[i] = pack_f16(values[2 * i], values[2 * i + 1]);
+#if defined(LEPTON_EMULATED) || __CUDA_ARCH__ >= 800
+      if constexpr (NUMBER == Number::bf16) numbers[i] = pack_bf16(values[2 * i], values[2 * i + 1]);
+#endif
+    }
   }
 };
 
-// As `Tile` of floats with ALONG_K. Groups are multiples of a word, whose elements then share a scale.
+// As `Tile` with ALONG_K. Groups are multiples of a word, whose elements then share a scale.
 template <class Source, int EXTENT, int DEPTH, int THREADS>
 struct ConvertedTile {
   using Origin = Source;
-  using T = float;
-  static constexpr int ROW_BYTES = DEPTH * 4, BYTES = EXTENT * ROW_BYTES, ACROSS = DEPTH / Source::PER_WORD, UNITS = EXTENT * ACROSS;
-  static constexpr int COUNT = (UNITS + THREADS - 1) / THREADS;
+  using T = typename Source::T;
+  static constexpr int ROW_BYTES = DEPTH * sizeof(T), BYTES = EXTENT * ROW_BYTES, ACROSS = DEPTH / Source::PER_WORD, UNITS = EXTENT * ACROSS;
+  static constexpr int COUNT = (UNITS + THREADS - 1) / THREADS, PIECE = Source::WORDS < 4 ? Source::WORDS : 4;
   static constexpr bool ROWS_ALONG_I = true, WIDE = false;
   struct Fetched {
     unsigned words[COUNT];
@@ -62,14 +88,16 @@ struct ConvertedTile {
   __device__ __forceinline__ void keep(char* shared, const Fetched& fetched) const {
 #pragma unroll
     for (int c = 0; c < COUNT; ++c) {
-      int unit = thread + c * THREADS;
+      int unit = thread + c * THREADS, first = unit % ACROSS * Source::WORDS;
       if (UNITS % THREADS && unit >= UNITS) break;
+      unsigned numbers[Source::WORDS];
+      source.convert(numbers, fetched.words[c], fetched.scales[c]);
 #pragma unroll
-      for (int quad = 0; quad < Source::PER_WORD / 4; ++quad) {
-        Chunk chunk;
+      for (int word = 0; word < Source::WORDS; word += PIECE) {
+        Words<PIECE * 4> piece;
 #pragma unroll
-        for (int e = 0; e < 4; ++e) chunk.words[e] = __float_as_uint(source.value(fetched.words[c], quad * 4 + e, fetched.scales[c]));
-        *reinterpret_cast<Chunk*>(shared + offset(unit / ACROSS, unit % ACROSS * (Source::PER_WORD / 4) + quad)) = chunk;
+        for (int i = 0; i < PIECE; ++i) piece.words[i] = numbers[word + i];
+        *reinterpret_cast<Words<PIECE * 4>*>(shared + offset(unit / ACROSS, (first + word) / 4) + (first + word) % 4 * 4) = piece;
       }
     }
   }
