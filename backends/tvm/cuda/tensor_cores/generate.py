@@ -11,6 +11,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.device import Device
 from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
     BYTES,
     Arithmetic,
+    Codes,
     Convolution,
     Element,
     Epilogue,
@@ -75,7 +76,8 @@ def gemm_product(gemm: Gemm) -> Product:
     b = matrix_source(gemm.b, gemm.n, gemm.b.depth or gemm.k, gemm.b.column, gemm.b.row, gemm.batch)
     batch, size = math.prod(gemm.batch), BYTES[gemm.a.element]
     once = [math.prod(c for c, s in zip(gemm.batch, m.batch, strict=True) if s) for m in (gemm.a, gemm.b)]
-    moved = (once[0] * gemm.m + once[1] * gemm.n) * gemm.k * size + batch * gemm.m * gemm.n * size
+    rows = once[0] * gemm.m * size + once[1] * gemm.n * _bits(gemm.b.element, gemm.b.codes) // 8
+    moved = rows * gemm.k + batch * gemm.m * gemm.n * size
     groupable = _groupable(gemm.arithmetic, a, b)
     shape = Shape(batch, gemm.m, gemm.n, gemm.k, gemm.arithmetic, size, moved, a.along_k, groupable)
     return Product(shape, a, b, *_arithmetic(gemm.arithmetic, gemm.a.element, gemm.b.element), gemm.zero_a, gemm.zero_b)
@@ -85,7 +87,8 @@ def convolution_product(conv: Convolution, symbol: str) -> Product:
     """The sources of a convolution: windows x weights where channels come last, weights x windows where they come first."""
     outs, pixels = conv.out_channels // conv.groups, conv.out_height * conv.out_width
     windows, size, depth = windows_source(conv, symbol), BYTES[conv.element], conv.depth
-    moved = size * (conv.images * (conv.channels * conv.height * conv.width + conv.out_channels * pixels) + conv.out_channels * depth)
+    moved = size * conv.images * (conv.channels * conv.height * conv.width + conv.out_channels * pixels)
+    moved += conv.out_channels * depth * _bits(conv.weight_element, conv.codes) // 8
     extra = conv.zero_a, conv.zero_b, conv.filled
     if conv.channels_last:
         padded = packed_depth(conv)
@@ -101,6 +104,11 @@ def convolution_product(conv: Convolution, symbol: str) -> Product:
     a = matrix_source(weights, outs, padded, padded, 1, batch)
     shape = Shape(math.prod(batch), outs, pixels, depth, conv.arithmetic, size, moved, a.along_k)
     return Product(shape, a, _whole_rows(conv, windows), *_arithmetic(conv.arithmetic, conv.weight_element, conv.element), *extra)
+
+
+def _bits(element: Element, codes: Codes | None) -> int:
+    """Of an element as it is stored."""
+    return BYTES[element] * 8 if codes is None else codes.bits
 
 
 def _groupable(arithmetic: Arithmetic, a: Source, b: Source) -> bool:

@@ -132,6 +132,18 @@ def test_convolutions(agrees, case):
     multiplied(agrees(CONVOLUTIONS[case](), tolerance=0))
 
 
+SMALL: dict[str, Callable[[], Graph]] = {
+    "matrices": lambda: matmul(("uint8", (5, 7)), ("int8", (7, 6)), 9, range(6)),
+    "images": lambda: conv(("uint8", (1, 5, 6, 4)), ("int8", (4, 4, 3, 3)), 9, range(4), pads=(1, 1, 0, 0)),
+    "groups of few channels": lambda: conv(("int8", (1, 9, 9, 16)), ("uint8", (16, 2, 3, 3)), 9, 130, pads=(1, 1, 1, 1), groups=8),
+}
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_small_products_stay_with_ordinary_cores(agrees, case):
+    assert "tensor_cores" not in agrees(SMALL[case](), tolerance=0).artifact.files["net.cu"].decode()
+
+
 def test_depthwise_convolutions_stay_with_ordinary_cores(agrees):
     graph = conv(("uint8", (1, 9, 9, 16)), ("int8", (16, 1, 3, 3)), 3, pads=(1, 1, 1, 1), groups=16)
     assert "tensor_cores" not in agrees(graph, tolerance=0).artifact.files["net.cu"].decode()
