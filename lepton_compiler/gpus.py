@@ -40,8 +40,8 @@ class Gpu:
 
     @property
     def multiplied(self) -> frozenset[str]:
-        """Element types of products that kernels of tensor cores, or in float32 those of ordinary ones, take."""
-        return frozenset({"float32", "float16", *(("bfloat16",) if self.capability >= OLDEST_BFLOAT16 else ())})
+        """Element types of products that kernels of tensor cores, or in float32 those of ordinary ones, take; `int8` is codes, signed or not."""
+        return frozenset({"float32", "float16", "int8", *(("bfloat16",) if self.capability >= OLDEST_BFLOAT16 else ())})
 
 
 GPUS: dict[str, Gpu] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lepton_compiler.backends.tvm.carriers import CARRIERS
 from lepton_compiler.ir.graph import Node, Value
 from lepton_compiler.ops.indexing import Slice
@@ -122,10 +124,13 @@ MOST_TAPS = 2**24 // (255 * 128)
 def is_integer_product(node: Node, target: Target | None = None) -> bool:
     """Whether a product of integers has the form that its kernel takes: constant 8-bit weights, a zero point for each operand.
 
-    Filters of single channels have signed weights without a zero point, except on cores without vectors.
+    Filters of single channels have signed weights without a zero point, except on cores without vectors. GPUs take all but several zero
+    points of the data.
     """
     x, w, *zeros = node.inputs
     assert x is not None and w is not None
+    if target is not None and target.gpus:
+        return _is_product_of_bytes(node, x, w, zeros)
     ranks = (x.type.rank >= 2 and w.type.rank == 2) if node.op.name == "MatMulInteger" else x.type.rank in (3, 4)
     if not ranks or not _is_known(node, w) or any(t.dtype.name not in ("int8", "uint8") for t in (x.type, w.type)):
         return False
@@ -138,6 +143,16 @@ def is_integer_product(node: Node, target: Target | None = None) -> bool:
         return False
     single = all(zero is None or zero.type.size == 1 for zero in zeros)
     return single and (len(zeros) < 2 or zeros[1] is None or _is_known(node, zeros[1]))
+
+
+def _is_product_of_bytes(node: Node, x: Value, w: Value, zeros: Sequence[Value | None]) -> bool:
+    """Whether a GPU has a kernel: for codes of 8 bits, one zero point of the data, one of the weights or one for each of their output channels."""
+    conv = node.op.name == "ConvInteger"
+    if min(x.type.rank, w.type.rank) < (3 if conv else 2) or any(t.dtype.name not in ("int8", "uint8") for t in (x.type, w.type)):
+        return False
+    data, weights = (*zeros, None, None)[:2]
+    along = weights is None or weights.type.size == 1 or weights.type.shape[-1] == weights.type.size == w.type.shape[0 if conv else -1]
+    return along and (data is None or data.type.size == 1) and w.type.size > 0 and not (x.type.is_static and x.type.size == 0)
 
 
 def _is_known(node: Node, value: Value) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,17 @@ import numpy as np
 from lepton_compiler.analysis.weights import RANKS, product_of_converted
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.traverse import bodies
-from lepton_compiler.ir.types import DTYPES, FLOAT32
+from lepton_compiler.ir.types import DTYPES, FLOAT16, FLOAT32
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.cast import Cast
 from lepton_compiler.ops.evaluator import evaluate_node
 
 DECODED = frozenset({DTYPES["int8"], DTYPES["uint8"], DTYPES["int4"], DTYPES["uint4"]})
 """Types of codes that kernels decode."""
+
+NARROW = frozenset({DTYPES["bfloat16"], FLOAT16})
+WHOLE = 8
+"""Codes of 4 bits that fill a word: groups are multiples of it."""
 
 
 def scales_after_products(graph: Graph) -> int:
@@ -37,6 +42,49 @@ def scales_after_products(graph: Graph) -> int:
             elif product_of_converted(node) is None:
                 _work_out(node)
     return count
+
+
+def decode_as_narrow(graph: Graph) -> int:
+    """MatMul(x, Cast(DQ(codes, scales)))  -->  MatMul(x, DQ(codes, scales)) of 16-bit floats: the same numbers, decoded by the product.
+
+    Scales of output channels become those of groups as long as the sum. For GPUs. Returns how many products were changed.
+    """
+    count = 0
+    for part in list(bodies(graph)):
+        for node in part.nodes:
+            source = node.present_inputs[0].producer if node.op.name == "Cast" and node.output.type.dtype in NARROW else None
+            if source is None or source.op.name != "DequantizeLinear" or len(source.output.uses) != 1 or source.output.is_output:
+                continue
+            scales = _grouped_scales(source, node)
+            if scales is None:
+                continue
+            (array, axis, block), b = scales, Builder(part, node, node.loc.merge(source.loc))
+            way: Any = replace(source.op, dtype=node.output.type.dtype, axis=axis, block_size=block)  # type: ignore[call-arg]
+            weights = b(way, source.present_inputs[0], b.constant(array, name=source.present_inputs[1].name))
+            part.replace_all_uses(node.output, weights)
+            part.remove(node)
+            part.remove(source)
+            count += 1
+    return count
+
+
+def _grouped_scales(source: Node, cast: Node) -> tuple[np.ndarray, int, int] | None:
+    """The scales of weights of a matrix product by groups along the sum, that axis, and how long groups are; None for other weights."""
+    codes, scales, *zero = source.present_inputs
+    if zero or codes.type.dtype not in DECODED or not (codes.is_constant and scales.is_constant) or len(cast.output.uses) != 1:
+        return None
+    ((product, index),) = cast.output.uses
+    op, way = product.op, source.op
+    if index != 1 or op.name not in ("MatMul", "Gemm") or codes.type.rank != 2 or getattr(op, "trans_a", False):
+        return None
+    inner = 1 if getattr(op, "trans_b", False) else 0
+    axis, block, depth = getattr(way, "axis") % 2, int(getattr(way, "block_size")), codes.type.static_shape[inner]  # noqa: B009
+    if block:
+        return (scales.numpy(), axis, block) if axis == inner else None
+    if depth % WHOLE or not (scales.type.size == 1 or axis != inner):
+        return None
+    shape = tuple(1 if a == inner else n for a, n in enumerate(codes.type.static_shape))
+    return np.broadcast_to(scales.numpy().reshape(-1), (shape[1 - inner],)).reshape(shape).copy(), inner, depth
 
 
 def _product(node: Node) -> Node | None:

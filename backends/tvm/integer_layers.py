@@ -26,28 +26,40 @@ MOVES = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze"})
 class IntegerLayers(Pass):
     """Conv(DequantizeLinear(x, 1, zero), whole numbers)  -->  Cast(ConvInteger(x, weights, zero) + bias)
 
-    For cores without vectors. Sums of products of 8-bit numbers are then exact integers. `simplify-quantization` has taken the scales out
+    For cores without vectors, and GPUs. Sums of products of 8-bit numbers are then exact integers. `simplify-quantization` has taken the scales out
     of them before.
     """
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         if not ctx.target.keeps_codes:
             return
-        rewrite(graph, [integer_conv, integer_matmul, integer_average, relu_of_codes], ctx.tracer)
+        conv = grouped_integer_conv if ctx.target.gpus else integer_conv
+        rewrite(graph, [conv, integer_matmul, integer_average, relu_of_codes], ctx.tracer)
         for part in list(graph.graphs()):
             _one_user_each(part)
 
 
 @simplifies("Conv")
 def integer_conv(b: Builder, node: Node) -> Replacement:
-    """Conv(DQ(x, 1, zero), w, bias)  -->  Cast(Add(ConvInteger(x, w, zero), bias))"""
+    """Conv(DQ(x, 1, zero), w, bias)  -->  Cast(Add(ConvInteger(x, w, zero), bias)), in one group or one for each channel"""
+    op: Any = node.op
+    if op.groups > 1 and not (op.groups == node.present_inputs[0].type.shape[1] == node.present_inputs[1].type.shape[0]):
+        return "it has groups of several channels"
+    return _integer_conv(b, node)
+
+
+@simplifies("Conv")
+def grouped_integer_conv(b: Builder, node: Node) -> Replacement:
+    """Conv(DQ(x, 1, zero), w, bias)  -->  Cast(Add(ConvInteger(x, w, zero), bias)), in any groups"""
+    return _integer_conv(b, node)
+
+
+def _integer_conv(b: Builder, node: Node) -> Replacement:
     op: Any = node.op
     x, w, *bias = node.present_inputs
     weights, shift = _bytes(w), _whole(bias[0]) if bias else None
     if op.layout != "NCHW" or x.type.rank not in (3, 4) or weights is None or (bias and not bias[0].is_constant):
         return "the weights are no whole numbers, the bias is no constant, or the data is no image"
-    if op.groups > 1 and not (op.groups == x.type.shape[1] == w.type.shape[0]):
-        return "it has groups of several channels"
     if (found := _codes(b, x)) is None:
         return "its data is not quantized with a scale of one"
     (codes, zero), point = found, b.constant(weights.zero, name="zero")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -112,13 +113,28 @@ def _in_nibbles(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def pack_filters(w: npt.NDArray[Any], channels_last: int) -> npt.NDArray[Any]:
-    """`[OC, IC, taps...]` to `[OC, depth]`, depth being (taps, IC) or (IC, taps) and a multiple of 16 bytes: see `backends.tvm.cuda.tensor_cores`."""
+    """`[OC, IC, taps...]` to `[OC, depth]`, depth being (taps, IC) or (IC, taps) and a multiple of 16 bytes: see `backends.tvm.cuda.tensor_cores`.
+
+    Codes of 4 bits become uint8, two to a byte.
+    """
     order = (0, *range(2, w.ndim), 1) if channels_last else tuple(range(w.ndim))
     rows = w.transpose(order).reshape(w.shape[0], -1)
-    unit = max(1, 16 // w.itemsize)
+    pairs = w.dtype in (ml_dtypes.int4, ml_dtypes.uint4)
+    unit = 32 if pairs else max(1, 16 // w.itemsize)
     packed = np.zeros((w.shape[0], -(-rows.shape[1] // unit) * unit), w.dtype)
     packed[:, : rows.shape[1]] = rows
-    return packed
+    return np.ascontiguousarray(nibbles(packed.T).T) if pairs else packed
+
+
+def pack_columns(w: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`[K, N]` to `[N, K]`, rows filled up to a multiple of 16 bytes."""
+    return pack_filters(w.T, 0)
+
+
+def sum_filters(w: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`[OC, IC, taps...]` of integers to the sum of each output channel's weights, int32."""
+    sums: npt.NDArray[Any] = w.reshape(w.shape[0], -1).sum(axis=1, dtype=np.int32)
+    return sums
 
 
 PACKINGS: dict[str, Callable[..., Any]] = {
@@ -137,6 +153,9 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "integer_depthwise_pairs": pack_integer_depthwise_pairs,
     "integer_matmul": pack_integer_matmul,
     "integer_matmul_sums": sum_integer_matmul,
+    "columns": pack_columns,
+    "column_sums": lambda w: sum_filters(w.T),
+    "filter_sums": sum_filters,
     "filters": pack_filters,
     "integer_winograd": pack_integer_winograd,
     "matmul": _matmul,
@@ -147,6 +166,8 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "winograd": pack_winograd_weights,
     **WINDOW_PACKINGS,
 }
+GPU_PACKINGS = frozenset({"column_sums", "columns", "filter_sums", "filters"})
+"""Those of `backends.tvm.cuda`."""
 PACKINGS |= {
-    NIBBLES + name: _in_nibbles(function) for name, function in PACKINGS.items() if name not in ("filters", "transpose", "winograd")
+    NIBBLES + name: _in_nibbles(function) for name, function in PACKINGS.items() if name not in GPU_PACKINGS | {"transpose", "winograd"}
 }

@@ -48,6 +48,7 @@ CASES: list[tuple[Op, list[np.ndarray]]] = [
     (o.ReverseSequence(0, 1), [floats(3, 4, 2), np.array([4, 2, 1])]),
     (ConvInteger(groups=2, pads=(1, 1, 1, 1)), [bytes_(1, 4, 5, 5), bytes_(6, 2, 3, 3), bytes_(), bytes_(6)]),
     (ConvInteger(), [bytes_(1, 4, 5, 5), bytes_(6, 4, 3, 3)]),
+    (ConvInteger(pads=(1, 0, 1, 0), layout="NHWC"), [bytes_(1, 5, 6, 4), bytes_(6, 4, 3, 3), bytes_(), bytes_(6)]),
     (DeformConv(pads=(1, 0, 1, 1)), [floats(2, 4, 5, 6), floats(3, 4, 3, 2), floats(2, 12, 5, 6)]),
     (DeformConv(groups=2, offset_groups=4), [floats(1, 4, 5, 6), floats(6, 2, 2, 2), floats(1, 32, 4, 5), floats(6), floats(1, 16, 4, 5)]),
     (DeformPatches((2, 3), (2, 1), (1, 0, 0, 1), (1, 2), 2, 4), [floats(2, 5, 6, 8), 2 * floats(2, 24, 3, 3), floats(2, 12, 3, 3)]),

@@ -9,6 +9,7 @@ from typing import Any
 from tvm import te, tirx
 
 from lepton_compiler.backends.tvm.carriers import CARRIERS
+from lepton_compiler.backends.tvm.cuda.products.zero_points import number_at
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, Rule, compute
 from lepton_compiler.backends.tvm.lower.conversion import convert
 from lepton_compiler.backends.tvm.lower.dense import accumulator, direct_conv
@@ -80,14 +81,14 @@ def _product(a: Arg, b: Arg, kind: TensorType, acc: str, zeros: Sequence[Arg | N
         row = [outer.pop()] if rows else []
         left = a[[*_batch(a, outer, 1 + rows), *row, k]].astype(acc)
         right = b[[*_batch(b, outer, 1 + columns), k, *column]].astype(acc)
-        return te.sum(_less(left, zeros[0], acc) * _less(right, zeros[1], acc), axis=[k])
+        return te.sum(_less(left, zeros[0]) * _less(right, zeros[1], column[0] if columns else None), axis=[k])
 
     return compute(kind.static_shape, body, "matmul")
 
 
-def _less(value: Expr, zero: Arg | None, acc: str) -> Expr:
-    """A code less its zero point."""
-    return value if zero is None else value - zero[[tirx.const(0, "int32")] * len(zero.shape)].astype(acc)
+def _less(value: Expr, zero: Arg | None, channel: Expr | None = None) -> Expr:
+    """A code less its zero point, in int32."""
+    return value if zero is None else value - number_at(zero, channel)
 
 
 def gemm(ctx: Context, op: Any, a: Arg, b: Arg, c: Arg | None = None) -> list[Any]:
@@ -144,11 +145,11 @@ def conv_integer(ctx: Context, op: Any, x: Arg, w: Arg, x_zero: Arg | None = Non
         pixel, channel = (i[1:-1], i[-1]) if last else (i[2:], i[1])
         at = [p * s + t * d - b for p, s, t, d, b in zip(pixel, op.strides, taps, op.dilations, op.pads[:spatial], strict=True)]
         source = rc if op.groups == 1 else tirx.floordiv(channel, per_group) * in_group + rc
-        value = _less(x[[i[0], *at, source] if last else [i[0], source, *at]].astype("int32"), x_zero, "int32")
+        value = _less(x[[i[0], *at, source] if last else [i[0], source, *at]].astype("int32"), x_zero)
         if any(op.pads):
             inside = [c for a, n in zip(at, size, strict=True) for c in (a >= 0, a < n)]
             value = tirx.if_then_else(tirx.all(*inside), value, tirx.const(0, "int32"))
-        return te.sum(value * _less(w[[channel, rc, *taps]].astype("int32"), w_zero, "int32"), axis=[rc, *taps])
+        return te.sum(value * _less(w[[channel, rc, *taps]].astype("int32"), w_zero, channel), axis=[rc, *taps])
 
     return [compute(ctx.outputs[0].static_shape, body, "conv_integer")]
 

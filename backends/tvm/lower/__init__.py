@@ -123,8 +123,10 @@ def lower(spec: KernelSpec, target: Target, own: Mapping[str, Rule] | None = Non
             if operand is not None:
                 operand.uses += 1
         if step.op.name in ELEMENTS:
-            args[step.outputs[0]] = Arg(kinds[0], body=_body(step.op, kinds[0], operands, target), stored=_stored(step.op, operands[0]))
-            args[step.outputs[0]].scales = _scales(step.op, operands)
+            args[step.outputs[0]] = Arg(
+                kinds[0], body=_body(step.op, kinds[0], operands, target), stored=stored_weight(step.op, operands[0])
+            )
+            args[step.outputs[0]].scales = scales_of_groups(step.op, operands)
             continue
         ctx.outputs = kinds
         for operand in operands:
@@ -196,13 +198,13 @@ def _body(op: Op, kind: TensorType, operands: Sequence[Arg | None], target: Targ
     return lambda index, read: rule(op, kind, index, read, *operands)
 
 
-def _stored(op: Op, source: Arg | None) -> Arg | None:
+def stored_weight(op: Op, source: Arg | None) -> Arg | None:
     """The weight that an operator converts, if that is all it does."""
     whole = op.name == "Cast" or (op.name == "DequantizeLinear" and bool(vars(op)["block_size"]))
     return source if whole and source is not None and source.is_weight and source.stored is None else None
 
 
-def _scales(op: Op, operands: Sequence[Arg | None]) -> tuple[Arg, int] | None:
+def scales_of_groups(op: Op, operands: Sequence[Arg | None]) -> tuple[Arg, int] | None:
     """The scales of groups of weights, and how many weights are a group."""
     size = int(getattr(op, "block_size", 0))
     scales = operands[1] if size else None

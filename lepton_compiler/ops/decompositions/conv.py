@@ -25,7 +25,7 @@ def _(build: Builder, node: Node) -> Sequence[Value]:
     assert isinstance(op, ops.ConvInteger)
     x, w, x_zero, w_zero = (*node.inputs, None, None)[:4]
     assert x is not None and w is not None
-    conv = ops.Conv(strides=op.strides, pads=op.pads, dilations=op.dilations, groups=op.groups)
+    conv = ops.Conv(strides=op.strides, pads=op.pads, dilations=op.dilations, groups=op.groups, layout=op.layout)
     x_zero = None if x_zero is None else _scalar(build, x_zero)
     w_zero = None if w_zero is None else _per_channel(build, w_zero, w.type.rank)
     whole = whole_weights(build, w, w_zero, tuple(range(1, w.type.rank)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tvm import tirx
@@ -12,8 +13,8 @@ from lepton_compiler.backends.tvm.c99.expressions import bare
 from lepton_compiler.backends.tvm.c99.support import C_TYPES
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
 from lepton_compiler.backends.tvm.cuda.products.anchors import Anchor
-from lepton_compiler.backends.tvm.cuda.products.product import Sums
-from lepton_compiler.backends.tvm.cuda.tensor_cores import Arithmetic, Device, Epilogue, Plan, device_of, generate
+from lepton_compiler.backends.tvm.cuda.products.product import Product, Sums
+from lepton_compiler.backends.tvm.cuda.tensor_cores import Arithmetic, Convolution, Device, Epilogue, Plan, device_of, generate
 from lepton_compiler.backends.tvm.cuda.text.support import INLINE
 from lepton_compiler.backends.tvm.cuda.text.writer import DeviceWriter
 from lepton_compiler.backends.tvm.cuda.unit import LIBRARY
@@ -23,16 +24,20 @@ from lepton_compiler.gpus import Gpu
 
 
 def generated_types(gpus: Sequence[Gpu]) -> frozenset[str]:
-    """Element types of products that the generator takes for all architectures."""
+    """Element types of products that the generator takes for all architectures; `int8` stands for codes of 8 bits, signed or not."""
     return frozenset.intersection(*(gpu.multiplied for gpu in gpus))
 
 
 def arithmetic_of(anchor: Anchor, extensions: Sequence[str], gpus: Sequence[Gpu]) -> Arithmetic:
     """What is multiplied: elements as they are stored; float32 in tf32 where that was asked for."""
+    if anchor.product.kind == "int32":
+        return "int8"
     names: dict[str, Arithmetic] = {"float16": "float16", "bfloat16": "bfloat16"}
-    stored = anchor.parameters[0].type.dtype.name
-    if stored in names:
-        return names[stored]
+    assert anchor.product.problem is not None
+    problem = anchor.product.problem(lambda buffer: "", "float32")
+    element = problem.element if isinstance(problem, Convolution) else problem.a.element
+    if element in names:
+        return names[element]
     return "tf32" if "tf32" in extensions and "bfloat16" in generated_types(gpus) else "float32"
 
 
@@ -45,7 +50,7 @@ def generated_product(kernel: KernelText, anchor: Anchor, arithmetic: Arithmetic
     plan = generate(
         symbol,
         problem(lambda buffer: by_buffer[hash(buffer)], arithmetic),
-        epilogue_of(kernel, symbol, anchor.output, anchor.product),
+        _with_zero_points(kernel, epilogue_of(kernel, symbol, anchor.output, anchor.product), anchor.product),
         smallest(gpus),
     )
     if plan.workspace_bytes:
@@ -78,18 +83,30 @@ def epilogue_of(kernel: KernelText, symbol: str, output: Any, sums: Sums) -> Epi
     names, types = names_of(kernel), [C_TYPES[str(b.dtype)] for b in kernel.buffers]
     target = names[[hash(b) for b in kernel.buffers].index(hash(output))]
     formals = ", ".join(f"{'' if n == target else 'const '}{t} *__restrict__ {n}" for n, t in zip(names, types, strict=True))
-    at = "int batch, int m, int n"
-    writer, (batch, m, n) = writer_at(kernel, {"batch": sums.batch, "m": sums.rows, "n": sums.columns})
+    at, extents = "int batch, int m, int n", {"batch": sums.batch, "m": sums.rows, "n": sums.columns}
+    writer, (batch, m, n) = writer_at(kernel, extents)
     total = tirx.Var("total", sums.kind)
     writer.names[hash(total)] = writer.name("total")
     value = bare(writer.value(sums.ending(total, sums.place(batch, m, n))))
     c, total_type = C_TYPES[str(output.dtype)], C_TYPES[sums.kind]
     lines = [f"{INLINE} {c} {symbol}_value({formals}, {at}, {total_type} total) {{", *writer.lines, f"  return {value};", "}"]
-    writer, (batch, m, n) = writer_at(kernel, {"batch": sums.batch, "m": sums.rows, "n": sums.columns})
+    writer, (batch, m, n) = writer_at(kernel, extents)
     place = writer.index(writer.flat(output, sums.place(batch, m, n)))
     lines += [f"{INLINE} int {symbol}_place({formals}, {at}) {{", f"  return {place};", "}"]
     rows = _contiguous(kernel, output, sums)
     return Epilogue(symbol, "\n".join(lines), formals, tuple(names), target, c, bits_of(output.dtype) // 8, rows)
+
+
+def _with_zero_points(kernel: KernelText, epilogue: Epilogue, product: Product) -> Epilogue:
+    """The functions of an epilogue, and those that give zero points of codes and what lies outside of an image."""
+    at, lines = "int batch, int m, int n", [epilogue.helpers]
+    for k, name in enumerate(("zero_a", "zero_b", "fill")):
+        writer, variables = writer_at(kernel, {"batch": product.batch, "m": product.rows, "n": product.columns})
+        number = (*(product.zeros(*variables) if product.zeros else (None, None)), product.fill)[k]
+        if number is not None:
+            text = bare(writer.value(number))
+            lines += [f"{INLINE} int {epilogue.symbol}_{name}({epilogue.parameters}, {at}) {{", *writer.lines, f"  return {text};", "}"]
+    return replace(epilogue, helpers="\n".join(lines))
 
 
 def writer_at(kernel: KernelText, extents: Mapping[str, int]) -> tuple[DeviceWriter, list[Any]]:

@@ -14,6 +14,9 @@ Expr = Any
 Problem = Callable[[Callable[[Any], str], Arithmetic], Gemm | Convolution]
 """What `backends.tvm.cuda.tensor_cores` is asked; the first argument gives the name of the parameter that is this buffer."""
 
+Zeros = Callable[[Expr, Expr, Expr], tuple[Expr | None, Expr | None]]
+"""Zero points of the left and the right operand for a batch, a row and a column; None where they are zero."""
+
 
 @dataclass(frozen=True)
 class Element:
@@ -74,6 +77,9 @@ class Product:
         ending: the element that is stored, from a variable for the sum and that index.
         problem: the same for the generator of tensor cores, from the names of the operands' parameters and what is to be multiplied; None where
             operands are computed as they are read.
+        zeros: what the generated kernel takes off.
+        fill: what such a kernel puts outside of an image, if not zero.
+        takes_few: whether it is as good as any for a few rows or columns: its operands lie along the sum, or are converted as they are read.
     """
 
     batch: int
@@ -86,6 +92,9 @@ class Product:
     place: Callable[[Expr, Expr, Expr], tuple[Expr, ...]]
     ending: Callable[[Expr, Sequence[Expr]], Expr]
     problem: Problem | None = None
+    zeros: Zeros | None = None
+    fill: Expr | None = None
+    takes_few: bool = False
 
     @property
     def multiplications(self) -> int:

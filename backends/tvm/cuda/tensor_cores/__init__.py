@@ -4,13 +4,24 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.attention import Attention, 
 from lepton_compiler.backends.tvm.cuda.tensor_cores.device import DEVICES, Device, device_of
 from lepton_compiler.backends.tvm.cuda.tensor_cores.generate import alternatives, generate, pack_weights, packed_depth
 from lepton_compiler.backends.tvm.cuda.tensor_cores.library import library
-from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import Arithmetic, Convolution, Element, Epilogue, Gemm, Launch, Matrix, Plan
+from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
+    Arithmetic,
+    Codes,
+    Convolution,
+    Element,
+    Epilogue,
+    Gemm,
+    Launch,
+    Matrix,
+    Plan,
+)
 from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Tiling
 
 __all__ = [
     "DEVICES",
     "Arithmetic",
     "Attention",
+    "Codes",
     "Convolution",
     "Device",
     "Element",

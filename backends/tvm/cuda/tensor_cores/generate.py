@@ -11,6 +11,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.device import Device
 from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
     BYTES,
     Arithmetic,
+    Codes,
     Convolution,
     Element,
     Epilogue,
@@ -27,13 +28,16 @@ FINISH_THREADS = 256
 
 @dataclass(frozen=True)
 class Product:
-    """A problem made of two sources."""
+    """A problem made of two sources; what else the epilogue's helpers have."""
 
     shape: Shape
     a: Source
     b: Source
     kind: str
     sum: str
+    zero_a: bool = False
+    zero_b: bool = False
+    filled: bool = False
 
 
 def generate(symbol: str, problem: Gemm | Convolution, epilogue: Epilogue, device: Device, tiling: Tiling | None = None) -> Plan:
@@ -68,34 +72,43 @@ def alternatives(symbol: str, problem: Gemm | Convolution, device: Device, count
 
 def gemm_product(gemm: Gemm) -> Product:
     """The sources of a matrix product."""
-    a = matrix_source(gemm.a, gemm.m, gemm.k, gemm.a.row, gemm.a.column, gemm.batch)
-    b = matrix_source(gemm.b, gemm.n, gemm.k, gemm.b.column, gemm.b.row, gemm.batch)
+    a = matrix_source(gemm.a, gemm.m, gemm.a.depth or gemm.k, gemm.a.row, gemm.a.column, gemm.batch)
+    b = matrix_source(gemm.b, gemm.n, gemm.b.depth or gemm.k, gemm.b.column, gemm.b.row, gemm.batch)
     batch, size = math.prod(gemm.batch), BYTES[gemm.a.element]
     once = [math.prod(c for c, s in zip(gemm.batch, m.batch, strict=True) if s) for m in (gemm.a, gemm.b)]
-    moved = (once[0] * gemm.m + once[1] * gemm.n) * gemm.k * size + batch * gemm.m * gemm.n * size
+    rows = once[0] * gemm.m * size + once[1] * gemm.n * _bits(gemm.b.element, gemm.b.codes) // 8
+    moved = rows * gemm.k + batch * gemm.m * gemm.n * size
     groupable = _groupable(gemm.arithmetic, a, b)
     shape = Shape(batch, gemm.m, gemm.n, gemm.k, gemm.arithmetic, size, moved, a.along_k, groupable)
-    return Product(shape, a, b, *_arithmetic(gemm.arithmetic, gemm.a.element, gemm.b.element))
+    return Product(shape, a, b, *_arithmetic(gemm.arithmetic, gemm.a.element, gemm.b.element), gemm.zero_a, gemm.zero_b)
 
 
 def convolution_product(conv: Convolution, symbol: str) -> Product:
     """The sources of a convolution: windows x weights where channels come last, weights x windows where they come first."""
     outs, pixels = conv.out_channels // conv.groups, conv.out_height * conv.out_width
     windows, size, depth = windows_source(conv, symbol), BYTES[conv.element], conv.depth
-    moved = size * (conv.images * (conv.channels * conv.height * conv.width + conv.out_channels * pixels) + conv.out_channels * depth)
+    moved = size * conv.images * (conv.channels * conv.height * conv.width + conv.out_channels * pixels)
+    moved += conv.out_channels * depth * _bits(conv.weight_element, conv.codes) // 8
+    extra = conv.zero_a, conv.zero_b, conv.filled
     if conv.channels_last:
         padded = packed_depth(conv)
-        weights = Matrix(conv.weight, conv.weight_element, 1, padded, (outs * padded,))
+        weights = Matrix(conv.weight, conv.weight_element, 1, padded, (outs * padded,), codes=conv.codes)
         b = matrix_source(weights, outs, depth if padded == depth else padded, padded, 1, (conv.groups,))
         shape = Shape(
             conv.groups, conv.images * pixels, outs, depth, conv.arithmetic, size, moved, groupable=_groupable(conv.arithmetic, windows, b)
         )
-        return Product(shape, windows, b, *_arithmetic(conv.arithmetic, conv.element, conv.weight_element))
+        return Product(shape, windows, b, *_arithmetic(conv.arithmetic, conv.element, conv.weight_element), *extra)
     batch = (conv.images, conv.groups)
     padded = packed_depth(conv)
-    a = matrix_source(Matrix(conv.weight, conv.weight_element, padded, 1, (0, outs * padded)), outs, padded, padded, 1, batch)
+    weights = Matrix(conv.weight, conv.weight_element, padded, 1, (0, outs * padded), codes=conv.codes)
+    a = matrix_source(weights, outs, padded, padded, 1, batch)
     shape = Shape(math.prod(batch), outs, pixels, depth, conv.arithmetic, size, moved, a.along_k)
-    return Product(shape, a, _whole_rows(conv, windows), *_arithmetic(conv.arithmetic, conv.weight_element, conv.element))
+    return Product(shape, a, _whole_rows(conv, windows), *_arithmetic(conv.arithmetic, conv.weight_element, conv.element), *extra)
+
+
+def _bits(element: Element, codes: Codes | None) -> int:
+    """Of an element as it is stored."""
+    return BYTES[element] * 8 if codes is None else codes.bits
 
 
 def _groupable(arithmetic: Arithmetic, a: Source, b: Source) -> bool:
@@ -113,7 +126,7 @@ def _whole_rows(conv: Convolution, windows: Source) -> Source:
 
 def packed_depth(conv: Convolution) -> int:
     """Elements of a packed row of weights: the depth rounded up to 16 bytes."""
-    unit = 16 // BYTES[conv.weight_element]
+    unit = 16 // BYTES[conv.weight_element] if conv.codes is None else 128 // conv.codes.bits
     return math.ceil(conv.depth / unit) * unit
 
 
@@ -148,6 +161,7 @@ def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue) -> 
         f"  int lepton_first = blockIdx.y * {tiling.split_depth}, lepton_end = lepton_first + {tiling.split_depth};",
         f"  lepton_end = lepton_end < {shape.k} ? lepton_end : {shape.k};",
         *_store(product, tiling, epilogue),
+        *_integers(product, epilogue),
         f"  using A = {product.a.tile(tiling.block_m, tiling.depth, tiling.threads)};",
         f"  using B = {product.b.tile(tiling.block_n, tiling.depth, tiling.threads)};",
         f"  A lepton_a(A::Origin{product.a.value}, lepton_at.m * {tiling.block_m}, threadIdx.x);",
@@ -167,7 +181,8 @@ def _bounds(product: Product, tiling: Tiling) -> str:
 def _calls(product: Product, tiling: Tiling) -> list[str]:
     """The call of the library; of the one or the other, where groups of warps multiply if the architecture lets them."""
     place = f"lepton_at.m * {tiling.block_m}, lepton_at.n * {tiling.block_n}"
-    arguments = f"(lepton_a, lepton_b, lepton_tiles, {place}, lepton_first, lepton_end, lepton_store);"
+    zeros = ", lepton_zeros" if product.zero_a or product.zero_b else ""
+    arguments = f"(lepton_a, lepton_b, lepton_tiles, {place}, lepton_first, lepton_end, lepton_store{zeros});"
     sizes, pipeline = f"{tiling.block_m}, {tiling.block_n}", f"{tiling.stages}, {tiling.depth}"
     if not product.kind:
         return [f"  lepton::multiply_in_fp32<{sizes}, {tiling.warp_m // 8}, {tiling.warp_n // 4}, {pipeline}>{arguments}"]
@@ -181,12 +196,9 @@ def _calls(product: Product, tiling: Tiling) -> list[str]:
 
 
 def _opening(symbol: str, epilogue: Epilogue, bounds: str, splits: int, total: str) -> list[str]:
-    """The head of a kernel, and what is known of its pointers."""
+    """The head of a kernel. Its pointers stay what they are: of what else is made of them the compiler does not see that nothing writes there."""
     workspace = f", {total} *__restrict__ workspace" if splits > 1 else ""
-    return [
-        f'extern "C" __global__ void __launch_bounds__({bounds}) {symbol}({epilogue.parameters}{workspace}) {{',
-        *(f"  {p} = static_cast<decltype({p})>(__builtin_assume_aligned({p}, 16));" for p in epilogue.arguments),
-    ]
+    return [f'extern "C" __global__ void __launch_bounds__({bounds}) {symbol}({epilogue.parameters}{workspace}) {{']
 
 
 def _store(product: Product, tiling: Tiling, epilogue: Epilogue) -> list[str]:
@@ -207,6 +219,25 @@ def _finished(product: Product, epilogue: Epilogue, vector: int) -> list[str]:
         f"  auto lepton_place = [&](int lepton_batch, int lepton_m, int lepton_n) {{ return {epilogue.symbol}_place({names}, lepton_batch, lepton_m, lepton_n); }};",
         f"  lepton::Finished<{sizes}, decltype(lepton_value), decltype(lepton_place)> lepton_store{{{epilogue.output}, lepton_batch, lepton_value, lepton_place}};",
     ]
+
+
+def _integers(product: Product, epilogue: Epilogue) -> list[str]:
+    """The definitions of `fill`, what lies outside of an image, and of `zeros`, the zero points that are taken off, where there are such."""
+    names, symbol = ", ".join(epilogue.arguments), epilogue.symbol
+    lines = []
+    if product.filled:
+        lines.append(f"  unsigned lepton_fill = ({symbol}_fill({names}, lepton_batch, 0, 0) & 0xFF) * 0x01010101u;")
+    if product.zero_a or product.zero_b:
+        m, n = (f"lepton_{i} < {size} ? lepton_{i} : {size - 1}" for i, size in (("m", product.shape.m), ("n", product.shape.n)))
+        a = f"{symbol}_zero_a({names}, lepton_batch, {m}, 0)" if product.zero_a else "0"
+        b = f"{symbol}_zero_b({names}, lepton_batch, 0, {n})" if product.zero_b else "0"
+        flags = ", ".join("true" if z else "false" for z in (product.zero_a, product.zero_b))
+        lines += [
+            f"  auto lepton_zero_a = [&](int lepton_m) {{ return {a}; }};",
+            f"  auto lepton_zero_b = [&](int lepton_n) {{ return {b}; }};",
+            f"  lepton::Zeros<{flags}, decltype(lepton_zero_a), decltype(lepton_zero_b)> lepton_zeros{{lepton_zero_a, lepton_zero_b}};",
+        ]
+    return lines
 
 
 def _finish(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue, vector: int) -> str:

@@ -22,6 +22,25 @@ BYTES: dict[Element, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 
 
 
 @dataclass(frozen=True)
+class Codes:
+    """How floats are stored as integers that are converted as they are read: along the sum, in rows of whole 16 bytes.
+
+    Attributes:
+        bits: 8, or 4: two to a byte, the first one in the low bits.
+        signed: whether they are.
+        scales: the kernel's parameter with a scale of float32 for each group of each row; empty where numbers are the integers.
+        group: consecutive elements that share one, a multiple of a word of them.
+        groups: scales of a row.
+    """
+
+    bits: Literal[4, 8]
+    signed: bool
+    scales: str = ""
+    group: int = 0
+    groups: int = 0
+
+
+@dataclass(frozen=True)
 class Matrix:
     """An operand of a product, or a batch of them.
 
@@ -32,6 +51,8 @@ class Matrix:
         column: elements between neighbours in a row.
         batch: elements from one matrix to the next along each axis of the batch; 0 where all share one.
         offset: elements before the first one.
+        depth: elements along the sum, where zeros follow those that are multiplied; 0 where none do.
+        codes: how they are stored, if not as what they are; `row`, `column`, and `batch` count them all the same.
     """
 
     pointer: str
@@ -40,11 +61,19 @@ class Matrix:
     column: int
     batch: tuple[int, ...] = ()
     offset: int = 0
+    depth: int = 0
+    codes: Codes | None = None
 
 
 @dataclass(frozen=True)
 class Gemm:
-    """out[batch][m][n] = sum over k of a[batch][m][k] * b[batch][k][n]."""
+    """out[batch][m][n] = sum over k of a[batch][m][k] * b[batch][k][n].
+
+    Attributes:
+        zero_a: of integers: whether the epilogue's helpers have `int SYMBOL_zero_a(<all pointers>, int batch, int m, int n)`, the zero point of
+            row m, whose product with the sum of B's column is taken off the sum.
+        zero_b: likewise `SYMBOL_zero_b`, of column n, with the sum of A's row.
+    """
 
     m: int
     n: int
@@ -53,6 +82,8 @@ class Gemm:
     b: Matrix
     arithmetic: Arithmetic
     batch: tuple[int, ...] = ()
+    zero_a: bool = False
+    zero_b: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +100,10 @@ class Convolution:
         element, weight_element: types of their elements.
         channels, out_channels: of all groups.
         pads: top, left, bottom, right.
-        fill: what lies outside the image: 0, or the zero point of an integer image.
+        filled: of integers: whether the epilogue's helpers have `int SYMBOL_fill(<all pointers>, int batch, int m, int n)`, the same number for
+            all: what lies outside the image, where that is not 0.
+        codes: how weights are stored, as of `Matrix`.
+        zero_a, zero_b: as of `Gemm`; A are the windows where channels come last, the weights where they come first.
     """
 
     image: str
@@ -88,7 +122,10 @@ class Convolution:
     dilations: tuple[int, int] = (1, 1)
     groups: int = 1
     channels_last: bool = True
-    fill: int = 0
+    filled: bool = False
+    zero_a: bool = False
+    zero_b: bool = False
+    codes: Codes | None = None
 
     @property
     def out_height(self) -> int:

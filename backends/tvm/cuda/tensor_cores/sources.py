@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import BYTES, C_TYPES, Convolution, Element, Matrix
+from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import BYTES, C_TYPES, Codes, Convolution, Element, Matrix
 
 INT_LIMIT = 1 << 31
+WORD = 4
+"""Bytes that are turned at once."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Source:
         along_k: neighbours in memory are neighbours in the sum.
         vector: elements that are contiguous and aligned.
         declarations: text before the kernel.
+        tile_type: C++ template of its tiles, where they are changed on their way: `TurnedTile` or `ConvertedTile`.
     """
 
     type: str
@@ -28,9 +31,12 @@ class Source:
     along_k: bool
     vector: int
     declarations: str = ""
+    tile_type: str = ""
 
     def tile(self, extent: int, depth: int, threads: int) -> str:
         """C++ type of a tile of it."""
+        if self.tile_type:
+            return f"lepton::{self.tile_type}<{self.type}, {extent}, {depth}, {threads}>"
         return f"lepton::Tile<{self.type}, {extent}, {depth}, {_bool(self.along_k)}, {self.vector}, {threads}>"
 
 
@@ -41,20 +47,37 @@ def matrix_source(
 
     `along_k` says which way its tiles lie, where the user is not free to take either.
     """
-    steps = [s for s, count in zip(matrix.batch, batch, strict=True) if count > 1]
+    if matrix.codes is not None:
+        return _converted(matrix, matrix.codes, extent, stride, batch)
+    steps = [matrix.offset, *(s for s, count in zip(matrix.batch, batch, strict=True) if count > 1)]
     # Bytes and 32-bit floats: tensor cores take the former along k only.
     if along_k is None:
         along_k = stride_k == 1 or stride != 1 or BYTES[matrix.element] == 1
-    contiguous = (stride_k if along_k else stride) == 1
-    aligned = [depth if along_k else extent, matrix.offset, *steps]
-    if (extent if along_k else depth) > 1:
-        aligned.append(stride if along_k else stride_k)
-    vector = _vector(matrix.element, aligned) if contiguous else 1
+    along, across = ((depth, stride_k), (extent, stride)) if along_k else ((extent, stride), (depth, stride_k))
+    vector = _contiguous(matrix.element, along, across, steps)
+    turned = along_k and BYTES[matrix.element] == 1 and vector < WORD <= _contiguous(matrix.element, across, along, steps)
     kind = C_TYPES[matrix.element]
     reach = (extent - 1) * stride + (depth - 1) * stride_k
     type = f"lepton::Strided<{kind}, {_offset(reach)}, {extent}, {stride}, {stride_k}>"
     first = f" + {matrix.offset}" if matrix.offset else ""
-    return Source(type, f"{{reinterpret_cast<const {kind}*>({matrix.pointer}){first}{batch_offset(batch, matrix.batch)}}}", along_k, vector)
+    value = f"{{reinterpret_cast<const {kind}*>({matrix.pointer}){first}{batch_offset(batch, matrix.batch)}}}"
+    return Source(type, value, along_k, vector, tile_type="TurnedTile" if turned else "")
+
+
+def _converted(matrix: Matrix, codes: Codes, extent: int, stride: int, batch: Sequence[int]) -> Source:
+    """A matrix that is stored as codes along the sum, `stride` of them to a row."""
+    per_word = 32 // codes.bits
+    words = batch_offset(batch, [step // per_word for step in matrix.batch])
+    scales = batch_offset(batch, [step // stride * codes.groups for step in matrix.batch])
+    number = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[matrix.element]
+    type = f"lepton::Codes<lepton::Number::{number}, {codes.bits}, {_bool(codes.signed)}, {extent}, {stride // per_word}, {codes.group}, {codes.groups}>"
+    value = f"reinterpret_cast<const unsigned*>({matrix.pointer}){words}, {f'{codes.scales}{scales}' if codes.scales else 'nullptr'}"
+    return Source(type, f"{{{value}}}", True, 4, tile_type="ConvertedTile")
+
+
+def _contiguous(element: Element, along: tuple[int, int], across: tuple[int, int], steps: Sequence[int]) -> int:
+    """Elements that are contiguous and aligned along an axis, given as size and stride, of a matrix of which `across` is the other axis."""
+    return _vector(element, [along[0], *steps, *([across[1]] if across[0] > 1 else [])]) if along[1] == 1 else 1
 
 
 def batch_offset(batch: Sequence[int], steps: Sequence[int]) -> str:
@@ -81,9 +104,7 @@ def windows_source(conv: Convolution, symbol: str) -> Source:
         base = batch_offset((conv.images, conv.groups), (conv.channels * steps[3], own * steps[3]))
         vector = 1
     kind = C_TYPES[conv.element]
-    filled = conv.fill != 0
-    fill = f"{symbol}_fill" if filled else "nullptr"
-    value = f"{{reinterpret_cast<const {kind}*>({conv.image}){base}, {fill}}}"
+    value = f"{{reinterpret_cast<const {kind}*>({conv.image}){base}, {'lepton_fill' if conv.filled else '0u'}}}"
     reach = images * conv.height * conv.width * conv.channels
     along_k = conv.channels_last or BYTES[conv.element] == 1
     return Source(
@@ -114,13 +135,11 @@ def _geometry(conv: Convolution, symbol: str, images: int, steps: tuple[int, int
         f"struct {symbol}_windows {{",
         f"  static constexpr int {constants};",
         f"  static constexpr long long {places};",
-        f"  static constexpr bool channels_first = {_bool(not conv.channels_last)}, filled = {_bool(conv.fill != 0)};",
+        f"  static constexpr bool channels_first = {_bool(not conv.channels_last)}, filled = {_bool(conv.filled)};",
         "};",
+        "",
     ]
-    if conv.fill:
-        values = ", ".join([str(conv.fill)] * (16 // BYTES[conv.element]))
-        lines.append(f"static __device__ const __align__(16) {C_TYPES[conv.element]} {symbol}_fill[] = {{{values}}};")
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)
 
 
 def _vector(element: Element, multiples: Sequence[int]) -> int:

@@ -38,10 +38,24 @@ void emulated_mma(T (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int
 LEPTON_EMULATED_MMA(mma_f16, float, f16, f16)
 LEPTON_EMULATED_MMA(mma_bf16, float, bf16, bf16)
 LEPTON_EMULATED_MMA(mma_tf32, float, tf32, tf32)
+#ifndef LEPTON_EMULATED_SM_75
 LEPTON_EMULATED_MMA(mma_s8_s8, int, s8, s8)
 LEPTON_EMULATED_MMA(mma_u8_s8, int, u8, s8)
 LEPTON_EMULATED_MMA(mma_s8_u8, int, s8, u8)
 LEPTON_EMULATED_MMA(mma_u8_u8, int, u8, u8)
+#else  // what sm_75 has in their place, where the text asks for it
+#define LEPTON_QUARTERS
+#define LEPTON_EMULATED_QUARTER(NAME, A, B)                                                                               \
+  inline void NAME(int (&d)[2], unsigned a, unsigned b, int line = __builtin_LINE()) {                                    \
+    emulator::SmallProduct request = {d, a, b, emulator::Kind::A, emulator::Kind::B};                                     \
+    emulator::warp_collective(0xFFFFFFFFu, &request, emulator::multiply_small_matrices, "mma", line);                     \
+  }
+LEPTON_EMULATED_QUARTER(mma_s8_s8_quarter, s8, s8)
+LEPTON_EMULATED_QUARTER(mma_u8_s8_quarter, u8, s8)
+LEPTON_EMULATED_QUARTER(mma_s8_u8_quarter, s8, u8)
+LEPTON_EMULATED_QUARTER(mma_u8_u8_quarter, u8, u8)
+#undef LEPTON_EMULATED_QUARTER
+#endif
 #undef LEPTON_EMULATED_MMA
 
 // Rounds to the nearest tf32, halves away from zero, as cvt.rna does.

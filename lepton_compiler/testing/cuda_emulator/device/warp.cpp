@@ -19,6 +19,9 @@ float tf32(uint32_t bits) {
   return value;
 }
 
+float added(float a, float b) { return a + b; }
+int32_t added(int32_t a, int32_t b) { return static_cast<int32_t>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b)); }  // wraps around
+
 // Element number `k` of the packed registers of a row or column fragment.
 template <class T>
 T element(const uint32_t* registers, int k, Kind kind) {
@@ -51,7 +54,7 @@ void multiply(MatrixProduct** lanes) {
       int row = lane / 4 + r / 2 * 8, column = lane % 4 * 2 + r % 2;
       T sum = 0;
       for (int k = 0; k < depth; ++k) sum += a[row][k] * b[column][k];
-      d[r] += sum;
+      d[r] = added(d[r], sum);
     }
   }
 }
@@ -65,6 +68,24 @@ void multiply_matrices(void** slots) {
     multiply<int32_t>(lanes);
   else
     multiply<float>(lanes);
+}
+
+// Lane l holds four bytes of row l / 4 of A and of column l / 4 of B, both from 4 (l % 4) on, and the sums of columns 2 (l % 4), + 1 of row l / 4.
+void multiply_small_matrices(void** slots) {
+  SmallProduct** lanes = reinterpret_cast<SmallProduct**>(slots);
+  ++statistics().matrix_products;
+  int32_t a[8][16], b[8][16];
+  for (int lane = 0; lane < WARP; ++lane)
+    for (int k = 0; k < 4; ++k) {
+      a[lane / 4][lane % 4 * 4 + k] = element<int32_t>(&lanes[lane]->a, k, lanes[0]->a_kind);
+      b[lane / 4][lane % 4 * 4 + k] = element<int32_t>(&lanes[lane]->b, k, lanes[0]->b_kind);
+    }
+  for (int lane = 0; lane < WARP; ++lane)
+    for (int r = 0; r < 2; ++r) {
+      int32_t sum = 0;
+      for (int k = 0; k < 16; ++k) sum += a[lane / 4][k] * b[lane % 4 * 2 + r][k];
+      lanes[lane]->d[r] = added(lanes[lane]->d[r], sum);
+    }
 }
 
 namespace {

@@ -15,6 +15,13 @@ struct MatrixProduct {
   Kind a_kind, b_kind;
 };
 
+// d[8][8] += a[8][16 bytes] * b[16 bytes][8] of integers, as sm_75 has it.
+struct SmallProduct {
+  int32_t* d;
+  uint32_t a, b;
+  Kind a_kind, b_kind;
+};
+
 // d[64][columns] += a[64][16] * b[16][columns], a and b in shared memory where the descriptors say.
 struct GroupProduct {
   float* d;
@@ -43,6 +50,7 @@ struct Vote {
 };
 
 void multiply_matrices(void** slots);
+void multiply_small_matrices(void** slots);
 void load_matrices(void** slots);
 void multiply_in_group(void** slots);
 void shuffle(void** slots);

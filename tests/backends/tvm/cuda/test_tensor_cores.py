@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ml_dtypes
 import numpy as np
@@ -54,6 +54,11 @@ def epilogue(
         f"{head} int {symbol}_place({parameters}, int batch, int m, int n) {{ return {place}; }}\n"
     )
     return Epilogue(symbol, helpers, parameters, (*operands, "out"), "out", out, size)
+
+
+def integer_helper(end: Epilogue, name: str, value: str) -> str:
+    """One more helper of an epilogue."""
+    return f"static __device__ __forceinline__ int {end.symbol}_{name}({end.parameters}, int batch, int m, int n) {{ return {value}; }}\n"
 
 
 @dataclass
@@ -132,23 +137,24 @@ def gemm_case(
 def conv_case(symbol: str, device: Device, tiling: Tiling | None = None, **attributes) -> Case:
     """A random convolution with a bias; the expected result is the evaluator's, in float."""
     arithmetic = attributes["arithmetic"]
-    element = attributes.pop("element", "float32" if arithmetic == "tf32" else arithmetic)
+    element, fill = attributes.pop("element", "float32" if arithmetic == "tf32" else arithmetic), attributes.pop("fill", 0)
     weight_element: Element = "int8" if arithmetic == "int8" else element
-    conv = Convolution("x", "w", element, weight_element, **attributes)
+    conv = Convolution("x", "w", element, weight_element, filled=fill != 0, **attributes)
     rng = np.random.default_rng(len(symbol))
     x = _random(rng, (conv.images, conv.channels, conv.height, conv.width), element)
     w = _random(rng, (conv.out_channels, conv.channels // conv.groups, *conv.kernel), weight_element)
     total = "int" if arithmetic == "int8" else "float"
     bias = np.arange(conv.out_channels).astype(np.int32 if total == "int" else np.float32)
-    expected = _evaluated(conv, x.astype(np.float32) - conv.fill, w.astype(np.float32)) + bias[:, None, None]
-    if conv.fill:  # products with the zero point, which the epilogue of a quantized layer takes off
-        expected = expected + conv.fill * w.astype(np.float32).sum((1, 2, 3))[:, None, None]
+    expected = _evaluated(conv, x.astype(np.float32) - fill, w.astype(np.float32)) + bias[:, None, None]
+    if fill:  # products with the zero point, which the epilogue of a quantized layer takes off
+        expected = expected + fill * w.astype(np.float32).sum((1, 2, 3))[:, None, None]
     outs, pixels = conv.out_channels // conv.groups, conv.out_height * conv.out_width
     channel = f"batch * {outs} + n" if conv.channels_last else f"batch % {conv.groups} * {outs} + m"
     place = f"m * {conv.out_channels} + {channel}" if conv.channels_last else f"(batch * {outs} + m) * {pixels} + n"
-    end = epilogue(
-        symbol, {"x": C_TYPES[element], "w": C_TYPES[weight_element], "bias": total}, f"sum + bias[{channel}]", place, total, 4, total
-    )
+    operands = {"x": C_TYPES[element], "w": C_TYPES[weight_element], "bias": total}
+    end = epilogue(symbol, operands, f"sum + bias[{channel}]", place, total, 4, total)
+    if fill:
+        end = replace(end, helpers=end.helpers + integer_helper(end, "fill", str(fill)))
     last: Callable[[np.ndarray], np.ndarray] = lambda v: np.ascontiguousarray(v.transpose(0, 2, 3, 1) if conv.channels_last else v)  # noqa: E731
     arrays = {"x": last(x), "w": pack_weights(conv, w), "bias": bias, "out": np.zeros_like(last(expected), dtype=bias.dtype)}
     return Case(generate(symbol, conv, end, device, tiling), arrays, last(expected), TOLERANCE[arithmetic])
@@ -240,6 +246,16 @@ def test_groups_of_warps_agree_with_the_evaluator():
     text = "\n".join(["#define LEPTON_EMULATED_SM_90A", library(), *(case.plan.text for case in made)])
     for case in made:
         assert case.check(text)[0].matrix_loads == 0
+
+
+@pytest.mark.skipif(bool(available()), reason=available())
+def test_integers_in_quarters_agree_with_the_evaluator():
+    signs: list[tuple[Element, Element]] = [("int8", "int8"), ("uint8", "int8"), ("int8", "uint8"), ("uint8", "uint8")]
+    made = [gemm_case(f"quarters{k}", (33, 24, 96), "int8", device_of("sm_75"), elements=e, transposed="b") for k, e in enumerate(signs)]
+    text = "\n".join(["#define LEPTON_EMULATED_SM_75", library(), *(case.plan.text for case in made)])
+    for case in made:
+        (figures,) = case.check(text)
+        assert figures.matrix_products % 4 == 0 and figures.matrix_products > 0
 
 
 def test_sums_are_split_where_there_are_few_tiles():

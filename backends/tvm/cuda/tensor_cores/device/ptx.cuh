@@ -66,7 +66,18 @@ LEPTON_MMA(mma_s8_s8, int, "r", "m16n8k32.row.col.s32.s8.s8.s32")
 LEPTON_MMA(mma_u8_s8, int, "r", "m16n8k32.row.col.s32.u8.s8.s32")
 LEPTON_MMA(mma_s8_u8, int, "r", "m16n8k32.row.col.s32.s8.u8.s32")
 LEPTON_MMA(mma_u8_u8, int, "r", "m16n8k32.row.col.s32.u8.u8.s32")
-#else  // half the depth, and only fp16 in this shape
+#else  // half the depth, and only fp16 in this shape; integers in quarters: d[8][8] += a[8][16] * b[16][8]
+#define LEPTON_QUARTERS
+#define LEPTON_QUARTER(NAME, TYPES)                                                                                    \
+  __device__ __forceinline__ void NAME##_quarter(int (&d)[2], unsigned a, unsigned b) {                                \
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32." TYPES ".s32 {%0, %1}, {%2}, {%3}, {%0, %1};"                  \
+                 : "+r"(d[0]), "+r"(d[1]) : "r"(a), "r"(b));                                                           \
+  }
+LEPTON_QUARTER(mma_s8_s8, "s8.s8")
+LEPTON_QUARTER(mma_u8_s8, "u8.s8")
+LEPTON_QUARTER(mma_s8_u8, "s8.u8")
+LEPTON_QUARTER(mma_u8_u8, "u8.u8")
+#undef LEPTON_QUARTER
 __device__ __forceinline__ void mma_f16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half)
@@ -99,6 +110,27 @@ __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
   return result;
 }
+
+}  // namespace lepton
+#endif
+
+#ifdef LEPTON_QUARTERS
+namespace lepton {
+
+#define LEPTON_OF_QUARTERS(NAME)                                                                           \
+  __device__ __forceinline__ void NAME(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {      \
+    int upper[2] = {d[0], d[1]}, lower[2] = {d[2], d[3]};                                                  \
+    NAME##_quarter(upper, a[0], b[0]);                                                                     \
+    NAME##_quarter(lower, a[1], b[0]);                                                                     \
+    NAME##_quarter(upper, a[2], b[1]);                                                                     \
+    NAME##_quarter(lower, a[3], b[1]);                                                                     \
+    d[0] = upper[0], d[1] = upper[1], d[2] = lower[0], d[3] = lower[1];                                    \
+  }
+LEPTON_OF_QUARTERS(mma_s8_s8)
+LEPTON_OF_QUARTERS(mma_u8_s8)
+LEPTON_OF_QUARTERS(mma_s8_u8)
+LEPTON_OF_QUARTERS(mma_u8_u8)
+#undef LEPTON_OF_QUARTERS
 
 }  // namespace lepton
 #endif

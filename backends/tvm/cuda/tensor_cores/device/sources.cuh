@@ -18,13 +18,12 @@ struct Strided {
   static __device__ __forceinline__ bool valid(const Outer& o, const Inner& k) { return o.valid & k.valid; }
   __device__ __forceinline__ const T* at(const Outer& o, const Inner& k) const { return base + (o.offset + k.offset); }
   static constexpr bool FILLED = false;
-  __device__ __forceinline__ const T* filler() const { return base; }
 };
 
 // The windows of a convolution as rows of a matrix: i counts output pixels (image, row, column), k the taps with their channels:
 // (row, column, channel) where channels come last in memory, (channel, row, column) where they come first.
 // G: constants batch, height, width, channels, out_height, out_width, kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h,
-// dilation_w, and the strides of memory image, row, column, channel; channels_first; filled: outside the image is what `fill` points at, else zeros.
+// dilation_w, and the strides of memory image, row, column, channel; channels_first; filled: outside the image are the bytes of `fill`, else zeros.
 template <class Element, class Offset, class G>
 struct Windows {
   using T = Element;
@@ -38,7 +37,8 @@ struct Windows {
     int y, x;
     bool valid;
   };
-  const T *base, *fill;
+  const T* base;
+  unsigned fill;
 
   __device__ __forceinline__ Outer outer(int i) const {
     constexpr int PIXELS = G::out_height * G::out_width;
@@ -62,7 +62,7 @@ struct Windows {
   }
   __device__ __forceinline__ const T* at(const Outer& o, const Inner& k) const { return base + (o.offset + k.offset); }
   static constexpr bool FILLED = G::filled;
-  __device__ __forceinline__ const T* filler() const { return fill; }
+  __device__ __forceinline__ unsigned filler(const Inner& k) const { return k.valid ? fill : 0; }  // behind the end of the sum there are zeros
 };
 
 }  // namespace lepton

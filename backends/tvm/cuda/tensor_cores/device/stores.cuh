@@ -6,6 +6,24 @@ struct alignas(sizeof(T) * COUNT) Pack {
   T values[COUNT];
 };
 
+// Stores elements side by side; narrow ones are put together to words first, since the compiler would store four at a time.
+template <class T, int COUNT>
+__device__ __forceinline__ void put(T* to, const Pack<T, COUNT>& pack) {
+  if constexpr (sizeof(T) < 4 && sizeof(pack) % 8 == 0) {
+    constexpr int PER_WORD = 4 / sizeof(T);
+    Pack<unsigned, COUNT / PER_WORD> words = {};
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+      unsigned element = 0;
+      __builtin_memcpy(&element, &pack.values[i], sizeof(T));
+      words.values[i / PER_WORD] |= element << i % PER_WORD * 8 * sizeof(T);
+    }
+    *reinterpret_cast<Pack<unsigned, COUNT / PER_WORD>*>(to) = words;
+  } else {
+    *reinterpret_cast<Pack<T, COUNT>*>(to) = pack;
+  }
+}
+
 // out[place(batch, m, n)] = value(batch, m, n, sum); consecutive n are consecutive in memory, and N a multiple of VECTOR, where VECTOR > 1.
 template <class Out, int M, int N, int VECTOR, class Value, class Place>
 struct Finished {
@@ -19,16 +37,18 @@ struct Finished {
   __device__ __forceinline__ void operator()(int m, int n, const Sum (&sums)[GIVEN]) const {
     static_assert(GIVEN % VECTOR == 0 || VECTOR % GIVEN == 0);
     constexpr int WIDTH = VECTOR < GIVEN ? VECTOR : GIVEN;
+    int row = m < M ? m : M - 1;  // what lies outside is computed and not stored: without branches, what rows have in common is read once
+    Pack<Out, WIDTH> packs[GIVEN / WIDTH];
+#pragma unroll
+    for (int p = 0; p < GIVEN / WIDTH; ++p) {
+      int column = n + p * WIDTH < N ? n + p * WIDTH : N - WIDTH;
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) packs[p].values[i] = value(batch, row, column + i, sums[p * WIDTH + i]);
+    }
     if (m >= M) return;
-    Pack<Out, WIDTH> packs[GIVEN / WIDTH];  // all values first: what they read is then read in vectors
 #pragma unroll
     for (int p = 0; p < GIVEN / WIDTH; ++p)
-      if (n + p * WIDTH < N)
-#pragma unroll
-        for (int i = 0; i < WIDTH; ++i) packs[p].values[i] = value(batch, m, n + p * WIDTH + i, sums[p * WIDTH + i]);
-#pragma unroll
-    for (int p = 0; p < GIVEN / WIDTH; ++p)
-      if (n + p * WIDTH < N) *reinterpret_cast<Pack<Out, WIDTH>*>(out + place(batch, m, n + p * WIDTH)) = packs[p];
+      if (n + p * WIDTH < N) put(out + place(batch, m, n + p * WIDTH), packs[p]);
   }
 };
 

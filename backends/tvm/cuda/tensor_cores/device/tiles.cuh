@@ -1,9 +1,11 @@
 // Tiles of operands in shared memory, in chunks of 16 bytes. The rows of a tile are what is contiguous in global memory: along k, or along i.
 namespace lepton {
 
-struct alignas(16) Chunk {
-  unsigned words[4];
+template <int BYTES>
+struct alignas(BYTES) Words {
+  unsigned words[BYTES / 4];
 };
+using Chunk = Words<16>;
 
 // Byte offset of a chunk. Chunks of a row are exchanged so that eight rows at the same chunk lie in different banks (ldmatrix), and so do
 // 4 rows x 32 bytes of 32-bit elements that are contiguous along i (plain loads of fragments).
@@ -61,6 +63,14 @@ struct Tile {
     }
   }
 
+  // Tiles that are changed on their way pass through registers, between `fetch` and `keep`; these do not.
+  struct Fetched {};
+  __device__ __forceinline__ Fetched fetch(char* shared, int first, int end) const {
+    load(shared, first, end);
+    return {};
+  }
+  __device__ __forceinline__ void keep(char*, const Fetched&) const {}
+
   template <class O, class I>
   __device__ __forceinline__ void copy(char* to, O outer, I inner) const {
     if constexpr (PART_BYTES >= 4) {
@@ -68,8 +78,15 @@ struct Tile {
       for (int part = 0; part < PARTS; ++part) {
         bool valid = Source::valid(outer(part), inner(part));
         const T* from = source.at(outer(part), inner(part));  // not looked at where nothing is copied: no branch is needed
-        if constexpr (Source::FILLED) from = valid ? from : source.filler();
-        unsigned bytes = valid || Source::FILLED ? PART_BYTES : 0;
+        unsigned bytes = valid ? PART_BYTES : 0;
+        if constexpr (Source::FILLED)
+          if (!valid) {
+            Words<PART_BYTES> filler;
+#pragma unroll
+            for (int word = 0; word < PART_BYTES / 4; ++word) filler.words[word] = source.filler(inner(part));
+            *reinterpret_cast<Words<PART_BYTES>*>(to + part * PART_BYTES) = filler;
+            continue;
+          }
         if constexpr (PART_BYTES == 16)
           cp_async16(to, from, bytes);
         else if constexpr (PART_BYTES == 8)
@@ -87,8 +104,9 @@ struct Tile {
       for (int i = 0; i < PER_CHUNK; ++i) {
         bool valid = Source::valid(outer(i / PER_PART), inner(i / PER_PART));
         const T* from = source.at(outer(i / PER_PART), inner(i / PER_PART)) + i % PER_PART;
-        if constexpr (Source::FILLED) from = valid ? from : source.filler();
-        together.elements[i] = valid || Source::FILLED ? *from : static_cast<T>(0);
+        T outside = 0;
+        if constexpr (Source::FILLED) outside = static_cast<T>(source.filler(inner(i / PER_PART)));
+        together.elements[i] = valid ? *from : outside;
       }
       *reinterpret_cast<Chunk*>(to) = together.chunk;
     }
@@ -114,12 +132,18 @@ __device__ __forceinline__ void pipeline(const A& a, const B& b, char* shared, i
     cp_async_wait<STAGES - 2>();
     __syncthreads();
     int next = t + STAGES - 1;
+    typename A::Fetched fetched_a;
+    typename B::Fetched fetched_b;
     if (next < tiles) {
-      a.load(writing, first + next * DEPTH, end);
-      b.load(writing + A::BYTES, first + next * DEPTH, end);
+      fetched_a = a.fetch(writing, first + next * DEPTH, end);
+      fetched_b = b.fetch(writing + A::BYTES, first + next * DEPTH, end);
     }
     cp_async_commit();
     multiply(reading, reading + A::BYTES);
+    if (next < tiles) {  // what was fetched has come while others were multiplied
+      a.keep(writing, fetched_a);
+      b.keep(writing + A::BYTES, fetched_b);
+    }
     reading = reading == shared + (STAGES - 1) * STAGE ? shared : reading + STAGE;
     writing = writing == shared + (STAGES - 1) * STAGE ? shared : writing + STAGE;
   }
