@@ -6,11 +6,17 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from lepton_compiler.backend import Artifact, BuildOptions
-from lepton_compiler.backends.tvm import REQUIRED_PASSES, check_static, check_supported, default_cache, kernel_nodes
+from lepton_compiler.backends.tvm import REQUIRED_PASSES as NATIVE_PASSES
+from lepton_compiler.backends.tvm import check_static, check_supported, default_cache, kernel_nodes
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.ir.graph import Graph
 
 __all__ = ["REQUIRED_PASSES", "build", "build_sizes"]
+
+REQUIRED_PASSES: tuple[str, ...] = tuple(
+    item for step in NATIVE_PASSES for item in (("persistent-layers", step) if step == "legalize-native" else (step,))
+)
+"""Pipeline items that run before `build`: those of processors, and layers whose steps are one kernel before others are taken apart."""
 
 Progress = Callable[[int, int, str], None]
 
