@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lepton_compiler.backends.tvm.cuda.recurrent.arrangement import Arrangement, candidates, registers_of
+import lepton_compiler as lc
+from lepton_compiler.backends.tvm.cuda.recurrent.arrangement import Arrangement, arrange, candidates
 from lepton_compiler.backends.tvm.cuda.recurrent.kernel import layer_kernel, problem_of_spec, steps_of
 from lepton_compiler.backends.tvm.cuda.recurrent.library import library
+from lepton_compiler.backends.tvm.cuda.recurrent.problem import Problem
 from lepton_compiler.backends.tvm.spec import spec_of
+from lepton_compiler.errors import LeptonError
+from lepton_compiler.feeds import random_feeds
 from lepton_compiler.gpus import GPUS
 from lepton_compiler.ir.graph import Graph, Value
 from lepton_compiler.ir.types import DTYPES, TensorType
@@ -118,3 +122,100 @@ def test_kernels_agree_with_the_evaluator(name):
         assert (figures.grid_barriers > 0) == launch.together
         for found, wanted in zip(results, expected, strict=True):
             np.testing.assert_allclose(found, wanted, rtol=0, atol=3e-6 * max(1.0, float(np.abs(wanted).max())), err_msg=str(made.launch))
+
+
+# -- whole models
+
+
+def model_of(layer: Recurrent, x: tuple[int, ...], *, initial: bool = False, lengths: bool = False, dtype: str = "float32") -> Graph:
+    """A layer with constant weights; sequence lengths and initial states are inputs."""
+    rng, hidden, rows = np.random.default_rng(1), layer.hidden_size, layer.gates * layer.hidden_size
+    graph, kind = Graph("net"), DTYPES[dtype]
+    b, ways = Builder(graph), layer.directions
+    batch = x[0] if layer.layout else x[1]
+
+    def weight(name: str, *shape: int) -> Value:
+        return b.constant((rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(kind.numpy), name=name)
+
+    state = (batch, ways, hidden) if layer.layout else (ways, batch, hidden)
+    operands: list[Value | None] = [graph.add_input("x", TensorType(kind, x))]
+    operands += [weight("w", ways, rows, x[2]), weight("r", ways, rows, hidden), weight("b", ways, 2 * rows)]
+    operands.append(graph.add_input("lengths", TensorType(DTYPES["int32"], (batch,))) if lengths else None)
+    operands += [graph.add_input(n, TensorType(kind, state)) if initial else None for n in ("h", "c")[: layer.states]]
+    while operands[-1] is None:
+        operands.pop()
+    graph.set_outputs(b.node(layer, operands).outputs)
+    return graph
+
+
+def layers_of(model: Any) -> list[dict[str, Any]]:
+    """What the manifest tells of recurrent layers, without names and numbers that the estimate decides."""
+    return [{k: v for k, v in row.items() if k in ("how", "steps", "reason")} for row in model.manifest["recurrent"]]
+
+
+MODELS: dict[str, tuple[Recurrent, tuple[int, ...], dict[str, Any]]] = {
+    "lstm": (LSTM(24, direction="bidirectional"), (6, 2, 10), {"initial": True}),
+    "gru": (GRU(17, layout=1), (3, 5, 8), {}),
+    "gru_linear": (GRU(12, linear_before_reset=True, direction="reverse"), (6, 1, 8), {}),
+    "rnn": (RNN(16), (4, 2, 3), {}),
+    "one step": (LSTM(40), (1, 1, 16), {"initial": True}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_are_a_product_and_one_kernel(agrees, name):
+    layer, shape, options = MODELS[name]
+    model = agrees(model_of(layer, shape, **options))
+    steps = shape[1 if layer.layout else 0]
+    assert layers_of(model) == [{"how": "one kernel", "steps": steps}]
+    assert [len(row["launches"]) for row in model.manifest["code"] if "recurrentsteps" in row["symbol"]] == [1]
+    assert model.manifest["recorded"]
+
+
+def test_blocks_that_share_the_units_wait_for_each_other(make, gpu):
+    """The weights need several multiprocessors; the recorded launch is replayed with other states."""
+    layer = GRU(300)
+    graph = model_of(layer, (4, 2, 8), initial=True, lengths=True)
+    model = make(graph)
+    rng = np.random.default_rng(2)
+    for lengths in ([4, 2], [1, 4]):
+        feeds: dict[str, np.ndarray] = {
+            "x": rng.standard_normal((4, 2, 8)).astype(np.float32),
+            "lengths": np.array(lengths, np.int32),
+            "h": rng.standard_normal((1, 2, 300)).astype(np.float32),
+        }
+        found, wanted = model.run(feeds), lc.evaluate(graph, feeds)
+        assert not gpu.faults
+        for name, value in wanted.items():
+            np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-5)
+    (row,) = model.manifest["recurrent"]
+    assert row["blocks"] > 1 and row["together"]
+    assert gpu.count("cuLaunchCooperativeKernel") == gpu.count("cuMemsetD8Async") == gpu.count("cuStreamEndCapture") == 1
+    assert gpu.count("cuGraphLaunch") == 2
+
+
+def test_too_few_multiprocessors_are_told_of_before_anything_runs(make, gpu):
+    model = make(model_of(GRU(300), (4, 1, 8)))
+    blocks = model.manifest["recurrent"][0]["blocks"]
+    gpu.configure(processors=blocks - 1)
+    with pytest.raises(LeptonError, match=f"needs {blocks} blocks that run at the same time; 'Emulated GPU' has room for {blocks - 1}"):
+        model.run(random_feeds(model_of(GRU(300), (4, 1, 8)).inputs))
+    assert not gpu.launched
+    gpu.configure()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_states_are_float32_in_all_precisions(agrees, precision):
+    model = agrees(model_of(LSTM(16), (12, 1, 8)), precision=precision)
+    assert layers_of(model) == [{"how": "one kernel", "steps": 12}]
+
+
+def test_layers_of_float16_have_states_in_float32(agrees):
+    agrees(model_of(LSTM(16), (5, 2, 8), dtype="float16"), tolerance=1e-3)
+
+
+def test_what_does_not_fit_keeps_launches_for_each_step(agrees):
+    """A layer of doubles has no kernel; weights that are too large are known without compiling them."""
+    model = agrees(model_of(RNN(8), (5, 2, 4), dtype="float64"))
+    assert layers_of(model) == [{"how": "launches for each step", "steps": 5, "reason": "there is no kernel for a layer of this form"}]
+    assert arrange(Problem("lstm", 10, 1, 1, 2048), BOTH) is None
