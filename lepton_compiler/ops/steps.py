@@ -70,4 +70,8 @@ class RecurrentSteps(Op):
         gates, r = inputs[:2]
         assert gates is not None and r is not None
         steps = gates.static_shape[0] * gates.static_shape[1]
-        return Cost(steps * r.size, steps * self.recurrent.directions * self.recurrent.hidden_size * 4 * self.recurrent.gates, traffic(inputs, outputs))
+        return Cost(
+            steps * r.size,
+            steps * self.recurrent.directions * self.recurrent.hidden_size * 4 * self.recurrent.gates,
+            traffic(inputs, outputs),
+        )

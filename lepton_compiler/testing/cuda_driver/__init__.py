@@ -41,7 +41,9 @@ class FakeGpu:
         self.library.fake_on_launch(self._callback)
         self.configure()
 
-    def configure(self, devices: int = 1, capability: tuple[int, int] = (8, 0), memory: int = FOUR_GIGABYTES, processors: int = 108) -> None:
+    def configure(
+        self, devices: int = 1, capability: tuple[int, int] = (8, 0), memory: int = FOUR_GIGABYTES, processors: int = 108
+    ) -> None:
         """Be so many GPUs of a compute capability, with so many bytes and multiprocessors each."""
         self.library.fake_configure(devices, *capability, processors, ctypes.c_size_t(memory))
 

@@ -94,7 +94,14 @@ def _included(symbol: str, file: str) -> str:
 def _code_row(kernel: Kernel) -> dict[str, Any]:
     """One kernel: bytes of what its parameters point to, and how its functions are launched."""
     launches = [
-        {"symbol": x.symbol, "grid": list(x.grid), "block": list(x.block), "arguments": list(x.arguments), "shared_bytes": x.shared_bytes, **({"together": True} if x.together else {})}
+        {
+            "symbol": x.symbol,
+            "grid": list(x.grid),
+            "block": list(x.block),
+            "arguments": list(x.arguments),
+            "shared_bytes": x.shared_bytes,
+            **({"together": True} if x.together else {}),
+        }
         for x in kernel.launches
     ]
     return {"symbol": kernel.symbol, "parameters": [p.type.nbytes for p in kernel.parameters], "launches": launches}

@@ -33,7 +33,7 @@ def number(value: float) -> str:
     """A float32 in CUDA C, to the bit."""
     narrow = np.float32(value)
     if not np.isfinite(narrow):
-        return "__int_as_float(0x{:08x})".format(int(narrow.view(np.uint32)))
+        return f"__int_as_float(0x{int(narrow.view(np.uint32)):08x})"
     text = f"{narrow!s}f" if "." in str(narrow) or "e" in str(narrow) else f"{narrow!s}.0f"
     return f"({text})" if text.startswith("-") else text
 

@@ -20,6 +20,8 @@ OTHER_REGISTERS = 56
 """What a thread needs beside weights, sums and the elements that it multiplies: addresses, indices, the activations."""
 WARPS_FOR_SPEED = 8
 """Warps with which a multiprocessor is busy."""
+NEAR = 1.08
+"""Times the shortest time: what a few blocks less may cost, which leave multiprocessors to others."""
 COUNTER_BYTES = 128
 """Of the barrier's counter, which has a line of memory for itself."""
 
@@ -65,14 +67,20 @@ class Arrangement:
 
 
 def arrange(problem: Problem, gpus: Sequence[Gpu]) -> Arrangement | None:
-    """The arrangement with the shortest estimated time of those that run on every GPU of all architectures; None if there is none."""
-    found = [(time_of(problem, a, gpus), k, a) for k, a in enumerate(candidates(problem, tuple(gpus)))]
-    return min(found)[2] if found else None
+    """Of the arrangements that run on every GPU of all architectures the one with the fewest blocks whose estimated time is near the shortest;
+    None if none runs.
+    """
+    timed = [(time_of(problem, a, gpus), a) for a in candidates(problem, gpus)]
+    if not timed:
+        return None
+    limit = NEAR * min(time for time, _ in timed)
+    return min((a.blocks(problem), time, k, a) for k, (time, a) in enumerate(timed) if time <= limit)[3]
 
 
 def candidates(problem: Problem, gpus: Sequence[Gpu]) -> Iterator[Arrangement]:
     """All arrangements that fit: registers and shared memory of a multiprocessor, and, where blocks wait for each other, the fewest
-    multiprocessors of each architecture, with one block on each."""
+    multiprocessors of each architecture, with one block on each.
+    """
     room = min(gpu.shared_per_block for gpu in gpus)
     registers = min(gpu.registers for gpu in gpus)
     fewest, most = min(gpu.fewest for gpu in gpus), min(gpu.processors for gpu in gpus)
