@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lepton_compiler.backends.tvm.c99.support import C_TYPES
-from lepton_compiler.backends.tvm.cuda.recurrent.activations import functions
+from lepton_compiler.backends.tvm.cuda.recurrent.activations import functions, number
 from lepton_compiler.backends.tvm.cuda.recurrent.arrangement import COUNTER_BYTES, Arrangement
 from lepton_compiler.backends.tvm.cuda.recurrent.problem import Problem, problem_of
 from lepton_compiler.backends.tvm.launches import Launch
@@ -54,7 +54,7 @@ def layer_kernel(symbol: str, spec: KernelSpec, step: Step, a: Arrangement) -> L
     if spaces:
         names += ["exchange", "counter"]
         formals += ["float *__restrict__ exchange", "unsigned *__restrict__ counter"]
-    layer = _arguments(spec, step, "exchange" if spaces else "nullptr", "counter" if spaces else "nullptr")
+    layer = _arguments(symbol, spec, step, "exchange" if spaces else "nullptr", "counter" if spaces else "nullptr")
     lines = [
         *_shape(symbol, spec, step, problem, a),
         f'extern "C" __global__ void __launch_bounds__({a.threads}, 1) {symbol}({", ".join(formals)}) {{',
@@ -83,11 +83,22 @@ def _spaces(problem: Problem) -> tuple[TensorType, ...]:
     return TensorType(FLOAT32, states), TensorType(UINT8, (COUNTER_BYTES,))
 
 
-def _arguments(spec: KernelSpec, step: Step, exchange: str, counter: str) -> list[str]:
+def _arguments(symbol: str, spec: KernelSpec, step: Step, exchange: str, counter: str) -> list[str]:
     """The pointers of the layer, in the order of its members."""
-    given = [*step.inputs, *[None] * (len(OPERANDS) - len(step.inputs))]
+    given, scalars = [*step.inputs, *[None] * (len(OPERANDS) - len(step.inputs))], dict(spec.scalars)
     outputs = [f"out{spec.outputs.index(n)}" for n in step.outputs]
-    return [*("nullptr" if n is None else f"p{n}" for n in given), *outputs, *["nullptr"] * (3 - len(outputs)), exchange, counter]
+    operands = ["nullptr" if n is None else f"{symbol}_c{n}" if n in scalars else f"p{n}" for n in given]
+    return [*operands, *outputs, *["nullptr"] * (3 - len(outputs)), exchange, counter]
+
+
+def _scalars(symbol: str, spec: KernelSpec) -> list[str]:
+    """Constants of one element, which are no parameters."""
+    lines = []
+    for n, value in spec.scalars:
+        kind = spec.types[n].dtype
+        text = number(float(value)) if kind == FLOAT32 else str(int(value))
+        lines.append(f"static __device__ const {C_TYPES[kind.name]} {symbol}_c{n}[1] = {{{text}}};")
+    return lines
 
 
 def _shape(symbol: str, spec: KernelSpec, step: Step, problem: Problem, a: Arrangement) -> list[str]:
@@ -105,6 +116,7 @@ def _shape(symbol: str, spec: KernelSpec, step: Step, problem: Problem, a: Arran
         **{name.upper(): given.get(name) is not None for name in OPERANDS[2:]},
     }
     return [
+        *_scalars(symbol, spec),
         f"struct {symbol}_layer {{",
         f"  static constexpr lepton::Cell CELL = lepton::Cell::{problem.cell};",
         f"  static constexpr int {', '.join(f'{name} = {size}' for name, size in sizes.items())};",

@@ -50,8 +50,7 @@ def apart(node: Node, target: Target) -> str:
     """Why a recurrent layer keeps launches for each step, as a key of `APART`; empty where it does not."""
     layer, x = node.op, node.present_inputs[0].type
     assert isinstance(layer, Recurrent)
-    immediate = any(v.is_constant and v.type.size == 1 for v in node.present_inputs)  # kernels have no address of such a constant
-    if immediate or not takes(layer, x):
+    if not takes(layer, x):
         return "steps-apart-for-form"
     rows = layer.directions * layer.gates * layer.hidden_size
     problem = problem_of(layer, TensorType(FLOAT32, (*x.static_shape[:2], rows)))

@@ -204,6 +204,15 @@ def test_too_few_multiprocessors_are_told_of_before_anything_runs(make, gpu):
     gpu.configure()
 
 
+def test_constants_of_one_element_are_part_of_the_kernel(agrees):
+    graph = Graph("net")
+    b, weight = Builder(graph), np.full((1, 1, 1), 0.5, np.float32)
+    x, lengths = graph.add_input("x", TensorType(DTYPES["float32"], (3, 1, 1))), b.constant(np.array([2], np.int32), name="lengths")
+    w, r, h = (b.constant(weight * k, name=f"c{k}") for k in range(1, 4))
+    graph.set_outputs(b.node(RNN(1), [x, w, r, None, lengths, h]).outputs)
+    assert layers_of(agrees(graph)) == [{"how": "one kernel", "steps": 3}]
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_states_are_float32_in_all_precisions(agrees, precision):
     model = agrees(model_of(LSTM(16), (12, 1, 8)), precision=precision)
