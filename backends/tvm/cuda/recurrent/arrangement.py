@@ -22,6 +22,8 @@ WARPS_FOR_SPEED = 8
 """Warps with which a multiprocessor is busy."""
 NEAR = 1.08
 """Times the shortest time: what a few blocks less may cost, which leave multiprocessors to others."""
+EXTREMES = 2 * WARP
+"""Numbers in shared memory, the least and the largest one that each warp has found, where the state is rounded by its range."""
 COUNTER_BYTES = 128
 """Of the barrier's counter, which has a line of memory for itself."""
 
@@ -63,7 +65,7 @@ class Arrangement:
         rows, width = -(-self.rows // self.tile) * self.tile, self.chunks * 4 * self.slices
         states = (2 if self.parts == 1 else 1) + (problem.cell == "gru")
         weights = (self.chunks - self.held) * problem.gates * 4 * self.threads
-        return 4 * (states * rows * width + weights + problem.kept * rows * self.units)
+        return 4 * (states * rows * width + weights + problem.kept * rows * self.units + EXTREMES * problem.rounded)
 
 
 def arrange(problem: Problem, gpus: Sequence[Gpu]) -> Arrangement | None:
@@ -84,7 +86,7 @@ def candidates(problem: Problem, gpus: Sequence[Gpu]) -> Iterator[Arrangement]:
     room = min(gpu.shared_per_block for gpu in gpus)
     registers = min(gpu.registers for gpu in gpus)
     fewest, most = min(gpu.fewest for gpu in gpus), min(gpu.processors for gpu in gpus)
-    for rows in _halves(problem.batch):
+    for rows in [problem.batch] if problem.rounded else _halves(problem.batch):
         groups = problem.directions * -(-problem.batch // rows)
         meet = problem.meetings > 0
         for parts in range(1, max(1, (fewest if meet else most) // groups) + 1):
@@ -139,6 +141,8 @@ CACHE_BYTES = 32
 """Bytes per cycle that a multiprocessor loads from the level-2 cache."""
 SHARED_BYTES = 128
 """Bytes per cycle of shared memory."""
+ROUNDING = 40
+"""Cycles in which a thread compares a number with others and rounds it."""
 ACTIVATION = 25
 """Instructions of an activation and what belongs to it."""
 
@@ -152,9 +156,11 @@ def time_of(problem: Problem, a: Arrangement, gpus: Sequence[Gpu]) -> float:
 def seconds(problem: Problem, a: Arrangement, device: Device) -> float:
     """Estimated seconds of all steps on a GPU."""
     waves = -(-a.blocks(problem) // device.processors)
-    own = 4 * problem.gates * a.units * problem.hidden
+    own = problem.weights_bytes / problem.hidden * a.units
     start = LAUNCH + max(own / CACHE_BYTES / device.clock, problem.directions * problem.weights_bytes / device.bandwidth)
     step = _product_cycles(problem, a, device) + problem.products * (SYNC + LATENCY)
+    if problem.rounded:
+        step += 2 * (SYNC + LATENCY) + a.rows * problem.hidden / a.threads * ROUNDING
     if a.waits(problem):
         start += LAUNCH  # the counter is cleared
         step += problem.products * (FETCH + 4 * a.rows * problem.hidden / CACHE_BYTES + MEETING * device.clock)
@@ -178,6 +184,6 @@ def _product_cycles(problem: Problem, a: Arrangement, device: Device) -> float:
 def seconds_apart(problem: Problem, device: Device) -> float:
     """Estimated seconds with launches of their own for each step: weights come from the level-2 cache, or from memory, each time."""
     step = LAUNCHES_PER_STEP[problem.cell] * LAUNCH
-    work = problem.batch * problem.weights_bytes / 4 / (device.processors * device.fp32 * device.clock)
+    work = problem.batch * problem.gates * problem.hidden**2 / (device.processors * device.fp32 * device.clock)
     moved = problem.weights_bytes / (2 * device.bandwidth)
     return problem.directions * problem.time * (step + max(work, moved))

@@ -14,7 +14,7 @@ from lepton_compiler.ir.types import FLOAT32, UINT8, TensorType
 from lepton_compiler.ops.recurrent import LSTM
 from lepton_compiler.ops.steps import RecurrentSteps
 
-OPERANDS = ("gates", "r", "bias", "lengths", "initial_h", "initial_c", "peepholes")
+OPERANDS = ("gates", "r", "bias", "lengths", "initial_h", "initial_c", "peepholes", "scales")
 """Of `RecurrentSteps`, as the device code calls them."""
 
 
@@ -114,6 +114,7 @@ def _shape(symbol: str, spec: KernelSpec, step: Step, problem: Problem, a: Arran
         "BACKWARD": layer.direction == "reverse",
         "INPUT_FORGET": isinstance(layer, LSTM) and layer.input_forget,
         **{name.upper(): given.get(name) is not None for name in OPERANDS[2:]},
+        "SCALES_OF_ROWS": (scales := given.get("scales")) is not None and spec.types[scales].rank == 2,
     }
     return [
         *_scalars(symbol, spec),
@@ -121,11 +122,12 @@ def _shape(symbol: str, spec: KernelSpec, step: Step, problem: Problem, a: Arran
         f"  static constexpr lepton::Cell CELL = lepton::Cell::{problem.cell};",
         f"  static constexpr int {', '.join(f'{name} = {size}' for name, size in sizes.items())};",
         f"  static constexpr bool {', '.join(f'{name} = {str(flag).lower()}' for name, flag in flags.items())};",
-        f"  using Length = {_length_type(spec, given.get('lengths'))};",
+        f"  using Length = {_c_type(spec, given.get('lengths'), 'int')};",
+        f"  using Weight = {_c_type(spec, given.get('r'), 'float')};",
         *functions(layer),
         "};",
     ]
 
 
-def _length_type(spec: KernelSpec, operand: int | None) -> str:
-    return "int" if operand is None else C_TYPES[spec.types[operand].dtype.name]
+def _c_type(spec: KernelSpec, operand: int | None, absent: str) -> str:
+    return absent if operand is None else C_TYPES[spec.types[operand].dtype.name]

@@ -21,6 +21,7 @@ class Problem:
     Attributes:
         cell: as the device code calls it: `rnn`, `lstm`, `gru`, or `gru_linear` for a GRU with `linear_before_reset`.
         time, batch, directions, hidden: sizes.
+        rounded: whether the hidden state is rounded to 8 bits, by the range of all of its rows, before it is multiplied with 8-bit integers.
     """
 
     cell: str
@@ -28,6 +29,7 @@ class Problem:
     batch: int
     directions: int
     hidden: int
+    rounded: bool = False
 
     @property
     def gates(self) -> int:
@@ -51,8 +53,8 @@ class Problem:
 
     @property
     def weights_bytes(self) -> int:
-        """Of one direction's weights of the hidden state."""
-        return 4 * self.gates * self.hidden * self.hidden
+        """Of one direction's weights of the hidden state, as they are stored."""
+        return (1 if self.rounded else 4) * self.gates * self.hidden * self.hidden
 
 
 def problem_of(layer: Recurrent, gates: TensorType) -> Problem:
@@ -67,12 +69,12 @@ def problem_of(layer: Recurrent, gates: TensorType) -> Problem:
             cell = "gru"
         case _:
             cell = "rnn"
-    return Problem(cell, time, batch, layer.directions, layer.hidden_size)
+    return Problem(cell, time, batch, layer.directions, layer.hidden_size, isinstance(layer, DynamicQuantizeLSTM))
 
 
 def takes(layer: Recurrent, x: TensorType) -> bool:
     """Whether there is a kernel for a layer on such a sequence: of float32 or narrower floats, neither empty nor too large."""
-    if not isinstance(layer, LSTM | GRU | RNN) or isinstance(layer, DynamicQuantizeLSTM) or not x.is_static or x.size == 0:
+    if not isinstance(layer, LSTM | GRU | RNN) or not x.is_static or x.size == 0:
         return False
     largest = x.static_shape[0] * x.static_shape[1] * layer.directions * layer.gates * layer.hidden_size
     time = x.static_shape[1 if layer.layout else 0]

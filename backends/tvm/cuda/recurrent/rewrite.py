@@ -13,12 +13,13 @@ from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.traverse import bodies
 from lepton_compiler.ir.types import FLOAT32, TensorType
-from lepton_compiler.ops.binary import Add
+from lepton_compiler.ops.binary import Add, Mul
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.cast import Cast
 from lepton_compiler.ops.indexing import Slice
-from lepton_compiler.ops.matmul import MatMul
-from lepton_compiler.ops.recurrent import Recurrent
+from lepton_compiler.ops.matmul import MatMul, MatMulInteger
+from lepton_compiler.ops.quantize import DynamicQuantizeLinear
+from lepton_compiler.ops.recurrent import DynamicQuantizeLSTM, Recurrent
 from lepton_compiler.ops.shape import Reshape, Transpose
 from lepton_compiler.ops.steps import RecurrentSteps
 from lepton_compiler.pipeline import Pass, PassContext
@@ -50,7 +51,7 @@ def apart(node: Node, target: Target) -> str:
     """Why a recurrent layer keeps launches for each step, as a key of `APART`; empty where it does not."""
     layer, x = node.op, node.present_inputs[0].type
     assert isinstance(layer, Recurrent)
-    if not takes(layer, x):
+    if not takes(layer, x) or (isinstance(layer, DynamicQuantizeLSTM) and not sums_exactly(node)):
         return "steps-apart-for-form"
     rows = layer.directions * layer.gates * layer.hidden_size
     problem = problem_of(layer, TensorType(FLOAT32, (*x.static_shape[:2], rows)))
@@ -59,6 +60,24 @@ def apart(node: Node, target: Target) -> str:
         return "steps-apart-for-room"
     alternative = sum(seconds_apart(problem, device_of(gpu.name)) for gpu in target.gpus)
     return "steps-apart-for-speed" if alternative < time_of(problem, found, target.gpus) else ""
+
+
+EXACT = 2**24
+"""Whole numbers up to which float32 has all of them."""
+
+
+def sums_exactly(node: Node) -> bool:
+    """Whether float32 sums the products of a layer with 8-bit weights exactly, in any order: weights are known and not too large, and have no zero
+    points; their scales are known.
+    """
+    _, w, r, *rest = node.inputs
+    w_scale, w_zero, r_scale, r_zero = [*rest, None][5:9]
+    if any(v is None or not v.is_constant for v in (w, r, w_scale, r_scale)):
+        return False
+    if any(zero is not None and (not zero.is_constant or zero.numpy().any()) for zero in (w_zero, r_zero)):
+        return False
+    assert r is not None
+    return int(np.abs(r.numpy().astype(np.int64)).sum(-1).max()) * 255 <= EXACT
 
 
 class _Layer:
@@ -77,10 +96,12 @@ class _Layer:
         (x, w, r, b, lengths), states = given[:5], given[5:]
         assert x is not None and w is not None and r is not None
         head, tail = self.biases(b)
-        gates = self.build(MatMul(), self.wide(x), self.weights(self.wide(w)))
+        rounded = isinstance(self.layer, DynamicQuantizeLSTM)
+        gates = self.integer_product(self.wide(x), w) if rounded else self.build(MatMul(), self.wide(x), self.weights(self.wide(w)))
         gates = gates if head is None else self.build(Add(), gates, head)
-        operands: list[Value | None] = [gates, self.wide(r), tail, self.lengths(lengths, x)]
+        operands: list[Value | None] = [gates, r if rounded else self.wide(r), tail, self.lengths(lengths, x)]
         operands += [None if s is None else self.wide(s) for s in states]
+        operands += [self.node.inputs[10]] if rounded else []
         while operands[-1] is None:
             operands.pop()
         results = self.build.node(RecurrentSteps(layer=self.layer), operands).outputs
@@ -102,6 +123,17 @@ class _Layer:
     def wide(self, value: Value) -> Value:
         """`value` in float32."""
         return value if value.type.dtype == FLOAT32 else self.apply(Cast(to=FLOAT32), value)
+
+    def integer_product(self, x: Value, w: Value) -> Value:
+        """`x`, rounded to 8 bits by its own range, times 8-bit weights."""
+        codes, x_scale, x_zero = self.build.node(DynamicQuantizeLinear(), [x]).outputs
+        sums = self.build(MatMulInteger(), codes, self.weights(w), x_zero)
+        scale = self.node.inputs[8]
+        assert scale is not None
+        columns = np.broadcast_to(scale.numpy().reshape(self.layer.directions, -1), (self.layer.directions, self.rows)).reshape(-1)
+        return self.build(
+            Mul(), self.build(Cast(to=FLOAT32), sums), self.build(Mul(), x_scale, self.build.constant(np.ascontiguousarray(columns)))
+        )
 
     def weights(self, w: Value) -> Value:
         """Those of all directions as one matrix, [input, directions * gates * hidden]."""

@@ -19,7 +19,7 @@ from lepton_compiler.gpus import GPUS
 from lepton_compiler.ir.graph import Graph, Value
 from lepton_compiler.ir.types import DTYPES, TensorType
 from lepton_compiler.ops.builder import Builder
-from lepton_compiler.ops.recurrent import GRU, LSTM, RNN, Recurrent
+from lepton_compiler.ops.recurrent import GRU, LSTM, RNN, DynamicQuantizeLSTM, Recurrent
 from lepton_compiler.ops.steps import RecurrentSteps
 from lepton_compiler.testing.cuda_emulator import available, run
 
@@ -40,6 +40,8 @@ LAYERS: dict[str, tuple[Recurrent, dict[str, Any]]] = {
         LSTM(7, direction="bidirectional", activations=(*ODD[0], "Sigmoid", "Elu", "ScaledTanh"), activation_alpha=(*ODD[1], 0.5, 1.2), activation_beta=(*ODD[2], 0.8)),
         {},
     ),
+    "lstm_rounded": (DynamicQuantizeLSTM(22, direction="bidirectional"), {"lengths": True, "initial": True}),
+    "lstm_rounded_first": (DynamicQuantizeLSTM(16, layout=1), {"batch": 1}),
     "gru": (GRU(21), {"initial": True, "batch": 4}),
     "gru_both": (GRU(16, direction="bidirectional", layout=1), {"lengths": True, "bias": True}),
     "gru_linear": (GRU(18, linear_before_reset=True, direction="bidirectional"), {"lengths": True, "bias": True, "initial": True}),
@@ -58,14 +60,19 @@ def feeds_of(
         return (rng.standard_normal(shape) * 0.7).astype(np.float32)
 
     first, state = ((batch, time), (batch, ways, hidden)) if layer.layout else ((time, batch), (ways, batch, hidden))
+    weights: np.ndarray = random(ways, rows, hidden) / np.float32(np.sqrt(hidden))
+    rounded = isinstance(layer, DynamicQuantizeLSTM)
     return [
         random(*first, ways * rows),
-        random(ways, rows, hidden) / np.float32(np.sqrt(hidden)),
+        np.rint(weights * 127).clip(-128, 127).astype(np.int8) if rounded else weights,
         random(ways, rows) if bias else None,
         np.resize(np.array([time, 0, 2, time - 1], np.int64), batch) if lengths else None,
         random(*state) if initial else None,
         random(*state) if initial and layer.states > 1 else None,
         random(ways, 3 * hidden) if peepholes else None,
+        np.linspace(1 / 130, 1 / 120, ways * rows if initial else ways, dtype=np.float32).reshape((ways, -1) if initial else ways)
+        if rounded
+        else None,
     ]
 
 

@@ -6,8 +6,9 @@ namespace lepton {
 enum class Cell { rnn, gru, gru_linear, lstm };
 
 // L: constants CELL, TIME, BATCH, DIRECTIONS, HIDDEN; PARTS, UNITS, SLICES, ROWS, TILE (rows at a time, at most SLICES), THREADS, CHUNKS (of a lane),
-// HELD (of these, in registers); BATCH_FIRST, BACKWARD, LENGTHS, BIAS, INITIAL_H, INITIAL_C, PEEPHOLES, INPUT_FORGET: whether; the type Length; and the
-// activations f, g and h of a direction. Null is what is not there.
+// HELD (of these, in registers); BATCH_FIRST, BACKWARD, LENGTHS, BIAS, INITIAL_H, INITIAL_C, PEEPHOLES, INPUT_FORGET: whether; SCALES: whether the weights
+// are 8-bit integers with scales, SCALES_OF_ROWS: for each row, and the state is rounded; the types Length and Weight; the activations f, g and h of
+// a direction. Null is what is not there.
 template <class L>
 struct Layer {
   static constexpr int GATES = L::CELL == Cell::rnn ? 1 : L::CELL == Cell::lstm ? 4 : 3;
@@ -18,18 +19,22 @@ struct Layer {
   static constexpr int STATES = (ALONE ? 2 : 1) + RESETS_FIRST;
   static constexpr int IN_SHARED = (L::CHUNKS - L::HELD) * GATES;
   static constexpr int REGISTERS = L::HELD > 0 ? L::HELD : 1;
+  static constexpr int KEPT = RESETS_FIRST || L::CELL == Cell::lstm ? 2 : 1;
   using Held = float4[REGISTERS][GATES];
+  using Weight = typename L::Weight;
 
-  const float *gates, *r, *bias;
+  const float* gates;
+  const Weight* r;
+  const float* bias;
   const typename L::Length* lengths;
-  const float *initial_h, *initial_c, *peepholes;
+  const float *initial_h, *initial_c, *peepholes, *scales;
   float *y, *last_h, *last_c, *exchange;
   unsigned* counter;
 
   float* room;  // states, weights, what each unit keeps
   int direction, first, own, slice, unit, met;
   bool live;
-  float biases[GATES], peeps[3];
+  float biases[GATES], peeps[3], scale[GATES], state_scale;
 
   __device__ __forceinline__ float* state(int which) const { return room + which * ROWS * WIDTH; }
   __device__ __forceinline__ float4* weights() const { return reinterpret_cast<float4*>(room + STATES * ROWS * WIDTH); }
@@ -63,16 +68,16 @@ struct Layer {
 
   __device__ __forceinline__ float4 weight(int gate, int chunk) const {
     const int k = 4 * (chunk * L::SLICES + slice);
-    const float* const row = r + ((direction * GATES + gate) * L::HIDDEN + unit) * L::HIDDEN + k;
+    const Weight* const row = r + ((direction * GATES + gate) * L::HIDDEN + unit) * L::HIDDEN + k;
     float4 w = {0.0f, 0.0f, 0.0f, 0.0f};
     if (!live) return w;
-    if constexpr (L::HIDDEN % 4 == 0) {
+    if constexpr (L::HIDDEN % 4 == 0 && sizeof(Weight) == 4) {
       if (k < L::HIDDEN) w = __ldg(reinterpret_cast<const float4*>(row));
     } else {
-      if (k < L::HIDDEN) w.x = __ldg(row);
-      if (k + 1 < L::HIDDEN) w.y = __ldg(row + 1);
-      if (k + 2 < L::HIDDEN) w.z = __ldg(row + 2);
-      if (k + 3 < L::HIDDEN) w.w = __ldg(row + 3);
+      if (k < L::HIDDEN) w.x = static_cast<float>(__ldg(row));
+      if (k + 1 < L::HIDDEN) w.y = static_cast<float>(__ldg(row + 1));
+      if (k + 2 < L::HIDDEN) w.z = static_cast<float>(__ldg(row + 2));
+      if (k + 3 < L::HIDDEN) w.w = static_cast<float>(__ldg(row + 3));
     }
     return w;
   }
@@ -88,6 +93,10 @@ struct Layer {
 #pragma unroll
     for (int gate = 0; gate < GATES; ++gate)
       biases[gate] = L::BIAS && live ? __ldg(bias + (direction * GATES + gate) * L::HIDDEN + unit) : 0.0f;
+    if constexpr (L::SCALES)
+#pragma unroll
+      for (int gate = 0; gate < GATES; ++gate)
+        scale[gate] = !live ? 0.0f : __ldg(scales + (L::SCALES_OF_ROWS ? (direction * GATES + gate) * L::HIDDEN + unit : direction));
 #pragma unroll
     for (int k = 0; k < 3; ++k) peeps[k] = L::PEEPHOLES && live ? __ldg(peepholes + (direction * 3 + k) * L::HIDDEN + unit) : 0.0f;
   }
@@ -152,7 +161,7 @@ struct Layer {
         float total = sum[row][gate];
 #pragma unroll
         for (int away = L::SLICES / 2; away > 0; away /= 2) total += __shfl_xor_sync(0xffffffffu, total, away);
-        if (row == 0 || row == slice) products[gate] = total;
+        if (row == 0 || row == slice) products[gate] = L::SCALES ? total * (state_scale * scale[FIRST + gate]) : total;
       }
   }
 
@@ -160,6 +169,29 @@ struct Layer {
 #pragma unroll
     for (int row = 0; row < L::TILE; ++row)
       h[row] = *reinterpret_cast<const float4*>(rows + row * WIDTH + 4 * (chunk * L::SLICES + slice));
+  }
+
+  // Replaces the state by what 8-bit codes make of it, whole numbers, and keeps their scale. The range is that of all rows, and holds 0, so that what
+  // is behind the end of a row counts for nothing. The sums of products with 8-bit weights are then exact.
+  __device__ __forceinline__ void round_state(int which) {
+    float* const rows = state(which);
+    float* const extremes = &kept(KEPT, 0) - own;
+    constexpr int WARPS = L::THREADS / 32;
+    float low = 0.0f, high = 0.0f;
+    for (int k = threadIdx.x; k < ROWS * WIDTH; k += L::THREADS) low = fminf(low, rows[k]), high = fmaxf(high, rows[k]);
+#pragma unroll
+    for (int away = 16; away > 0; away /= 2) {
+      low = fminf(low, __shfl_xor_sync(0xffffffffu, low, away));
+      high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, away));
+    }
+    if (threadIdx.x % 32 == 0) extremes[threadIdx.x / 32] = low, extremes[32 + threadIdx.x / 32] = high;
+    __syncthreads();
+    for (int warp = 0; warp < WARPS; ++warp) low = fminf(low, extremes[warp]), high = fmaxf(high, extremes[32 + warp]);
+    state_scale = (low != high ? high - low : 1.0f) / 255.0f;
+    const float zero = rintf(fminf(fmaxf(-low / state_scale, 0.0f), 255.0f));
+    for (int k = threadIdx.x; k < ROWS * WIDTH; k += L::THREADS)
+      rows[k] = fminf(fmaxf(rintf(rows[k] / state_scale) + zero, 0.0f), 255.0f) - zero;
+    __syncthreads();
   }
 
   // All blocks go on when what each of them wrote to `exchange` can be read; brings it to shared memory.
@@ -280,6 +312,7 @@ struct Layer {
     __syncthreads();
     for (int t = 0; t < L::TIME; ++t) {
       if (!ALONE && t > 0) exchange_states(t % 2, 0);
+      if constexpr (L::SCALES) round_state(ALONE ? t % 2 : 0);
       if constexpr (RESETS_FIRST)
         step_of_two(t, held);
       else
