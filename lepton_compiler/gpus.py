@@ -20,6 +20,7 @@ class Gpu:
         name: as the compiler calls it: `sm_80`.
         help: products that have it.
         processors: streaming multiprocessors of the product that speeds are of.
+        fewest: multiprocessors of the smallest product of the architecture: as many blocks are sure to be there at the same time.
         shared_per_block: bytes of shared memory that a block may ask for.
         registers: 32-bit registers of a multiprocessor.
         threads: that a multiprocessor holds at the same time.
@@ -28,6 +29,7 @@ class Gpu:
     name: str
     help: str
     processors: int
+    fewest: int
     shared_per_block: int
     registers: int = 65536
     threads: int = 2048
@@ -47,14 +49,14 @@ class Gpu:
 GPUS: dict[str, Gpu] = {
     gpu.name: gpu
     for gpu in (
-        Gpu("sm_75", "T4, GeForce RTX 20", 40, 64 << 10, threads=1024),
-        Gpu("sm_80", "A100, A30", 108, 163 << 10),
-        Gpu("sm_86", "A10, A40, GeForce RTX 30", 84, 99 << 10, threads=1536),
-        Gpu("sm_87", "Jetson Orin", 16, 163 << 10, threads=1536),
-        Gpu("sm_89", "L4, L40, GeForce RTX 40", 142, 99 << 10, threads=1536),
-        Gpu("sm_90", "H100, H200", 132, 227 << 10),
-        Gpu("sm_100", "B200", 148, 227 << 10),
-        Gpu("sm_120", "GeForce RTX 50", 170, 99 << 10, threads=1536),
+        Gpu("sm_75", "T4, GeForce RTX 20", 40, 6, 64 << 10, threads=1024),
+        Gpu("sm_80", "A100, A30", 108, 56, 163 << 10),
+        Gpu("sm_86", "A10, A40, GeForce RTX 30", 84, 6, 99 << 10, threads=1536),
+        Gpu("sm_87", "Jetson Orin", 16, 4, 163 << 10, threads=1536),
+        Gpu("sm_89", "L4, L40, GeForce RTX 40", 142, 16, 99 << 10, threads=1536),
+        Gpu("sm_90", "H100, H200", 132, 78, 227 << 10),
+        Gpu("sm_100", "B200", 148, 132, 227 << 10),
+        Gpu("sm_120", "GeForce RTX 50", 170, 14, 99 << 10, threads=1536),
     )
 }
 """By name, oldest first."""

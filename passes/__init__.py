@@ -29,6 +29,7 @@ TABLE = {
     "legalize-native": "lepton_compiler.backends.tvm.legalize:LegalizeNative",
     "lower-precision": "lepton_compiler.passes.lower_precision:LowerPrecision",
     "patches": "lepton_compiler.backends.tvm.patches:Patches",
+    "persistent-layers": "lepton_compiler.backends.tvm.cuda.recurrent.rewrite:PersistentLayers",
     "quantize": "lepton_compiler.passes.quantize:Quantize",
     "simplify-arithmetic": "lepton_compiler.passes.simplify_arithmetic:SimplifyArithmetic",
     "simplify-casts": "lepton_compiler.passes.simplify_casts:SimplifyCasts",

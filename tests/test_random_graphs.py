@@ -22,7 +22,7 @@ from lepton_compiler.testing.rounding import ensemble
 QUICK, ALL, BLOCK = 300, 10_000, 100
 FOUND = Path(__file__).with_name("random_graphs")
 
-MADE_BY_PASSES = ("DeformPatches", "Dynamic", "Fail", "Fused", "Lookup", "Sized")
+MADE_BY_PASSES = ("DeformPatches", "Dynamic", "Fail", "Fused", "Lookup", "RecurrentSteps", "Sized")
 CLASSICAL = ("TfIdfVectorizer", "TreeEnsemble")
 ROUNDS_ITS_STATE = ("DynamicQuantizeLSTM",)
 """An error of one rounding may become one of a code in every later step; `tests/ops/test_recurrent.py` compares such layers."""

@@ -33,6 +33,9 @@ KERNELS = frozenset(
 )
 """Operators with a lowering rule."""
 
+GPU_KERNELS = frozenset({"RecurrentSteps"})
+"""Operators that have a kernel on GPUs only."""
+
 ELEMENT_TYPES = frozenset("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split())
 """Element types with native arithmetic."""
 
@@ -107,7 +110,7 @@ def refusal(node: Node, target: Target | None = None) -> str | None:
     """Why this backend cannot take `node` as it is, on `target` or on any machine, or None."""
     if node.op.name == "Fused" or node.op.name in CONTROL:
         return None
-    if node.op.name not in KERNELS:
+    if node.op.name not in KERNELS and not (target is not None and target.gpus and node.op.name in GPU_KERNELS):
         return "there is no native kernel for it"
     if node.op.name in ("ConvInteger", "MatMulInteger") and not is_integer_product(node, target):
         return "it is no product of 8-bit data and constant weights, with a zero point each"

@@ -18,6 +18,8 @@ class Launch:
         block: threads of a block along x, y and z.
         arguments: which of the kernel's parameters it takes, in order.
         shared_bytes: dynamic shared memory of a block.
+        together: whether blocks wait for each other: all of them must be there at the same time.
+        cleared: which of the kernel's parameters are set to zero before.
     """
 
     symbol: str
@@ -25,13 +27,15 @@ class Launch:
     block: Extent
     arguments: tuple[int, ...]
     shared_bytes: int = 0
+    together: bool = False
+    cleared: tuple[int, ...] = ()
 
     def to_json(self) -> list[Any]:
         """As a row of JSON."""
-        return [self.symbol, list(self.grid), list(self.block), list(self.arguments), self.shared_bytes]
+        return [self.symbol, list(self.grid), list(self.block), list(self.arguments), self.shared_bytes, self.together, list(self.cleared)]
 
     @staticmethod
     def from_json(row: list[Any]) -> Launch:
         """The inverse of `to_json`."""
-        symbol, (gx, gy, gz), (bx, by, bz), arguments, shared = row
-        return Launch(symbol, (gx, gy, gz), (bx, by, bz), tuple(arguments), shared)
+        symbol, (gx, gy, gz), (bx, by, bz), arguments, shared, together, cleared = row
+        return Launch(symbol, (gx, gy, gz), (bx, by, bz), tuple(arguments), shared, together, tuple(cleared))

@@ -28,6 +28,7 @@ FAMILIES: dict[str, str] = {
     "lookup": "Lookup",
     "quantize": "DequantizeLinear DynamicQuantizeLinear QuantizeLinear",
     "recurrent": "DynamicQuantizeLSTM GRU LSTM RNN",
+    "steps": "RecurrentSteps",
     "signal": "BlackmanWindow DFT HammingWindow HannWindow MelWeightMatrix STFT",
     "ensemble": "TreeEnsemble",
     "ngram": "TfIdfVectorizer",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -86,7 +86,7 @@ class Recurrent(Op):
             rows.append((name, alpha if alpha is None else next(alphas, alpha), beta if beta is None else next(betas, beta)))
         return [rows[i * self.per_direction : (i + 1) * self.per_direction] for i in range(self.directions)]
 
-    def _infer(
+    def infer_layer(
         self,
         x: TensorType,
         w: TensorType,
@@ -95,19 +95,24 @@ class Recurrent(Op):
         sequence_lens: TensorType | None,
         initial: Sequence[TensorType | None],
     ) -> tuple[TensorType, ...]:
+        """Types of `y` and the last states.
+
+        Raises:
+            InferenceError: the operands do not fit each other or the attributes.
+        """
         self._check_attributes()
         n, hidden, rows = self.directions, self.hidden_size, self.gates * self.hidden_size
         require(x.rank == 3, f"{self.name}: x {x} must have rank 3")
         batch, time = (x.shape[0], x.shape[1]) if self.layout else (x.shape[1], x.shape[0])
         states = (batch, n, hidden) if self.layout else (n, batch, hidden)
-        self._check("w", w, x, (n, rows, x.shape[2]))
-        self._check("r", r, x, (n, rows, hidden))
-        self._check("b", b, x, (n, 2 * rows))
+        self.check_operand("w", w, x, (n, rows, x.shape[2]))
+        self.check_operand("r", r, x, (n, rows, hidden))
+        self.check_operand("b", b, x, (n, 2 * rows))
         for t in initial:
-            self._check("an initial state", t, x, states)
+            self.check_operand("an initial state", t, x, states)
         if sequence_lens is not None:
             require(sequence_lens.dtype.is_integer, f"{self.name}: sequence_lens is {sequence_lens}, needs integers")
-            self._check("sequence_lens", sequence_lens, sequence_lens, (batch,))
+            self.check_operand("sequence_lens", sequence_lens, sequence_lens, (batch,))
         y = (batch, time, n, hidden) if self.layout else (time, n, batch, hidden)
         return (TensorType(x.dtype, y), *[TensorType(x.dtype, states)] * self.states)
 
@@ -120,7 +125,8 @@ class Recurrent(Op):
         counts = {self.per_direction, self.per_direction * self.directions}
         require(len(self.activations) in counts, f"{self.name}: needs {max(counts)} activations, has {len(self.activations)}")
 
-    def _check(self, what: str, t: TensorType | None, x: TensorType, shape: tuple[Dim, ...]) -> None:
+    def check_operand(self, what: str, t: TensorType | None, x: TensorType, shape: tuple[Dim, ...]) -> None:
+        """Raise InferenceError where an operand that is there has not this shape, or not the element type of `x`."""
         if t is not None:
             clash = t.rank != len(shape) or any(
                 isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(t.shape, shape, strict=True)
@@ -134,26 +140,47 @@ class Recurrent(Op):
 
     def _multiply(self, operands: Sequence[Any], initial: Sequence[Any], peepholes: Any, product: Product) -> tuple[np.ndarray, ...]:
         """Run all directions with a product of its own; w and r are indexed by the direction."""
-        kind, rows_of_gates = operands[0].dtype, self.gates * self.hidden_size
+        kind, rows = operands[0].dtype, self.gates * self.hidden_size
         x, w, r = widen(operands[0]), *operands[1:3]
-        b = None if operands[3] is None else widen(operands[3])
+        b = np.zeros((self.directions, 2 * rows), x.dtype) if operands[3] is None else widen(operands[3])
         x = np.swapaxes(x, 0, 1) if self.layout else x
-        time, batch = x.shape[:2]
-        lengths = np.full(batch, time) if operands[4] is None else operands[4].astype(np.int64)
+        gates = (product(x, w[d]) + b[d, :rows] for d in range(self.directions))
+        results = self.run_steps(gates, r, b[:, rows:], operands[4], initial, peepholes, product)
+        return tuple(a.astype(kind, copy=False) for a in results)
+
+    def run_steps(
+        self,
+        gates: Iterable[np.ndarray],
+        r: Any,
+        bias: np.ndarray,
+        sequence_lens: Any,
+        initial: Sequence[Any],
+        peepholes: Any,
+        product: Product,
+    ) -> tuple[np.ndarray, ...]:
+        """All steps of all directions, and their results as the layer has them.
+
+        Args:
+            gates: per direction what the input and its bias add to the gates, [time, batch, gates * hidden].
+            r: weights of the hidden state, indexed by the direction.
+            bias: of the hidden state, [directions, gates * hidden].
+            sequence_lens, initial, peepholes: operands of the layer, or None.
+            product: data times transposed weights.
+        """
         ys, finals = [], []
-        for d, rows in enumerate(self.activation_rows()):
-            states = [self._initial(s, d, batch, x.dtype) for s in initial]
-            bias = np.zeros(2 * rows_of_gates, x.dtype) if b is None else b[d]
+        for d, (given, rows) in enumerate(zip(gates, self.activation_rows(), strict=True)):
+            time, batch = given.shape[:2]
+            lengths = np.full(batch, time) if sequence_lens is None else sequence_lens.astype(np.int64)
+            states = [self._initial(s, d, batch, given.dtype) for s in initial]
             functions = [self._clipped(activation(*row)) if k < 2 else activation(*row) for k, row in enumerate(rows)]
-            gates = product(x, w[d]) + bias[:rows_of_gates]
-            step = self._step(r[d], bias[rows_of_gates:], functions, None if peepholes is None else widen(peepholes)[d], product)
-            y, states = self._sweep(gates, states, step, _order(lengths, time, self.is_backward(d)))
+            step = self._step(r[d], bias[d], functions, None if peepholes is None else widen(peepholes)[d], product)
+            y, states = self._sweep(given, states, step, _order(lengths, time, self.is_backward(d)))
             ys.append(y)
             finals.append(states)
         y, *last = (np.stack(parts, axis) for parts, axis in [(ys, 1), *((s, 0) for s in zip(*finals, strict=True))])
         if self.layout:
             y, last = np.moveaxis(y, 2, 0), [np.swapaxes(s, 0, 1) for s in last]
-        return tuple(np.ascontiguousarray(a).astype(kind, copy=False) for a in (y, *last))
+        return tuple(np.ascontiguousarray(a) for a in (y, *last))
 
     def _sweep(self, gates: np.ndarray, states: list[np.ndarray], step: Callable[..., list[np.ndarray]], order: Iterator[Any]) -> Any:
         """All steps of one direction; `order` gives for each the time index of every batch row, and which rows take part."""
@@ -200,7 +227,7 @@ class RNN(Recurrent):
         sequence_lens: TensorType | None = None,
         initial_h: TensorType | None = None,
     ) -> tuple[TensorType, ...]:
-        return self._infer(x, w, r, b, sequence_lens, (initial_h,))
+        return self.infer_layer(x, w, r, b, sequence_lens, (initial_h,))
 
     def evaluate(  # noqa: D102
         self, x: Any, w: Any, r: Any, b: Any = None, sequence_lens: Any = None, initial_h: Any = None
@@ -234,7 +261,7 @@ class GRU(Recurrent):
         sequence_lens: TensorType | None = None,
         initial_h: TensorType | None = None,
     ) -> tuple[TensorType, ...]:
-        return self._infer(x, w, r, b, sequence_lens, (initial_h,))
+        return self.infer_layer(x, w, r, b, sequence_lens, (initial_h,))
 
     def evaluate(  # noqa: D102
         self, x: Any, w: Any, r: Any, b: Any = None, sequence_lens: Any = None, initial_h: Any = None
@@ -281,8 +308,8 @@ class LSTM(Recurrent):
         initial_c: TensorType | None = None,
         p: TensorType | None = None,
     ) -> tuple[TensorType, ...]:
-        self._check("p", p, x, (self.directions, 3 * self.hidden_size))
-        return self._infer(x, w, r, b, sequence_lens, (initial_h, initial_c))
+        self.check_operand("p", p, x, (self.directions, 3 * self.hidden_size))
+        return self.infer_layer(x, w, r, b, sequence_lens, (initial_h, initial_c))
 
     def evaluate(  # noqa: D102
         self,

@@ -76,6 +76,42 @@ extern "C" __global__ void narrow(const half* x, const __nv_bfloat16* b, half* y
 extern "C" __global__ void count(int* bins, const int* x) { atomicAdd(&bins[x[blockIdx.x * 32 + threadIdx.x]], 1); }
 """
 
+TOGETHER = """
+#include "lepton_grid.h"
+
+// Each block hands its number on to the next one, `rounds` times.
+extern "C" __global__ void rotate(int* ring, int* result, unsigned* counter, int rounds, int sync) {
+  extern __shared__ __align__(16) char room[];
+  __shared__ int own;
+  int* copy = (int*)room;
+  if (threadIdx.x == 0) own = blockIdx.x;
+  __syncthreads();
+  for (int round = 0; round < rounds; ++round) {
+    int* now = ring + round % 2 * gridDim.x;
+    if (threadIdx.x == 33) now[(blockIdx.x + 1) % gridDim.x] = own;
+    if (sync) __syncthreads();
+    if (threadIdx.x == 0) lepton::meet(counter, (round + 1) * gridDim.x);
+    __syncthreads();
+    copy[threadIdx.x] = now[blockIdx.x];
+    __syncthreads();
+    if (threadIdx.x == 0) own = copy[63];
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) result[blockIdx.x] = own;
+}
+
+extern "C" __global__ void some_leave(unsigned* counter) {
+  if (blockIdx.x == 1) return;
+  lepton::meet(counter, gridDim.x);
+}
+
+extern "C" __global__ void all_meet_late(float* x, unsigned* counter) {
+  x[(blockIdx.x + 1) % gridDim.x] = 1.0f;
+  x[blockIdx.x] += 1.0f;
+  lepton::meet(counter, gridDim.x);
+}
+"""
+
 PRINTED_BY_TVM = """
 #ifdef __CUDACC_RTC__
   #include <cuda/std/cstdint>
@@ -207,6 +243,39 @@ def test_atomics_do_not_race():
     bins, x = np.zeros(4, np.int32), np.arange(128, dtype=np.int32) % 4
     run(KERNELS, "count", 4, 32, 0, [bins, x])
     np.testing.assert_array_equal(bins, np.full(4, 32))
+
+
+def rotate(counter: int = 0, sync: int = 1, backwards: bool = False, together: bool = True) -> tuple[np.ndarray, int]:
+    ring, result, state = np.zeros(10, np.int32), np.zeros(5, np.int32), np.full(1, counter, np.uint32)
+    figures = run(TOGETHER, "rotate", 5, 64, 256, [ring, result, state, 4, sync], backwards=backwards, together=together)
+    return result, figures.grid_barriers
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_blocks_that_are_there_together_meet(backwards):
+    result, barriers = rotate(backwards=backwards)
+    np.testing.assert_array_equal(result, (np.arange(5) - 4) % 5)
+    assert barriers == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"together": False}, "need not be there: the launch is not cooperative"),
+        ({"counter": 3}, "the counter did not begin at zero"),
+        ({"sync": 0}, "waits for the grid while other threads use memory: no __syncthreads comes before"),
+    ],
+)
+def test_barriers_of_the_grid_are_checked(options, message):
+    with pytest.raises(DeviceFault, match=message):
+        rotate(**options)
+
+
+def test_blocks_that_do_not_meet_are_found():
+    with pytest.raises(DeviceFault, match="waits at the grid's barrier"):
+        run(TOGETHER, "some_leave", 3, 1, 0, [np.zeros(1, np.uint32)], together=True)
+    with pytest.raises(DeviceFault, match="of argument 0, which thread 0 of block number 0 wrote with no barrier in between"):
+        run(TOGETHER, "all_meet_late", 3, 1, 0, [np.zeros(3, np.float32), np.zeros(1, np.uint32)], together=True)
 
 
 def test_text_as_tvm_prints_it():

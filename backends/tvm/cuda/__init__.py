@@ -14,12 +14,13 @@ from lepton_compiler.ir.graph import Graph
 
 __all__ = ["REQUIRED_PASSES", "build", "build_sizes"]
 
-REQUIRED_PASSES: tuple[str, ...] = tuple(
-    item
-    for step in tvm.REQUIRED_PASSES
-    for item in ([f"fuse-attention{{{','.join(f'{k}={n}' for k, n in LARGEST_HEAD.items())}}}", step] if step == "fuse" else [step])
-)
-"""Pipeline items that run before `build`: those of the native backend, and before kernels are formed, attention as one of them."""
+ADDED: dict[str, tuple[str, ...]] = {
+    "legalize-native": ("persistent-layers",),
+    "fuse": (f"fuse-attention{{{','.join(f'{k}={n}' for k, n in LARGEST_HEAD.items())}}}",),
+}
+"""By the pass of processors that they run before: layers whose steps are one kernel, before others are taken apart; attention as one kernel."""
+REQUIRED_PASSES: tuple[str, ...] = tuple(item for step in tvm.REQUIRED_PASSES for item in (*ADDED.get(step, ()), step))
+"""Pipeline items that run before `build`: those of processors, and `ADDED`."""
 
 Progress = Callable[[int, int, str], None]
 

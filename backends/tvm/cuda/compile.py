@@ -11,12 +11,15 @@ from lepton_compiler.backends.tvm.cuda.products.attention import attention_kerne
 from lepton_compiler.backends.tvm.cuda.products.choose import choose_tile
 from lepton_compiler.backends.tvm.cuda.products.generated import arithmetic_of, generated_product, generated_types
 from lepton_compiler.backends.tvm.cuda.products.tiled import tiled_product
+from lepton_compiler.backends.tvm.cuda.recurrent.arrangement import arrange
+from lepton_compiler.backends.tvm.cuda.recurrent.kernel import layer_kernel, problem_of_spec, steps_of
 from lepton_compiler.backends.tvm.cuda.rules import RULES
+from lepton_compiler.backends.tvm.cuda.unit import LAYERS
 from lepton_compiler.backends.tvm.kernels import Kernel, KernelParameter, PackedWeight
 from lepton_compiler.backends.tvm.lower import lower
 from lepton_compiler.backends.tvm.lower.procedure import parallel_from
 from lepton_compiler.backends.tvm.lower.scalar import native_functions
-from lepton_compiler.backends.tvm.spec import KernelSpec
+from lepton_compiler.backends.tvm.spec import KernelSpec, Step
 from lepton_compiler.backends.tvm.worker import symbol_of
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.target import Target
@@ -29,6 +32,8 @@ def compile_spec(key: str, spec: KernelSpec, target: Target) -> Kernel:
         LeptonError: a rule refuses the form of its operator, or something has no text.
     """
     symbol, where = symbol_of(spec, target), f"kernel {spec.label}"
+    if (steps := steps_of(spec)) is not None:
+        return _layer(steps, spec, target, symbol, where)
     with native_functions(), parallel_from(1):
         anchor = None if spec.kind else find_anchor(spec, generated_types(target.gpus))
         if spec.kind == "attention":
@@ -39,6 +44,19 @@ def compile_spec(key: str, spec: KernelSpec, target: Target) -> Kernel:
             text, parameters = _from_stages(spec, target, symbol, where)
     parameters += [KernelParameter("workspace", len(parameters) + k, kind) for k, kind in enumerate(text.spaces)]
     return Kernel(symbol, text.text.encode(), tuple(parameters), (), tuple(text.launches), tuple(text.notes))
+
+
+def _layer(steps: Step, spec: KernelSpec, target: Target, symbol: str, where: str) -> Kernel:
+    """The kernel of all steps of a recurrent layer."""
+    arrangement = arrange(problem_of_spec(spec, steps), target.gpus)
+    if arrangement is None:
+        raise UnsupportedError(f"{where}: the weights do not fit the multiprocessors that are sure to be there", hint="report the model")
+    made = layer_kernel(symbol, spec, steps, arrangement)
+    kinds = [*(("input", k, t) for k, t in enumerate(spec.types[: spec.inputs]))]
+    kinds += [("output", k, spec.types[n]) for k, n in enumerate(spec.outputs)]
+    kinds += [("workspace", len(kinds) + k, t) for k, t in enumerate(made.spaces)]
+    parameters = tuple(KernelParameter(kind, index, t) for kind, index, t in kinds)
+    return Kernel(symbol, f"{LAYERS}\n\n{made.text}".encode(), parameters, (), (made.launch,))
 
 
 def _product(anchor: Anchor, spec: KernelSpec, target: Target, symbol: str, where: str) -> tuple[KernelText, list[KernelParameter]]:

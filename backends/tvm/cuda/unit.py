@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lepton_compiler.backends.tvm.cuda.tensor_cores import library
+from lepton_compiler.backends.tvm.cuda import recurrent, tensor_cores
 from lepton_compiler.backends.tvm.cuda.text.prelude import PRELUDE
 from lepton_compiler.backends.tvm.kernels import Kernel
 
 LIBRARY = "/* stands on the library of products */"
 """A chunk that stands for the text of `tensor_cores.library`."""
+LAYERS = "/* stands on the library of recurrent layers */"
+"""A chunk that stands for the text of `recurrent.library`."""
 
 
 def unit(kernels: Iterable[Kernel]) -> str:
     """CUDA C for all kernels, whose texts are chunks with empty lines between them."""
     chunks = [chunk.strip("\n") for kernel in kernels for chunk in kernel.object.decode().split("\n\n")]
-    if LIBRARY in chunks:
-        chunks = [library().strip("\n"), *(chunk for chunk in chunks if chunk != LIBRARY)]
+    for name, library in ((LAYERS, recurrent.library), (LIBRARY, tensor_cores.library)):
+        if name in chunks:
+            chunks = [library().strip("\n"), *(chunk for chunk in chunks if chunk != name)]
     return "\n\n".join([PRELUDE.rstrip("\n"), *dict.fromkeys(chunk for chunk in chunks if chunk)]) + "\n"

@@ -41,9 +41,11 @@ class FakeGpu:
         self.library.fake_on_launch(self._callback)
         self.configure()
 
-    def configure(self, devices: int = 1, capability: tuple[int, int] = (8, 0), memory: int = FOUR_GIGABYTES) -> None:
-        """Be so many GPUs of a compute capability, with so many bytes each."""
-        self.library.fake_configure(devices, *capability, ctypes.c_size_t(memory))
+    def configure(
+        self, devices: int = 1, capability: tuple[int, int] = (8, 0), memory: int = FOUR_GIGABYTES, processors: int = 108
+    ) -> None:
+        """Be so many GPUs of a compute capability, with so many bytes and multiprocessors each."""
+        self.library.fake_configure(devices, *capability, processors, ctypes.c_size_t(memory))
 
     def know(self, text: str, manifest: Mapping[str, Any]) -> None:
         """Be able to run the kernels of an artefact, of which this is the CUDA C."""
@@ -76,7 +78,8 @@ class FakeGpu:
             size = max(sizes[k], arrays[arguments[k]].nbytes if arguments[k] in arrays else 0)
             arrays[arguments[k]] = np.ctypeslib.as_array((ctypes.c_uint8 * max(1, size)).from_address(arguments[k]))
         try:
-            run(text, symbol, tuple(extents[0:3]), tuple(extents[3:6]), extents[6], [arrays[arguments[k]] for k in range(count)])
+            given = [arrays[arguments[k]] for k in range(count)]
+            run(text, symbol, tuple(extents[0:3]), tuple(extents[3:6]), extents[6], given, together=bool(extents[7]))
         except DeviceFault as fault:
             self.faults.append(str(fault))
             return 1

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define EXPORT __attribute__((visibility("default")))
-enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_INITIALISED = 3, NO_DEVICE = 100, BAD_DEVICE = 101, NO_BINARY = 209, NOT_FOUND = 500, FAULT = 700 };
+enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_INITIALISED = 3, NO_DEVICE = 100, BAD_DEVICE = 101, NO_BINARY = 209, NOT_FOUND = 500, FAULT = 700, TOO_LARGE = 720 };
 enum { ALLOCATIONS = 1024, KERNELS = 4096, ARGUMENTS = 64, OPERATIONS = 65536, CALLS = 512 };
 
 typedef unsigned long long Address;
@@ -14,7 +14,7 @@ typedef struct { char name[128]; int arguments; } Function;
 typedef struct {
   int kind; /* 0 kernel, 1 copy, 2 fill with bytes, 3 fill with words */
   Function *function;
-  unsigned extents[7];
+  unsigned extents[8]; /* grid, block, shared memory, whether cooperative */
   Address arguments[ARGUMENTS];
   void *target;
   const void *source;
@@ -25,8 +25,8 @@ typedef struct { Operation *operations; int count; } Graph;
 typedef struct { Graph *capture; } Stream;
 typedef int (*Launch)(const char *name, const unsigned *extents, const Address *arguments, int count);
 
-static struct { int devices, major, minor; size_t memory, used; int initialised, depth; Launch launch; char calls[CALLS][48]; int counts[CALLS]; } state = {
-    .devices = 1, .major = 8, .minor = 0, .memory = (size_t)1 << 32};
+static struct { int devices, major, minor, processors; size_t memory, used; int initialised, depth; Launch launch; char calls[CALLS][48]; int counts[CALLS]; } state = {
+    .devices = 1, .major = 8, .minor = 0, .processors = 108, .memory = (size_t)1 << 32};
 static struct { char *begin; size_t size; } allocations[ALLOCATIONS];
 static Function functions[KERNELS];
 static Stream plain;
@@ -44,8 +44,8 @@ static void count(const char *name) {
 #define NEEDS_CONTEXT if (state.depth < 1) return 201
 
 /* -- for tests */
-EXPORT void fake_configure(int devices, int major, int minor, size_t memory) {
-  state.devices = devices, state.major = major, state.minor = minor, state.memory = memory, state.initialised = 0;
+EXPORT void fake_configure(int devices, int major, int minor, int processors, size_t memory) {
+  state.devices = devices, state.major = major, state.minor = minor, state.processors = processors, state.memory = memory, state.initialised = 0;
 }
 EXPORT void fake_on_launch(Launch launch) { state.launch = launch; }
 EXPORT void fake_kernel(const char *name, int arguments) {
@@ -113,7 +113,7 @@ EXPORT int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ord
 EXPORT int cuDeviceGetName(char *name, int size, int device) { (void)device; snprintf(name, (size_t)size, "Emulated GPU"); return OK; }
 EXPORT int cuDeviceGetAttribute(int *value, int attribute, int device) {
   (void)device;
-  *value = attribute == 75 ? state.major : attribute == 76 ? state.minor : 0;
+  *value = attribute == 75 ? state.major : attribute == 76 ? state.minor : attribute == 16 ? state.processors : attribute == 95;
   return OK;
 }
 EXPORT int cuDevicePrimaryCtxRetain(void **context, int device) { (void)device; ENTER; *context = &state; return OK; }
@@ -233,14 +233,30 @@ static int destroy(Graph *graph) {
 }
 EXPORT int cuGraphExecDestroy(Graph *graph) { ENTER; return destroy(graph); }
 EXPORT int cuGraphDestroy(Graph *graph) { ENTER; return destroy(graph); }
-EXPORT int cuLaunchKernel(Function *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
-                          Stream *stream, void **parameters, void **extra) {
+/* One block on each multiprocessor. */
+EXPORT int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, Function *function, int threads, size_t shared) {
   ENTER;
-  Operation o = {.function = function, .extents = {gx, gy, gz, bx, by, bz, shared}};
-  if (extra || !gx || !gy || !gz || !bx || !by || !bz || bx * by * bz > 1024 || gy > 65535 || gz > 65535 || bz > 64) return INVALID;
+  *blocks = 1;
+  return function && threads > 0 && threads <= 1024 && shared <= 232448 ? OK : INVALID;
+}
+static int start(Function *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, Stream *stream,
+                 void **parameters, unsigned together) {
+  Operation o = {.function = function, .extents = {gx, gy, gz, bx, by, bz, shared, together}};
+  if (!gx || !gy || !gz || !bx || !by || !bz || bx * by * bz > 1024 || gy > 65535 || gz > 65535 || bz > 64) return INVALID;
   for (int k = 0; k < function->arguments; ++k) {
     memcpy(&o.arguments[k], parameters[k], sizeof(Address));
     if (!is_device((void *)(uintptr_t)o.arguments[k], 0) || o.arguments[k] % 16) return INVALID;
   }
   return enqueue(stream, &o);
+}
+EXPORT int cuLaunchKernel(Function *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
+                          Stream *stream, void **parameters, void **extra) {
+  ENTER;
+  return extra ? INVALID : start(function, gx, gy, gz, bx, by, bz, shared, stream, parameters, 0);
+}
+EXPORT int cuLaunchCooperativeKernel(Function *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
+                                     Stream *stream, void **parameters) {
+  ENTER;
+  if (gx * gy * gz > (unsigned)state.processors) return TOO_LARGE;
+  return start(function, gx, gy, gz, bx, by, bz, shared, stream, parameters, 1);
 }

@@ -34,6 +34,7 @@ class Statistics:
         matrix_products: `mma` instructions.
         matrix_loads: 8x8 matrices of 16-bit elements that `ldmatrix` loaded.
         matrix_load_conflicts: additional passes through shared memory that those loads took because rows lay in the same banks.
+        grid_barriers: times that all blocks waited for each other.
     """
 
     barriers: int
@@ -41,6 +42,7 @@ class Statistics:
     matrix_products: int
     matrix_loads: int
     matrix_load_conflicts: int
+    grid_barriers: int
 
 
 class _Index(ctypes.Structure):
@@ -58,6 +60,7 @@ class _Launch(ctypes.Structure):
         ("shared_bytes", ctypes.c_size_t),
         ("backwards", ctypes.c_int),
         ("races", ctypes.c_int),
+        ("together", ctypes.c_int),
         ("buffer_count", ctypes.c_int),
         ("buffers", ctypes.POINTER(_Buffer)),
     ]
@@ -68,7 +71,7 @@ class _Parameter(ctypes.Structure):
 
 
 class _Figures(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint64) for name in ("barriers", "collectives", "matrix_products", "matrix_loads", "matrix_load_conflicts")]
+    _fields_ = [(name, ctypes.c_uint64) for name in Statistics.__dataclass_fields__]
 
 
 def run(
@@ -81,6 +84,7 @@ def run(
     *,
     backwards: bool = False,
     races: bool = True,
+    together: bool = False,
 ) -> Statistics:
     """Run `name<<<grid, block, shared_bytes>>>(args)`; arrays are changed in place.
 
@@ -92,6 +96,7 @@ def run(
             is the same memory.
         backwards: run blocks and threads from the last to the first.
         races: look for accesses of different threads to the same bytes, one of them a write, with no barrier in between.
+        together: the launch is cooperative: all blocks are there at the same time and may wait for each other.
 
     Raises:
         DeviceFault: see there; the arrays hold what had been written.
@@ -103,7 +108,7 @@ def run(
     values = [memory.value(k, p, a) for k, (p, a) in enumerate(zip(_parameters(library, name, len(args)), args, strict=True))]
     pointers = (ctypes.c_void_p * max(1, len(values)))(*(ctypes.addressof(v) for v in values))
     buffers = memory.buffers()
-    launch = _Launch(_Index(*_extent(grid)), _Index(*_extent(block)), shared_bytes, backwards, races, len(buffers), buffers)
+    launch = _Launch(_Index(*_extent(grid)), _Index(*_extent(block)), shared_bytes, backwards, races, together, len(buffers), buffers)
     entry = getattr(library, f"launch_{name}")
     entry.restype = ctypes.c_char_p
     figures = _Figures()

@@ -14,6 +14,7 @@ from lepton_compiler.backend import Artifact
 from lepton_compiler.backends.tvm.cuda.compilers import Image, compile_images
 from lepton_compiler.backends.tvm.cuda.package.header import header
 from lepton_compiler.backends.tvm.cuda.package.source import Sizes, image_symbol, is_recorded, source
+from lepton_compiler.backends.tvm.cuda.recurrent.report import layer_rows
 from lepton_compiler.backends.tvm.cuda.unit import unit
 from lepton_compiler.backends.tvm.kernels import Kernel
 from lepton_compiler.backends.tvm.package.build import Package, _call_row, _row, _sizes, _state_row
@@ -95,7 +96,14 @@ def _included(symbol: str, file: str) -> str:
 def _code_row(kernel: Kernel) -> dict[str, Any]:
     """One kernel: bytes of what its parameters point to, and how its functions are launched."""
     launches = [
-        {"symbol": x.symbol, "grid": list(x.grid), "block": list(x.block), "arguments": list(x.arguments), "shared_bytes": x.shared_bytes}
+        {
+            "symbol": x.symbol,
+            "grid": list(x.grid),
+            "block": list(x.block),
+            "arguments": list(x.arguments),
+            "shared_bytes": x.shared_bytes,
+            **({"together": True} if x.together else {}),
+        }
         for x in kernel.launches
     ]
     return {"symbol": kernel.symbol, "parameters": [p.type.nbytes for p in kernel.parameters], "launches": launches}
@@ -128,6 +136,7 @@ def _manifest(
         "recorded": is_recorded(content.variants),
         "cuda_compiler": compiler,
         "images": [{"architecture": i.gpu.name, "kind": "ptx" if i.is_ptx else "cubin", "bytes": len(i.code)} for i in images],
+        "recurrent": [row for v in content.variants for row in layer_rows(v.program.statements)],
         "serial": sorted({f"{k.symbol}: {note}" for k in kernels for note in k.notes}),
         "attention": _attention_row(every),
         "code": [_code_row(kernel) for kernel in kernels],

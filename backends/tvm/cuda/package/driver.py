@@ -47,9 +47,12 @@ typedef struct CUgraphExec_st *CUgraphExec;
   F(GraphLaunch, cuGraphLaunch, (CUgraphExec, CUstream)) \
   F(GraphExecDestroy, cuGraphExecDestroy, (CUgraphExec)) \
   F(GraphDestroy, cuGraphDestroy, (CUgraph)) \
+  F(Occupancy, cuOccupancyMaxActiveBlocksPerMultiprocessor, (int *, CUfunction, int, size_t)) \
+  F(LaunchTogether, cuLaunchCooperativeKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream, void **)) \
   F(LaunchKernel, cuLaunchKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream, void **, void **))
 
-enum { MEMORY_TYPE = 2, DEVICE_MEMORY = 2, NON_BLOCKING = 1, THREAD_LOCAL = 1, MAJOR = 75, MINOR = 76, MOST_SHARED = 8, SHARED_PLAIN = 49152 };
+enum { MEMORY_TYPE = 2, DEVICE_MEMORY = 2, NON_BLOCKING = 1, THREAD_LOCAL = 1, MOST_SHARED = 8, SHARED_PLAIN = 49152 };
+enum { MULTIPROCESSORS = 16, MAJOR = 75, MINOR = 76, COOPERATIVE = 95 };
 
 #define DECLARE(label, name, parameters) CUresult(*label) parameters;
 static struct { DRIVER_FUNCTIONS(DECLARE) } cu;
@@ -163,6 +166,21 @@ static int allocate(session *s) {
   return OK;
 }
 
+/* Blocks that wait for each other must all be there at the same time: if the GPU has no room for them, no run begins. */
+static int check_room(const session *s, int which) {
+  const unsigned *const grid = launches[which].grid, *const block = launches[which].block;
+  const unsigned blocks = grid[0] * grid[1] * grid[2];
+  int supported = 0, processors = 0, each = 0;
+  TRY(DeviceGetAttribute(&supported, COOPERATIVE, s->device));
+  TRY(DeviceGetAttribute(&processors, MULTIPROCESSORS, s->device));
+  TRY(Occupancy(&each, s->functions[which], (int)(block[0] * block[1] * block[2]), launches[which].shared));
+  if (supported && blocks <= (unsigned)(processors * each)) return OK;
+  char name[128] = "";
+  TRY(DeviceGetName(name, (int)sizeof name, s->device));
+  return failed(ERROR_ARCHITECTURE, "%s needs %u blocks that run at the same time; '%s' has room for %d, on %d multiprocessors", launches[which].name,
+                blocks, name, supported ? processors * each : 0, processors);
+}
+
 static int load(session *s) {
   const void *image = NULL;
   int status = choose_image(s, &image);
@@ -171,6 +189,7 @@ static int load(session *s) {
   for (int k = 0; k < LAUNCHES && launches[k].name != NULL; ++k) {
     TRY(ModuleGetFunction(&s->functions[k], s->module, launches[k].name));
     if (launches[k].shared > SHARED_PLAIN) TRY(FuncSetAttribute(s->functions[k], MOST_SHARED, (int)launches[k].shared));
+    if (launches[k].together && (status = check_room(s, k)) != OK) return status;
   }
   if ((status = allocate(s)) != OK) return status;
   if ((status = reset(s, s->stream)) != OK) return status;
@@ -212,8 +231,11 @@ __attribute__((unused)) static int start(const session *s, CUstream stream, int 
   void *pointers[MOST_ARGUMENTS];
   for (int k = 0; k < launches[which].arguments; ++k) pointers[k] = (void *)&arguments[k];
   const unsigned *const grid = launches[which].grid, *const block = launches[which].block;
-  const CUresult result = cu.LaunchKernel(s->functions[which], grid[0], grid[1], grid[2], block[0], block[1], block[2],
-                                          launches[which].shared, stream, pointers, NULL);
+  const unsigned shared = launches[which].shared;
+  const CUfunction function = s->functions[which];
+  const CUresult result = launches[which].together
+      ? cu.LaunchTogether(function, grid[0], grid[1], grid[2], block[0], block[1], block[2], shared, stream, pointers)
+      : cu.LaunchKernel(function, grid[0], grid[1], grid[2], block[0], block[1], block[2], shared, stream, pointers, NULL);
   return result == 0 ? OK : driver_failed(result, launches[which].name);
 }
 

@@ -79,6 +79,6 @@ struct Entry<Kernel> {
   extern "C" const int emulated_arguments_##NAME = emulator::Entry<&NAME>::count;                                             \
   extern "C" const char* emulate_##NAME(const unsigned grid[3], const unsigned block[3], unsigned shared, void** arguments) { \
     emulator::Statistics unused;                                                                                              \
-    emulator::Launch launch = {{grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, shared, 0, 1, -1, nullptr};       \
+    emulator::Launch launch = {{grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, shared, 0, 1, 0, -1, nullptr};       \
     return emulator::launch(launch, emulator::Entry<&NAME>::call, arguments, &unused);                                        \
   }

@@ -1,4 +1,5 @@
-// Runs a grid: block after block, the threads of a block as fibers that switch at barriers.
+// Runs a grid: block after block, the threads of a block as fibers that switch at barriers. Blocks that may wait for each other are all there
+// at the same time, and take turns: one runs until all of its threads wait.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -70,7 +71,7 @@ void prepare(Context& context, char* stack, void (*entry)()) {
 void change(Context& save, Context& load) { swapcontext(&save, &load); }
 #endif
 
-enum class State { runnable, at_barrier, at_collective, finished };
+enum class State { runnable, at_barrier, at_collective, at_grid, finished };
 
 struct Copy {
   char* to;
@@ -93,31 +94,42 @@ struct Fiber {
   std::vector<Copy> copies;
 };
 
-char* stacks = nullptr;
-std::vector<Fiber> fibers;
-std::vector<uint32_t> warp_epochs;
+// A block that has begun.
+struct Block {
+  Index index;
+  uint32_t number, epoch, met;  // `met`: barriers of the grid that it has passed
+  uint16_t arrived;             // the thread that waits there
+  std::vector<Fiber> fibers;
+  std::vector<uint32_t> warp_epochs;
+  std::vector<char> shared, statics;  // dynamic shared memory; static one, while another block runs
+  char* stacks;
+};
+
+Block* here = nullptr;
 Fiber* running = nullptr;
 Context scheduler;
 const Launch* launch_now = nullptr;
 Call call_now = nullptr;
 void** arguments_now = nullptr;
-std::vector<char> shared;
-uint32_t block_number, block_epoch;
 int reduced;
 bool failed;
 char message[1024];
 Statistics figures;
 
-char* dynamic_base() { return shared.data() + (1024 - reinterpret_cast<uintptr_t>(shared.data()) % 1024) % 1024; }
+char* dynamic_base(Block& block) { return block.shared.data() + (1024 - reinterpret_cast<uintptr_t>(block.shared.data()) % 1024) % 1024; }
+
+size_t threads_of(const Launch& launch) { return size_t(launch.block.x) * launch.block.y * launch.block.z; }
+
+size_t static_bytes() { return __start_lepton_shared ? static_cast<size_t>(__stop_lepton_shared - __start_lepton_shared) : 0; }
 
 void set_now() {
   const Thread& t = running->thread;
-  set_moment({block_number, block_epoch, warp_epochs[t.warp], static_cast<uint16_t>(t.linear), static_cast<uint16_t>(t.warp)});
+  set_moment({here->number, here->epoch, here->warp_epochs[t.warp], here->met, static_cast<uint16_t>(t.linear), static_cast<uint16_t>(t.warp)});
 }
 
 void resume(Fiber& fiber, size_t number) {
   running = &fiber;
-  set_stack(reinterpret_cast<uintptr_t>(stacks + number * STACK), reinterpret_cast<uintptr_t>(stacks + (number + 1) * STACK));
+  set_stack(reinterpret_cast<uintptr_t>(here->stacks + number * STACK), reinterpret_cast<uintptr_t>(here->stacks + (number + 1) * STACK));
   set_now();
   change(scheduler, fiber.context);
   set_stack(0, UINTPTR_MAX);
@@ -139,14 +151,14 @@ void body() {
 
 size_t count(State state) {
   size_t found = 0;
-  for (const Fiber& f : fibers) found += f.state == state;
+  for (const Fiber& f : here->fibers) found += f.state == state;
   return found;
 }
 
 void stuck() {
-  for (const Fiber& f : fibers) {
-    if (f.state != State::at_barrier && f.state != State::at_collective) continue;
-    const char* where = f.state == State::at_barrier ? "__syncthreads" : f.name;
+  for (const Fiber& f : here->fibers) {
+    if (f.state != State::at_barrier && f.state != State::at_collective && f.state != State::at_grid) continue;
+    const char* where = f.state == State::at_barrier ? "__syncthreads" : f.state == State::at_grid ? "the grid's barrier" : f.name;
     snprintf(message, sizeof message, "thread (%u, %u, %u) of block (%u, %u, %u) waits at %s (line %d) for threads that do not come: %zu have finished, %zu wait at __syncthreads, %zu at warp collectives",
              f.thread.thread.x, f.thread.thread.y, f.thread.thread.z, f.thread.block.x, f.thread.block.y, f.thread.block.z, where, f.line,
              count(State::finished), count(State::at_barrier), count(State::at_collective));
@@ -158,13 +170,13 @@ void stuck() {
 // All threads are at the barrier: on they go.
 void release() {
   int sum = 0, all = 1;
-  for (Fiber& f : fibers) {
+  for (Fiber& f : here->fibers) {
     f.state = State::runnable;
     sum += f.reduction != 0;
     all &= f.reduction != 0;
   }
   reduced = sum | (all << 30);
-  ++block_epoch;
+  ++here->epoch;
   ++figures.barriers;
 }
 
@@ -173,54 +185,116 @@ void run_warp(size_t first, size_t last, bool backwards) {
     progress = false;
     for (size_t i = first; i < last && !failed; ++i) {
       size_t k = backwards ? first + last - 1 - i : i;
-      if (fibers[k].state != State::runnable) continue;
-      resume(fibers[k], k);
+      if (here->fibers[k].state != State::runnable) continue;
+      resume(here->fibers[k], k);
       progress = true;
     }
   }
 }
 
-void start_block(Index block) {
+// Lets `block` be the one that runs: its static shared memory, which all blocks have at the same addresses, and what is known of it.
+void enter(Block& block) {
+  size_t bytes = static_bytes();
+  if (here == &block) return;
+  if (here) here->statics.assign(__start_lepton_shared, __start_lepton_shared + bytes);
+  if (bytes) std::memcpy(__start_lepton_shared, block.statics.data(), bytes);
+  here = &block;
+  own_shared(launch_now->together ? block.number : 0);
+}
+
+void start_block(Block& block, Index index, uint32_t number) {
   size_t k = 0;
-  std::fill(warp_epochs.begin(), warp_epochs.end(), 0);
-  block_epoch = 0;
-  std::memset(shared.data(), 0xFF, shared.size());
-  if (__start_lepton_shared) std::memset(__start_lepton_shared, 0xFF, static_cast<size_t>(__stop_lepton_shared - __start_lepton_shared));
-  forget_shared();
   const Index& size = launch_now->block;
+  block.index = index, block.number = number, block.epoch = block.met = 0;
+  block.fibers.resize(threads_of(*launch_now));
+  block.warp_epochs.assign((block.fibers.size() + WARP - 1) / WARP, 0);
+  block.statics.assign(static_bytes(), static_cast<char>(0xFF));
+  std::memset(block.shared.data(), 0xFF, block.shared.size());
   for (unsigned z = 0; z < size.z; ++z)
     for (unsigned y = 0; y < size.y; ++y)
       for (unsigned x = 0; x < size.x; ++x, ++k) {
-        Fiber& f = fibers[k];
-        f.thread = {{x, y, z}, block, size, launch_now->grid, static_cast<unsigned>(k), static_cast<unsigned>(k % WARP), static_cast<unsigned>(k / WARP)};
+        Fiber& f = block.fibers[k];
+        f.thread = {{x, y, z}, index, size, launch_now->grid, static_cast<unsigned>(k), static_cast<unsigned>(k % WARP), static_cast<unsigned>(k / WARP)};
         f.state = State::runnable;
         f.copy_group = 0;
         f.copies.clear();
-        prepare(f.context, stacks + k * STACK, body);
+        prepare(f.context, block.stacks + k * STACK, body);
       }
 }
 
-void run_block(Index block) {
-  start_block(block);
-  size_t warps = (fibers.size() + WARP - 1) / WARP;
+// Runs a block until it has finished, or waits for others at the barrier of the grid.
+void run_block(Block& block) {
+  enter(block);
+  size_t threads = block.fibers.size(), warps = (threads + WARP - 1) / WARP;
   while (!failed) {
     for (size_t i = 0; i < warps && !failed; ++i) {
       size_t w = launch_now->backwards ? warps - 1 - i : i, first = w * WARP;
-      run_warp(first, std::min(first + WARP, fibers.size()), launch_now->backwards);
+      run_warp(first, std::min(first + WARP, threads), launch_now->backwards);
     }
-    if (failed || count(State::finished) == fibers.size()) return;
+    if (failed || count(State::finished) == threads) return;
     if (count(State::runnable)) continue;
-    if (count(State::at_barrier) != fibers.size()) return stuck();
+    if (count(State::at_grid)) return;
+    if (count(State::at_barrier) != threads) return stuck();
     release();
   }
 }
 
-void prepare_memory(const Launch& launch) {
+Index place_of(uint64_t k) {
+  unsigned x = static_cast<unsigned>(k % launch_now->grid.x), rest = static_cast<unsigned>(k / launch_now->grid.x);
+  return {x, rest % launch_now->grid.y, rest / launch_now->grid.y};
+}
+
+void run_alone(uint64_t blocks, Block& block) {
+  for (uint64_t i = 0; i < blocks && !failed; ++i) {
+    here = nullptr;
+    forget_shared();
+    start_block(block, place_of(launch_now->backwards ? blocks - 1 - i : i), static_cast<uint32_t>(i));
+    run_block(block);
+    if (!failed && count(State::at_grid)) stuck();
+  }
+}
+
+// All blocks are at the barrier of the grid: on they go. What the other threads of a block did must lie before a barrier of the block.
+void release_grid(std::vector<Block>& blocks) {
+  for (Block& block : blocks) {
+    if (touched_beside(block.number, block.epoch, block.arrived)) {
+      snprintf(message, sizeof message, "thread %u of block number %u waits for the grid while other threads use memory: no __syncthreads comes before",
+               block.arrived, block.number);
+      failed = true;
+    }
+    for (Fiber& f : block.fibers)
+      if (f.state == State::at_grid) f.state = State::runnable;
+    ++block.met;
+  }
+  ++figures.grid_barriers;
+}
+
+void run_together(std::vector<Block>& blocks) {
+  for (size_t i = 0; i < blocks.size(); ++i) start_block(blocks[i], place_of(i), static_cast<uint32_t>(i));
+  while (!failed) {
+    size_t waiting = 0;
+    Block* late = nullptr;
+    for (size_t i = 0; i < blocks.size() && !failed; ++i) {
+      Block& block = blocks[launch_now->backwards ? blocks.size() - 1 - i : i];
+      run_block(block);
+      if (count(State::at_grid)) ++waiting, late = &block;
+    }
+    if (failed || !waiting) return;
+    if (waiting < blocks.size()) {
+      enter(*late);
+      return stuck();
+    }
+    release_grid(blocks);
+  }
+}
+
+void prepare_memory(const Launch& launch, std::vector<Block>& blocks) {
   clear_regions(launch.buffer_count < 0);
-  shared.assign(launch.shared_bytes + 2048, 0);
-  if (launch.shared_bytes) add_region(dynamic_base(), launch.shared_bytes, false, true, "dynamic shared memory", launch.races);
-  if (__start_lepton_shared)
-    add_region(__start_lepton_shared, static_cast<size_t>(__stop_lepton_shared - __start_lepton_shared), false, true, "static shared memory", launch.races);
+  for (uint32_t k = 0; k < blocks.size(); ++k) {
+    blocks[k].shared.assign(launch.shared_bytes + 2048, 0);
+    if (launch.shared_bytes) add_region(dynamic_base(blocks[k]), launch.shared_bytes, false, true, "dynamic shared memory", launch.races, k);
+    if (static_bytes()) add_region(__start_lepton_shared, static_bytes(), false, true, "static shared memory", launch.races, k);
+  }
   for (int i = 0; i < launch.buffer_count; ++i) {
     const Buffer& b = launch.buffers[i];
     add_region(b.begin, b.bytes, b.constant, false, b.name, launch.races);
@@ -231,7 +305,7 @@ void prepare_memory(const Launch& launch) {
 
 const Thread* current() { return running->visible; }
 
-void* dynamic_shared() { return dynamic_base(); }
+void* dynamic_shared() { return dynamic_base(*here); }
 
 Statistics& statistics() { return figures; }
 
@@ -257,8 +331,20 @@ int block_reduce(int value, int kind, int line) {
   return kind == 1 ? all : kind == 2 ? sum != 0 : sum;
 }
 
+void grid_barrier(unsigned* counter, unsigned arrivals, int line) {
+  if (!launch_now->together) fault("waits for other blocks (line %d), which need not be there: the launch is not cooperative", line);
+  check(counter, sizeof *counter, Access::atomic);
+  const unsigned before = (*counter)++, blocks = launch_now->grid.x * launch_now->grid.y * launch_now->grid.z;
+  if (arrivals != blocks * (here->met + 1))
+    fault("waits for %u arrivals at barrier %u of the grid (line %d), which %u blocks have", arrivals, here->met, line, blocks);
+  if (before < arrivals - blocks || before >= arrivals)
+    fault("finds %u arrivals at barrier %u of the grid (line %d) of %u blocks: the counter did not begin at zero", before, here->met, line, blocks);
+  here->arrived = static_cast<uint16_t>(running->thread.linear);
+  suspend(State::at_grid, line);
+}
+
 void warp_collective(unsigned mask, void* slot, Collective work, const char* name, int line) {
-  size_t first = running->thread.warp * WARP, lanes = std::min<size_t>(WARP, fibers.size() - first);
+  size_t first = running->thread.warp * WARP, lanes = std::min<size_t>(WARP, here->fibers.size() - first);
   if (!(mask >> running->thread.lane & 1)) fault("calls %s (line %d) but is not in its mask %#x", name, line, mask);
   unsigned wanted = lanes == WARP ? mask : mask & ((1u << lanes) - 1);
   running->mask = wanted, running->slot = slot, running->work = work, running->name = name;
@@ -266,15 +352,15 @@ void warp_collective(unsigned mask, void* slot, Collective work, const char* nam
   bool complete = true;
   for (size_t k = 0; k < lanes; ++k) {
     if (!(wanted >> k & 1)) continue;
-    Fiber& f = fibers[first + k];
+    Fiber& f = here->fibers[first + k];
     if (f.state == State::finished) fault("calls %s (line %d) for lane %zu too, which has finished", name, line, k);
     slots[k] = f.slot;
     complete &= &f == running || (f.state == State::at_collective && f.mask == wanted && f.work == work);
   }
   if (!complete) return suspend(State::at_collective, line);
   for (size_t k = 0; k < lanes; ++k)
-    if ((wanted >> k & 1) && &fibers[first + k] != running) fibers[first + k].state = State::runnable;
-  ++warp_epochs[running->thread.warp];
+    if ((wanted >> k & 1) && &here->fibers[first + k] != running) here->fibers[first + k].state = State::runnable;
+  ++here->warp_epochs[running->thread.warp];
   ++figures.collectives;
   set_now();
   if (work) work(slots);
@@ -282,16 +368,16 @@ void warp_collective(unsigned mask, void* slot, Collective work, const char* nam
 
 void group_collective(void* slot, Collective work, const char* name, int line) {
   size_t first = running->thread.linear / GROUP * size_t(GROUP);
-  if (first + size_t(GROUP) > fibers.size()) fault("calls %s (line %d) outside a group of four warps", name, line);
+  if (first + size_t(GROUP) > here->fibers.size()) fault("calls %s (line %d) outside a group of four warps", name, line);
   running->mask = ~0u, running->slot = slot, running->work = work, running->name = name;
   void* slots[GROUP];
   for (size_t k = 0; k < size_t(GROUP); ++k) {
-    const Fiber& f = fibers[first + k];
+    const Fiber& f = here->fibers[first + k];
     if (&f != running && !(f.state == State::at_collective && f.work == work)) return suspend(State::at_collective, line);
     slots[k] = f.slot;
   }
   for (size_t k = 0; k < size_t(GROUP); ++k)
-    if (&fibers[first + k] != running) fibers[first + k].state = State::runnable;
+    if (&here->fibers[first + k] != running) here->fibers[first + k].state = State::runnable;
   ++figures.collectives;
   work(slots);
 }
@@ -321,21 +407,20 @@ void copy_async_wait(unsigned groups_left) {
 
 const char* launch(const Launch& launch, Call call, void** arguments, Statistics* result) {
   launch_now = &launch, call_now = call, arguments_now = arguments;
-  failed = false, message[0] = 0, figures = {}, block_number = 0;
-  prepare_memory(launch);
-  size_t threads = size_t(launch.block.x) * launch.block.y * launch.block.z;
-  stacks = static_cast<char*>(mmap(nullptr, threads * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  failed = false, message[0] = 0, figures = {}, here = nullptr;
+  const uint64_t count = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
+  std::vector<Block> blocks(launch.together ? count : 1);
+  prepare_memory(launch, blocks);
+  const size_t room = threads_of(launch) * STACK;
+  char* const stacks = static_cast<char*>(
+      mmap(nullptr, blocks.size() * room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   if (stacks == MAP_FAILED) return "the emulator has no memory for stacks";
-  fibers.clear();
-  fibers.resize(threads);
-  warp_epochs.assign((threads + WARP - 1) / WARP, 0);
-  uint64_t blocks = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
-  for (uint64_t i = 0; i < blocks && !failed; ++i, ++block_number) {
-    uint64_t k = launch.backwards ? blocks - 1 - i : i;
-    unsigned x = static_cast<unsigned>(k % launch.grid.x), rest = static_cast<unsigned>(k / launch.grid.x);
-    run_block({x, rest % launch.grid.y, rest / launch.grid.y});
-  }
-  munmap(stacks, threads * STACK);
+  for (size_t k = 0; k < blocks.size(); ++k) blocks[k].stacks = stacks + k * room;
+  if (launch.together)
+    run_together(blocks);
+  else
+    run_alone(count, blocks[0]);
+  munmap(stacks, blocks.size() * room);
   clear_regions(true);
   *result = figures;
   return message;

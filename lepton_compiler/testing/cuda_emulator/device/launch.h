@@ -14,7 +14,7 @@ struct Buffer {
 struct Launch {
   Index grid, block;
   size_t shared_bytes;
-  int backwards, races, buffer_count;  // -1: what may be touched is not known
+  int backwards, races, together, buffer_count;  // together: blocks may wait for each other; count -1: what may be touched is not known
   const Buffer* buffers;
 };
 

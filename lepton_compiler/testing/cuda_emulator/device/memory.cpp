@@ -17,6 +17,16 @@ Region* latest = nullptr;
 uintptr_t stack_begin = 0, stack_end = UINTPTR_MAX;  // outside fibers nothing is checked
 Moment now;
 uint64_t accesses_left;
+uint32_t owner;
+
+// The last use of memory that all blocks share: in which interval between barriers of the block, and by which thread, or several.
+struct Touch {
+  uint32_t epoch;
+  uint16_t thread;
+  bool any, several;
+};
+std::vector<Touch> touches;
+
 bool open_world;
 
 constexpr uint64_t ACCESS_LIMIT = 4'000'000'000;
@@ -24,7 +34,7 @@ constexpr uint64_t ACCESS_LIMIT = 4'000'000'000;
 Region* find(uintptr_t address) {
   if (latest && address >= latest->begin && address < latest->end) return latest;
   for (Region& region : regions)
-    if (address >= region.begin && address < region.end) return latest = &region;
+    if (address >= region.begin && address < region.end && (!region.shared || region.block == owner)) return latest = &region;
   return nullptr;
 }
 
@@ -42,8 +52,9 @@ const char* verb(Access access) { return access == Access::read ? "reads" : acce
         nearest->name.c_str(), static_cast<size_t>(nearest->end - nearest->begin));
 }
 
-// Whether a barrier lies between an earlier access and now.
+// Whether a barrier lies between an earlier access and now: one of the grid, of the block, or of the warp.
 bool ordered(const Moment& before, bool many_threads, bool many_warps, bool many_blocks) {
+  if (before.grid_epoch < now.grid_epoch) return true;
   if (many_blocks || before.block != now.block) return false;
   if (before.block_epoch < now.block_epoch) return true;
   if (many_warps || before.warp != now.warp) return false;
@@ -56,7 +67,8 @@ bool ordered(const Moment& before, bool many_threads, bool many_warps, bool many
 }
 
 void note_read(Cell& cell, uint8_t bytes) {
-  bool fresh = !cell.read_bytes || (cell.read.block == now.block && cell.read.block_epoch < now.block_epoch && !cell.many_blocks);
+  bool fresh = !cell.read_bytes || cell.read.grid_epoch < now.grid_epoch ||
+               (cell.read.block == now.block && cell.read.block_epoch < now.block_epoch && !cell.many_blocks);
   if (fresh) {
     cell.many_threads = cell.many_warps = cell.many_blocks = false;
     cell.read_bytes = bytes;
@@ -80,22 +92,31 @@ void touch(Region& region, uintptr_t address, Cell& cell, uint8_t bytes, Access 
   cell.atomic = access == Access::atomic;
 }
 
+void note_touch() {
+  if (now.block >= touches.size()) touches.resize(now.block + 1);
+  Touch& touch = touches[now.block];
+  const bool same = touch.any && touch.epoch == now.block_epoch;
+  touch = {now.block_epoch, now.thread, true, same && (touch.several || touch.thread != now.thread)};
+}
+
 bool in_image(uintptr_t address) {
   return address >= reinterpret_cast<uintptr_t>(&__ehdr_start) && address < reinterpret_cast<uintptr_t>(&_end);
 }
 
 }  // namespace
 
-void add_region(const void* begin, size_t bytes, bool constant, bool shared, std::string name, bool races) {
+void add_region(const void* begin, size_t bytes, bool constant, bool shared, std::string name, bool races, uint32_t block) {
   uintptr_t start = reinterpret_cast<uintptr_t>(begin);
   size_t cells = constant || !races ? 0 : (start + bytes + 3) / 4 - start / 4;
-  regions.push_back({start, start + bytes, constant, shared, std::move(name), std::vector<Cell>(cells)});
+  regions.push_back({start, start + bytes, constant, shared, block, std::move(name), std::vector<Cell>(cells)});
   latest = nullptr;
 }
 
 void clear_regions(bool others_too) {
   regions.clear();
   open_world = others_too;
+  owner = 0;
+  touches.clear();
   latest = nullptr;
   accesses_left = ACCESS_LIMIT;
 }
@@ -103,6 +124,17 @@ void clear_regions(bool others_too) {
 void forget_shared() {
   for (Region& region : regions)
     if (region.shared) region.cells.assign(region.cells.size(), Cell{});
+}
+
+void own_shared(uint32_t block) {
+  owner = block;
+  latest = nullptr;
+}
+
+bool touched_beside(uint32_t block, uint32_t block_epoch, uint16_t thread) {
+  if (block >= touches.size()) return false;
+  const Touch& touch = touches[block];
+  return touch.any && touch.epoch == block_epoch && (touch.several || touch.thread != thread);
 }
 
 void set_stack(uintptr_t begin, uintptr_t end) { stack_begin = begin, stack_end = end; }
@@ -123,6 +155,7 @@ void check(const void* pointer, size_t bytes, Access access) {
   if (!--accesses_left) fault("has not finished after %llu accesses", static_cast<unsigned long long>(ACCESS_LIMIT));
   if (region->constant && access != Access::read) fault("writes to %s, which is constant", region->name.c_str());
   if (region->cells.empty()) return;
+  if (!region->shared) note_touch();
   for (uintptr_t at = address; at < address + bytes;) {
     uintptr_t next = at / 4 * 4 + 4, end = next < address + bytes ? next : address + bytes;
     uint8_t mask = static_cast<uint8_t>((0xF << at % 4) & (0xF >> (next - end)));
