@@ -12,7 +12,8 @@ from lepton_compiler.backends.tvm.c99.expressions import bare
 from lepton_compiler.backends.tvm.c99.support import C_TYPES
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
 from lepton_compiler.backends.tvm.cuda.products.anchors import Anchor
-from lepton_compiler.backends.tvm.cuda.tensor_cores import Arithmetic, Epilogue, device_of, generate
+from lepton_compiler.backends.tvm.cuda.products.chosen import tiling_of
+from lepton_compiler.backends.tvm.cuda.tensor_cores import Arithmetic, Convolution, Device, Epilogue, Gemm, device_of, generate, shape_of
 from lepton_compiler.backends.tvm.cuda.text.support import INLINE
 from lepton_compiler.backends.tvm.cuda.text.writer import DeviceWriter
 from lepton_compiler.backends.tvm.cuda.unit import LIBRARY
@@ -41,13 +42,16 @@ def arithmetic_of(anchor: Anchor, extensions: Sequence[str], gpus: Sequence[Gpu]
 
 
 def generated_product(kernel: KernelText, anchor: Anchor, arithmetic: Arithmetic, gpus: Sequence[Gpu]) -> None:
-    """Add the functions of a product; a workspace becomes one more parameter."""
-    problem, names = anchor.product.problem, [f"p{k}" for k in range(len(kernel.buffers))]
-    assert problem is not None
-    by_buffer = dict(zip(map(hash, kernel.buffers), names, strict=True))
+    """Add the functions of a product; a workspace becomes one more parameter.
+
+    Raises:
+        UsageError: tuning chose tiles that do not fit.
+    """
+    names, symbol = [f"p{k}" for k in range(len(kernel.buffers))], f"{kernel.symbol}_product"
+    problem, device = problem_of(anchor, arithmetic), smallest(gpus)
     epilogue = _epilogue(kernel, anchor, names)
-    device = min((device_of(gpu.name) for gpu in reversed(gpus)), key=lambda d: d.shared_per_block)
-    plan = generate(f"{kernel.symbol}_product", problem(lambda buffer: by_buffer[hash(buffer)], arithmetic), epilogue, device)
+    tiling = tiling_of(kernel.choice, shape_of(symbol, problem), device) if kernel.choice else None
+    plan = generate(symbol, problem, epilogue, device, tiling)
     if plan.workspace_bytes:
         kernel.space(tirx.decl_buffer((plan.workspace_bytes // 4,), anchor.product.kind, "workspace", layout=None))
         names.append("workspace")
@@ -56,6 +60,18 @@ def generated_product(kernel: KernelText, anchor: Anchor, arithmetic: Arithmetic
     for launch in plan.launches:
         arguments = tuple(names.index(a) for a in launch.arguments)
         kernel.launches.append(Launch(launch.symbol, launch.grid, launch.block, arguments, launch.shared_bytes))
+
+
+def problem_of(anchor: Anchor, arithmetic: Arithmetic) -> Gemm | Convolution:
+    """What the generator is asked; parameters are called `p0`, `p1`, ..."""
+    names = {hash(buffer): f"p{k}" for k, buffer in enumerate(anchor.buffers)}
+    assert anchor.product.problem is not None
+    return anchor.product.problem(lambda buffer: names[hash(buffer)], arithmetic)
+
+
+def smallest(gpus: Sequence[Gpu]) -> Device:
+    """The device that tiles must fit: that with the least shared memory, the newest of several."""
+    return min((device_of(gpu.name) for gpu in reversed(gpus)), key=lambda d: d.shared_per_block)
 
 
 def _epilogue(kernel: KernelText, anchor: Anchor, names: Sequence[str]) -> Epilogue:
