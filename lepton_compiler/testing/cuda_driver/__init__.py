@@ -10,10 +10,9 @@ import ctypes
 import functools
 import tempfile
 import weakref
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,15 +30,12 @@ class FakeGpu:
     Attributes:
         faults: what kernels did wrong, in words.
         launched: names of the functions that ran, in order.
-        most_runs: of one function in the emulator; after that it only takes its time. None for no bound.
     """
 
     def __init__(self) -> None:
         self.faults: list[str] = []
         self.launched: list[str] = []
-        self.most_runs: int | None = None
         self.library = _library()
-        self._runs: Counter[str] = Counter()
         self._kernels: dict[str, tuple[str, tuple[int, ...] | None]] = {}
         self._callback = _LAUNCH(self._launch)
         self.library.fake_on_launch(self._callback)
@@ -64,6 +60,10 @@ class FakeGpu:
             self._kernels.setdefault(symbol, (text, None))
             self.library.fake_kernel(symbol.encode(), formals.count(",") + 1 if formals.strip() else 0)
 
+    def emulate(self, which: Literal["nothing", "launches", "everything"]) -> None:
+        """Run all launches in the emulator, or those that are not replayed, or none; the others only take their time."""
+        self.library.fake_emulate(("nothing", "launches", "everything").index(which))
+
     def cost(self, symbol: str, seconds: float) -> None:
         """Let a kernel take so long by the device's clock, 10 microseconds otherwise; it cannot be started where that is negative."""
         self.library.fake_cost(symbol.encode(), ctypes.c_double(seconds))
@@ -76,7 +76,6 @@ class FakeGpu:
         """Count from zero again."""
         self.library.fake_forget()
         self.faults, self.launched = [], []
-        self._runs.clear()
 
     @property
     def used(self) -> int:
@@ -86,9 +85,6 @@ class FakeGpu:
     def _launch(self, name: bytes, extents: Any, arguments: Any, count: int) -> int:
         symbol = name.decode()
         self.launched.append(symbol)
-        self._runs[symbol] += 1
-        if self.most_runs is not None and self._runs[symbol] > self.most_runs:
-            return 0
         text, known = self._kernels[symbol]
         sizes = known or [int(self.library.fake_room(ctypes.c_uint64(arguments[k]))) for k in range(count)]
         arrays: dict[int, np.ndarray] = {}

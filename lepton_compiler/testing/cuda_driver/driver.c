@@ -32,6 +32,7 @@ static struct { int devices, major, minor; size_t memory, used; int initialised,
 static struct { char *begin; size_t size; } allocations[ALLOCATIONS];
 static Function functions[KERNELS];
 static Stream plain;
+static int emulated = 2, replaying; /* which launches run: 0 none, 1 those that are not replayed, 2 all */
 static double clock_seconds; /* of the device: what its kernels are said to take, added up */
 
 static void count(const char *name) {
@@ -66,6 +67,7 @@ EXPORT void fake_cost(const char *name, double seconds) {
   for (int k = 0; k < KERNELS && functions[k].name[0]; ++k)
     if (strcmp(functions[k].name, name) == 0) functions[k].seconds = seconds;
 }
+EXPORT void fake_emulate(int which) { emulated = which; }
 /* Bytes from an address to the end of its allocation; 0 where there is none. */
 EXPORT size_t fake_room(Address address) {
   for (int k = 0; k < ALLOCATIONS; ++k) {
@@ -95,7 +97,10 @@ static int is_device(const void *p, size_t size) {
 
 static int perform(const Operation *o) {
   switch (o->kind) {
-    case 0: clock_seconds += o->function->seconds; return state.launch == NULL || state.launch(o->function->name, o->extents, o->arguments, o->function->arguments) ? FAULT : OK;
+    case 0:
+      clock_seconds += o->function->seconds;
+      if (emulated < 1 + replaying) return OK;
+      return state.launch == NULL || state.launch(o->function->name, o->extents, o->arguments, o->function->arguments) ? FAULT : OK;
     case 1: memmove(o->target, o->source, o->size); return OK;
     case 2: memset(o->target, (int)o->value, o->size); return OK;
     default:
@@ -240,7 +245,9 @@ EXPORT int cuGraphInstantiateWithFlags(Graph **made, Graph *graph, unsigned long
 EXPORT int cuGraphLaunch(Graph *graph, Stream *stream) {
   ENTER;
   int result = OK;
+  replaying = 1;
   for (int k = 0; k < graph->count && result == OK; ++k) result = enqueue(stream, &graph->operations[k]);
+  replaying = 0;
   return result;
 }
 static int destroy(Graph *graph) {
