@@ -127,3 +127,10 @@ def test_lower_precision_is_for_products(agrees, precision, function):
     model = agrees(graph, tolerance=5e-2 if precision == "bf16" else 1e-2, precision=precision)
     assert f"Arithmetic::{function}" in model.artifact.files["net.cu"].decode()
     assert model.manifest["inputs"][0]["dtype"] == model.manifest["outputs"][0]["dtype"] == "float32"
+
+
+def test_half_precision_is_clipped(agrees):
+    lines = ["%a = const float16[] (-1.5)", "%b = const float16[] (6.0)", "%y = Clip()(%x,%a,%b) : float16[3,50]"]
+    agrees(
+        graph_of("%x: float16[3,50]", *lines, results="%y"), {"x": np.linspace(-9, 9, 150, dtype=np.float16).reshape(3, 50)}, tolerance=0
+    )
