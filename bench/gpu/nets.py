@@ -1,14 +1,16 @@
-"""The nets that `bench.cuda` measures, in PyTorch: their shapes are those of the papers, their weights random."""
+"""The nets that `bench.cuda` measures, in PyTorch: their shapes are those of the papers, their weights a pattern."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from bench.patterns import patterned
 
 
 class Bottleneck(nn.Module):
@@ -149,40 +151,37 @@ class Convolution(nn.Module):
         return y
 
 
-def nets(batches: Sequence[int]) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
-    """Net and shape of its input, by name."""
-    torch.manual_seed(0)
-    found: dict[str, tuple[nn.Module, tuple[int, ...]]] = {}
-    for batch in batches:
-        found[f"resnet50 {batch}"] = ResNet50(), (batch, 3, 224, 224)
-        found[f"mobilenetv2 {batch}"] = MobileNetV2(), (batch, 3, 224, 224)
-        found[f"minilm {batch}x128"] = Encoder(6, 384, 12), (batch, 128, 384)
-        found[f"bert-base {batch}x128"] = Encoder(12, 768, 12), (batch, 128, 768)
-    return found
+def module(subject: str) -> nn.Module:
+    """A net or a layer of `cases`, ready to infer, with the same weights on every machine."""
+    name, _, rest = subject.partition(" ")
+    made: nn.Module
+    match name:
+        case "resnet50":
+            made = ResNet50()
+        case "mobilenetv2":
+            made = MobileNetV2()
+        case "minilm":
+            made = Encoder(6, 384, 12)
+        case "bert-base":
+            made = Encoder(12, 768, 12)
+        case "gemm":
+            _, depth, columns = map(int, rest.split("x"))
+            made = Product(depth, columns)
+        case _:
+            _, channels, _, out, size, _, stride = map(int, re.findall(r"\d+", rest))
+            made = Convolution(channels, out, size, stride)
+    return fill(made).eval()
 
 
-def layers() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
-    """Single products and convolutions."""
-    torch.manual_seed(0)
-    products = [
-        (128, 768, 768),
-        (128, 768, 3072),
-        (128, 3072, 768),
-        (1024, 1024, 1024),
-        (4096, 4096, 4096),
-        (32, 2048, 1000),
-        (1, 4096, 4096),
-    ]
-    found: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
-        f"gemm {m}x{k}x{n}": (Product(k, n), (m, k)) for m, k, n in products
-    }  # fmt: skip
-    for batch in (1, 32):
-        for c, o, size, stride, edge in (
-            (3, 64, 7, 2, 224),
-            (64, 64, 3, 1, 56),
-            (256, 64, 1, 1, 56),
-            (128, 128, 3, 1, 28),
-            (512, 512, 3, 1, 7),
-        ):
-            found[f"conv {batch}x{c}x{edge} to {o}, {size}x{size}/{stride}"] = Convolution(c, o, size, stride), (batch, c, edge, edge)
-    return found
+def fill(net: nn.Module) -> nn.Module:
+    """Weights by `patterned`, of the deviation that PyTorch draws them with; what has one axis stays, but for biases, which become zero."""
+    with torch.no_grad():
+        for name, weight in net.named_parameters():
+            if weight.dim() > 1:
+                terms = weight.shape[0] if isinstance(net, Product) else weight[0].numel()
+                weight.copy_(
+                    torch.from_numpy(patterned(tuple(weight.shape), name)) / math.sqrt(terms if isinstance(net, Product) else 3 * terms)
+                )
+            elif name.endswith("bias"):
+                weight.zero_()
+    return net
