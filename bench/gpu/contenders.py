@@ -1,10 +1,14 @@
-"""Who takes part on a GPU: lepton's artefact, and PyTorch, eager and compiled, where it is installed; all work goes into the default stream."""
+"""Who takes part on a GPU: lepton's artefact, and PyTorch, eager and compiled, where it is installed.
+
+Everybody's runs are captured, some at a time, into one CUDA graph, and its replays are timed: no host is part of a figure.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,14 +18,23 @@ from bench.patterns import patterned_input
 from lepton_compiler.cuda_driver import DeviceSession
 from lepton_compiler.runtime.gpu import GpuLibrary
 
-Run = Callable[[], object]
 DEFAULT_STREAM = 0
 PER_ROUND = 5e-3
 """Seconds of each runtime's turn."""
+RUNS = {"net": 1, "layer": 20}
+"""Runs in a graph, by kind of case: those of a single layer take no longer than the start of a graph."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A graph of some runs: `replay` enqueues it in the default stream."""
+
+    replay: Callable[[], object]
+    runs: int
 
 
 class Lepton:
-    """An artefact with its tensors on the device: a run is a CUDA graph.
+    """An artefact with its tensors on the device.
 
     Raises:
         LeptonError: it cannot be opened.
@@ -37,26 +50,38 @@ class Lepton:
         session.fill(self.places[1], 0xFF, self.y.nbytes)
         session.synchronize()
         self.shapes = [x.shape]
+        self.graphs: list[int] = []
 
     def run(self) -> None:
         """Enqueue one run."""
-        self.library.call([self.places[0]], self.shapes, [self.places[1]], 0, DEFAULT_STREAM, waits=False)
+        self.library.call([self.places[0]], self.shapes, [self.places[1]], 0, self.session.stream, waits=False)
 
     def result(self) -> np.ndarray:
-        """What the last run gave."""
-        self.session.driver("cuStreamSynchronize", DEFAULT_STREAM)
+        """What a run gives."""
+        self.run()
+        self.session.synchronize()
         self.session.download(self.y, self.places[1])
         return self.y
 
+    def contender(self, runs: int) -> Contender:
+        """Some runs as a graph."""
+        with self.session.recording() as graph:
+            for _ in range(runs):
+                self.run()
+        self.graphs += graph
+        return Contender(lambda: self.session.driver("cuGraphLaunch", graph[0], DEFAULT_STREAM), runs)
+
     def close(self) -> None:
         """Give all memory back."""
+        for graph in self.graphs:
+            self.session.forget(graph)
         self.library.close()
         for place in self.places:
             self.session.free(place)
 
 
-def peers(subject: str, shape: tuple[int, ...], precision: str, compiled: bool) -> tuple[dict[str, Run], dict[str, str]]:
-    """By runtime a function that enqueues one run, and for those that cannot take part the reason."""
+def peers(subject: str, shape: tuple[int, ...], precision: str, compiled: bool, runs: int) -> tuple[dict[str, Contender], dict[str, str]]:
+    """By runtime a graph of some runs, and for those that cannot take part the reason."""
     names = ("eager", "compile") if compiled else ("eager",)
     torch, reason = find_torch()
     if reason:
@@ -70,15 +95,17 @@ def peers(subject: str, shape: tuple[int, ...], precision: str, compiled: bool) 
         net, x = net.half(), x.half()
     if len(shape) == 4:
         net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
-    runs: dict[str, Run] = {}
+    found: dict[str, Contender] = {}
     missing: dict[str, str] = {}
-    for name, make in (("eager", _recorded), ("compile", _compiled)):
-        if name in names:
-            try:
-                runs[name] = make(torch, net, x)
-            except Exception as error:  # whatever a peer fails with, lepton's own figures are worth having
-                missing[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-    return runs, missing
+    for name in names:
+        try:
+            if name == "compile":
+                torch._dynamo.reset()
+            call = torch.compile(net, mode="max-autotune-no-cudagraphs") if name == "compile" else net
+            found[name] = Contender(_captured(torch, call, x, runs), runs)
+        except Exception as error:  # whatever a peer fails with, lepton's own figures are worth having
+            missing[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return found, missing
 
 
 def find_torch() -> tuple[Any, str]:
@@ -90,59 +117,45 @@ def find_torch() -> tuple[Any, str]:
     return (torch, "") if torch.cuda.is_available() else (None, f"PyTorch {torch.__version__} finds no GPU")
 
 
-def _recorded(torch: Any, net: Any, x: Any) -> Run:
-    """Eager PyTorch, with cuDNN and cuBLAS, recorded as a CUDA graph."""
+def _captured(torch: Any, net: Any, x: Any, runs: int) -> Callable[[], object]:
+    """Runs of a net as a CUDA graph: after some runs in a stream beside, in which everything is compiled and chosen."""
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.no_grad(), torch.cuda.stream(stream):
         for _ in range(3):
             net(x)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.no_grad(), torch.cuda.graph(graph):
-        kept = net(x)
+        for _ in range(runs):
+            kept = net(x)
 
-    def run(_kept: Any = kept) -> None:
+    def replay(_kept: Any = kept) -> None:
         graph.replay()
 
-    return run
+    return replay
 
 
-def _compiled(torch: Any, net: Any, x: Any) -> Run:
-    """`torch.compile` as fast as it gets, which records CUDA graphs itself."""
-    torch._dynamo.reset()
-    fast = torch.compile(net, mode="max-autotune")
-    kept: list[Any] = []
-
-    def run() -> None:
-        with torch.no_grad():
-            kept[:] = [fast(x)]
-
-    for _ in range(5):
-        run()
-    torch.cuda.synchronize()
-    return run
-
-
-def interleaved(session: DeviceSession, runs: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
+def interleaved(session: DeviceSession, contenders: Mapping[str, Contender], rounds: int) -> dict[str, list[float]]:
     """Seconds of a run by the GPU's clock, by runtime, in rounds in which all take turns; the order turns round after each round."""
     begin, end = session.event(), session.event()
 
-    def timed(run: Run, count: int) -> float:
+    def timed(contender: Contender, count: int) -> float:
         session.driver("cuStreamSynchronize", DEFAULT_STREAM)
         session.record(begin, DEFAULT_STREAM)
         for _ in range(count):
-            run()
+            contender.replay()
         session.record(end, DEFAULT_STREAM)
-        return session.seconds(begin, end) / count
+        return session.seconds(begin, end) / (count * contender.runs)
 
     counts = {}
-    for name, run in runs.items():
-        timed(run, 3)
-        counts[name] = max(1, math.ceil(PER_ROUND / max(1e-6, timed(run, 3))))
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    for name, contender in contenders.items():
+        timed(contender, 3)
+        counts[name] = max(1, math.ceil(PER_ROUND / max(1e-6, timed(contender, 3) * contender.runs)))
+    times: dict[str, list[float]] = {name: [] for name in contenders}
     for r in range(rounds):
-        for name in list(runs) if r % 2 == 0 else reversed(list(runs)):
-            times[name].append(timed(runs[name], counts[name]))
+        for name in list(contenders) if r % 2 == 0 else reversed(list(contenders)):
+            times[name].append(timed(contenders[name], counts[name]))
     return times
 
 

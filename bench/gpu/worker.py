@@ -52,11 +52,12 @@ class Worker:
         archive, session = Archive.read(path), self._session()
         case, row = archive.case, Row("compile" if compiled else "speed", archive.case.subject, archive.case.precision)
         own = contenders.Lepton(session, archive)
-        own.run()
+        runs = contenders.RUNS[case.kind]
         row.max_rel = self._error(archive, own.result())
         row.ok = row.max_rel <= archive.tolerance
-        others, row.missing = contenders.peers(case.subject, tuple(archive.manifest["inputs"][0]["shape"]), case.precision, compiled)
-        row.ms, row.ratios = contenders.summary(contenders.interleaved(session, {"lepton": own.run, **others}, rounds))
+        shape = tuple(archive.manifest["inputs"][0]["shape"])
+        others, row.missing = contenders.peers(case.subject, shape, case.precision, compiled, runs)
+        row.ms, row.ratios = contenders.summary(contenders.interleaved(session, {"lepton": own.contender(runs), **others}, rounds))
         own.close()
         if others:
             sys.modules["torch"].cuda.empty_cache()

@@ -220,6 +220,7 @@ EXPORT int cuPointerGetAttribute(void *value, int attribute, Address address) {
 EXPORT int cuStreamCreate(Stream **stream, unsigned flags) { ENTER; (void)flags; NEEDS_CONTEXT; *stream = calloc(1, sizeof **stream); return OK; }
 EXPORT int cuStreamDestroy_v2(Stream *stream) { ENTER; free(stream); return OK; }
 EXPORT int cuStreamSynchronize(Stream *stream) { ENTER; return (stream ? stream : &plain)->capture ? 900 : OK; }
+EXPORT int cuStreamIsCapturing(const Stream *stream, int *status) { ENTER; *status = (stream ? stream : &plain)->capture != NULL; return OK; }
 EXPORT int cuStreamBeginCapture_v2(Stream *stream, int mode) {
   ENTER;
   if (stream == NULL || stream->capture != NULL || mode < 0 || mode > 2) return INVALID;
