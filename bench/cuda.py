@@ -21,6 +21,7 @@ examples:
   python -m bench.cuda --run build/cuda --seconds 540             on the machine with the GPU, again until nothing is left
   python -m bench.cuda --compile build/cuda --run build/cuda      both on one machine
   python -m bench.cuda --run build/cuda gemm --stage speed
+  python -m bench.cuda --compile build/cuda gemm --candidates     other tiles, which --run then measures for --tune-db
 A ratio is the other's time divided by lepton's, the median over rounds in which all take turns: above 1 lepton is faster.
 """
 
@@ -33,12 +34,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", type=Path, metavar="DIR", help="measure the cases in DIR; this needs numpy, ml_dtypes and a GPU")
     parser.add_argument("--target", default="cuda:sm_90", help="for --compile (default cuda:sm_90)")
     parser.add_argument("--precision", action="append", choices=["fp32", "tf32", "fp16"], default=[], help="default: fp32 and fp16")
+    parser.add_argument("--candidates", action="store_true", help="compile other tiles for nets and layers, too, for the stage 'tune'")
+    parser.add_argument("--tune-db", type=Path, metavar="FILE", help="compile with the choices of that stage's tuning.jsonl")
     parser.add_argument("--limit", type=positive, default=48, metavar="MB", help="most that a folder DIR/N has (default 48)")
     parser.add_argument("--jobs", type=positive, metavar="N", help="compiler processes at once")
     parser.add_argument("--stage", action="append", choices=STAGES, default=[], help=f"of --run; default: {', '.join(STAGES)}")
     parser.add_argument("--seconds", type=float, default=1e6, metavar="S", help="stop measuring after so long; the next run goes on")
     parser.add_argument("--rounds", type=positive, default=30, metavar="N", help="rounds in which all take turns (default 30)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="for cuda.jsonl, cuda.json, cuda.md (default: the folder of --run)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="for cuda.jsonl, cuda.json, cuda.md, tuning.jsonl (default: that of --run)"
+    )
     add_common_options(parser)
     return parser
 
@@ -58,9 +63,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _compiled(args: argparse.Namespace) -> bool:
-    from bench.gpu.build import compile_cases  # with the whole compiler, which the machine that measures need not have
+    from bench.gpu.build import Options, compile_cases  # with the whole compiler, which the machine that measures need not have
 
-    chosen = cases(args.cases, args.precision or PRECISIONS)
+    chosen = cases(args.cases, args.precision or PRECISIONS, args.candidates)
     if not chosen:
         raise UsageError(f"no case is called '{args.cases[0]}'", hint="try resnet50, bert-base, gemm, conv, or the id of a model")
 
@@ -68,7 +73,9 @@ def _compiled(args: argparse.Namespace) -> bool:
         if not args.quiet:
             print(text, file=sys.stderr, flush=True)
 
-    failed = compile_cases(chosen, args.compile, args.target, args.limit * 10**6, args.jobs, tell)
+    if args.tune_db is not None and not args.tune_db.is_file():
+        raise UsageError(f"no tuning database {args.tune_db}", hint="the stage 'tune' of --run writes one")
+    failed = compile_cases(chosen, args.compile, Options(args.target, args.jobs, args.tune_db), args.limit * 10**6, tell)
     tell(f"{len(chosen) - len(failed)} of {len(chosen)} cases are compiled")
     return bool(failed)
 

@@ -88,6 +88,11 @@ class GpuFacts:
         """As compilers call it."""
         return f"sm_{self.capability[0]}{self.capability[1]}"
 
+    @property
+    def identity(self) -> str:
+        """What figures are kept by: name, architecture and cache."""
+        return f"{self.name}, {self.architecture}, L2 {self.l2_bytes >> 10}K"
+
 
 class Driver:
     """The library, its functions with their types.

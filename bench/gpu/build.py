@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import lepton_compiler as lc
 from bench.gpu.archive import Archive, archives, facts_of
+from bench.gpu.candidates import Collection, collect
 from bench.gpu.cases import TOLERANCE, Case, layer_shapes, net_shapes
 from bench.patterns import patterned, patterned_input
 from lepton_compiler import zoo
+from lepton_compiler.backends.tvm import default_cache
 from lepton_compiler.errors import LeptonError, MissingDependency
 from lepton_compiler.feeds import feeds_from_recipes
 from lepton_compiler.identity import compiler_files
@@ -21,12 +26,25 @@ from lepton_compiler.verification import reference_outputs, tolerance_of
 
 MOST_EXPECTED = 1 << 16
 """Elements of a net's output that are kept, about."""
-SOURCES = ("patterns.py", "random_weights.py", "gpu/archive.py", "gpu/build.py", "gpu/cases.py", "gpu/nets.py")
+SOURCES = ("patterns.py", "random_weights.py", "gpu/archive.py", "gpu/build.py", "gpu/candidates.py", "gpu/cases.py", "gpu/nets.py")
 
 
-def compile_cases(
-    cases: Sequence[Case], folder: Path, target: str, limit: int, jobs: int | None, tell: Callable[[str], None]
-) -> list[tuple[Case, str]]:
+@dataclass(frozen=True)
+class Options:
+    """How cases are compiled.
+
+    Attributes:
+        target: for which GPUs.
+        jobs: compiler processes at once.
+        database: of tuning, whose choices are taken; None for the analytic ones.
+    """
+
+    target: str
+    jobs: int | None = None
+    database: Path | None = None
+
+
+def compile_cases(cases: Sequence[Case], folder: Path, options: Options, limit: int, tell: Callable[[str], None]) -> list[tuple[Case, str]]:
     """Compile cases into `folder/1`, `folder/2`, ..., each with at most `limit` bytes unless one case alone has more.
 
     Those that are there already, made by the same compiler for the same target, stay.
@@ -34,7 +52,7 @@ def compile_cases(
     Returns:
         The cases that cannot be compiled, with the reason.
     """
-    stamp, failed = stamp_of(target), []
+    stamp, failed = stamp_of(options), []
     present = {path.name: path for path in archives(folder)}
     for number, case in enumerate(cases, 1):
         old = present.get(case.file)
@@ -44,7 +62,7 @@ def compile_cases(
                 continue
             old.unlink()
         try:
-            archive = build(case, target, stamp, jobs)
+            archive = build(case, options, stamp)
         except LeptonError as error:
             failed.append((case, error.diagnostics[0].message))
             tell(f"{number} of {len(cases)}, {case.name}: {failed[-1][1]}")
@@ -54,25 +72,32 @@ def compile_cases(
     return failed
 
 
-def stamp_of(target: str) -> str:
-    """Hash of the target, of the compiler, and of what this benchmark compiles."""
-    digest = hashlib.sha256(target.encode())
+def stamp_of(options: Options) -> str:
+    """Hash of the target, of the compiler, of what was measured, and of what this benchmark compiles."""
+    digest = hashlib.sha256(options.target.encode())
     here = Path(__file__).parents[1]
-    for path in [*sorted(Path(f) for f in compiler_files()), *(here / name for name in SOURCES)]:
+    given = [options.database] if options.database else []
+    for path in [*sorted(Path(f) for f in compiler_files()), *(here / name for name in SOURCES), *given]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def build(case: Case, target: str, stamp: str, jobs: int | None) -> Archive:
+def build(case: Case, options: Options, stamp: str) -> Archive | Collection:
     """Compile one case and compute what it should give.
 
     Raises:
         LeptonError: it cannot be compiled, or a package is missing.
     """
-    return _model(case, target, stamp, jobs) if case.kind == "model" else _net(case, target, stamp, jobs)
+    return _model(case, options, stamp) if case.kind == "model" else _net(case, options, stamp)
 
 
-def _model(case: Case, target: str, stamp: str, jobs: int | None) -> Archive:
+def _compiled(source: Any, case: Case, options: Options) -> lc.CompiledModel:
+    return lc.compile(
+        source, target=options.target, level=3, precision=case.precision, jobs=options.jobs, name="bench_model", tune_db=options.database
+    )  # fmt: skip
+
+
+def _model(case: Case, options: Options, stamp: str) -> Archive:
     """A model of the zoo beside ONNX Runtime; weights that the file leaves out are patterned."""
     from bench.random_weights import with_random_weights
 
@@ -80,13 +105,12 @@ def _model(case: Case, target: str, stamp: str, jobs: int | None) -> Archive:
     path = with_random_weights(zoo.fetch(entry), patterned)
     graph, feeds = lc.import_model(path, inputs=entry.shapes), feeds_from_recipes(entry.inputs)
     reference, expected = reference_outputs(path, graph, feeds)
-    model = lc.compile(graph, target=target, level=3, precision=case.precision, jobs=jobs, name="bench_model")
     tolerance = max(TOLERANCE[case.precision], tolerance_of(graph))
-    return _archive(case, stamp, tolerance, reference, model, feeds, expected)
+    return _archive(case, stamp, tolerance, reference, _compiled(graph, case, options), feeds, expected)
 
 
-def _net(case: Case, target: str, stamp: str, jobs: int | None) -> Archive:
-    """A net or a layer in PyTorch, beside PyTorch on this processor."""
+def _net(case: Case, options: Options, stamp: str) -> Archive | Collection:
+    """A net or a layer in PyTorch, beside PyTorch on this processor; or the candidates for it."""
     try:
         import torch
     except ImportError as error:
@@ -95,12 +119,14 @@ def _net(case: Case, target: str, stamp: str, jobs: int | None) -> Archive:
 
     net = module(case.subject)
     example = torch.from_numpy(patterned_input({**net_shapes(), **layer_shapes()}[case.subject]))
-    with torch.no_grad():
-        expected = net(example).numpy()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "net.onnx")
         torch.onnx.export(net, (example,), str(path), input_names=["x"], output_names=["y"], dynamo=False)
-        model = lc.compile(path, target=target, level=3, precision=case.precision, jobs=jobs, name="bench_model")
+        if case.kind == "candidates":
+            return collect(case, path, options.target, stamp, options.jobs or os.cpu_count() or 1, default_cache())
+        model = _compiled(path, case, options)
+    with torch.no_grad():
+        expected = net(example).numpy()
     stride = max(1, expected.size // MOST_EXPECTED) | 1
     span = {"y": float(np.ptp(expected))}
     return _archive(case, stamp, TOLERANCE[case.precision], "pytorch", model, {}, {"y": expected.reshape(-1)[::stride]}, stride, span)
@@ -123,7 +149,7 @@ def _archive(
     return Archive(case, stamp, tolerance, reference, manifest, library, feeds, expected, stride, span)
 
 
-def _place(archive: Archive, folder: Path, limit: int) -> Path:
+def _place(archive: Archive | Collection, folder: Path, limit: int) -> Path:
     """Write an archive into the first part that has room for it."""
     folder.mkdir(parents=True, exist_ok=True)
     written = folder / archive.case.file

@@ -9,7 +9,7 @@ from typing import Literal
 
 from lepton_compiler import zoo
 
-Kind = Literal["model", "net", "layer"]
+Kind = Literal["model", "net", "layer", "candidates"]
 PRECISIONS = ("fp32", "fp16")
 TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 1e-2}
 """Largest difference, relative to the range of an output."""
@@ -46,7 +46,7 @@ class Case:
 
     Attributes:
         kind: of subject.
-        subject: id of the model; or net with its batch and length; or layer with its sizes.
+        subject: id of the model; or net with its batch and length; or layer with its sizes. Of candidates: the net or layer that they are for.
         precision: of products.
     """
 
@@ -83,10 +83,15 @@ def layer_shapes() -> dict[str, Shape]:
     return products | convolutions
 
 
-def cases(wanted: Sequence[str], precisions: Sequence[str]) -> list[Case]:
-    """All cases whose name or kind has one of the parts in `wanted`, or all: nets first, half precision first, small batches first."""
+def cases(wanted: Sequence[str], precisions: Sequence[str], candidates: bool = False) -> list[Case]:
+    """All cases whose name or kind has one of the parts in `wanted`, or all: nets first, half precision first, small batches first.
+
+    With `candidates`, also those of tuning for the nets and layers.
+    """
     subjects: list[tuple[Kind, str]] = [("net", name) for name in net_shapes()]
     subjects += [("layer", name) for name in layer_shapes()]
     subjects += [("model", entry.id) for entry in zoo.entries() if entry.format == "onnx"]
+    if candidates:
+        subjects += [("candidates", subject) for kind, subject in subjects if kind != "model"]
     every = [Case(kind, subject, precision) for kind, subject in subjects for precision in reversed(precisions)]
     return [case for case in every if not wanted or any(part in f"{case.kind} {case.name}" for part in wanted)]

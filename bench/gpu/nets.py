@@ -106,8 +106,11 @@ class Encoder(nn.Module):
         """Every head's weighted values, side by side."""
         n, s, d = x.shape
         q, k, v = (layer[name](x).reshape(n, s, self.heads, d // self.heads).transpose(1, 2) for name in ("q", "k", "v"))
-        scores = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(d // self.heads), dim=-1)
-        return (scores @ v).transpose(1, 2).reshape(n, s, d)
+        if torch.onnx.is_in_onnx_export():
+            found = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(d // self.heads), dim=-1) @ v
+        else:
+            found = F.scaled_dot_product_attention(q, k, v)
+        return found.transpose(1, 2).reshape(n, s, d)
 
 
 def _encoder_layer(width: int) -> dict[str, nn.Module]:

@@ -18,7 +18,7 @@ class Row:
     """One case in one stage.
 
     Attributes:
-        stage: `agree`, `sanitize`, `speed` or `compile`.
+        stage: `agree`, `sanitize`, `speed`, `tune` or `compile`.
         case: model, net or layer.
         precision: of products.
         ms: median time of a run, by runtime.
@@ -62,6 +62,8 @@ class Row:
             return f"{head}failed: {self.error}"
         if self.stage == "sanitize":
             return f"{head}clean: {self.note}"
+        if self.stage == "tune":
+            return f"{head}{self.note}"
         error = f"error {self.max_rel:.1e}{'' if self.ok else ' WRONG'}"
         if self.stage == "agree":
             return f"{head}{error} ({self.note})"
@@ -71,10 +73,10 @@ class Row:
         return f"{head}{times}{ratios}  {error}{absent}"
 
 
-def best_rows(rows: Sequence[Row]) -> list[Row]:
-    """The rows that count: where a case was timed beside `torch.compile`, that row and not the one without."""
+def timed_rows(rows: Sequence[Row]) -> list[Row]:
+    """The rows of nets and layers: where a case was timed beside `torch.compile`, that row and not the one without."""
     compiled = {(row.case, row.precision) for row in rows if row.stage == "compile" and not row.error}
-    return [row for row in rows if row.stage != "speed" or (row.case, row.precision) not in compiled]
+    return [r for r in rows if r.stage == "compile" or (r.stage == "speed" and (r.case, r.precision) not in compiled)]
 
 
 def group_of(row: Row) -> str:
@@ -87,7 +89,7 @@ def group_of(row: Row) -> str:
 def means(rows: Sequence[Row]) -> list[str]:
     """Geometric means of the ratios of each group, beside what they should be."""
     groups: dict[str, list[Row]] = {}
-    for row in best_rows(rows):
+    for row in timed_rows(rows):
         if row.ratios:
             groups.setdefault(group_of(row), []).append(row)
     lines = []
@@ -109,9 +111,10 @@ def findings(rows: Sequence[Row]) -> list[str]:
         if chosen:
             bad = [f"{row.case} {row.precision}" for row in chosen if not row.ok]
             lines.append(f"{len(chosen) - len(bad)} of {len(chosen)} {text}{': not ' + ', '.join(bad) if bad else ''}")
-    timed = [row for row in best_rows(rows) if row.stage in ("speed", "compile")]
+    timed = timed_rows(rows)
     if wrong := [f"{row.case} {row.precision}" for row in timed if not row.ok]:
         lines.append(f"{len(wrong)} of {len(timed)} timed cases are wrong or failed: {', '.join(wrong)}")
+    lines += [f"tuning {row.case} {row.precision}: {row.note or row.error}" for row in rows if row.stage == "tune"]
     reasons = dict.fromkeys((name, reason) for row in timed for name, reason in row.missing.items())
     lines += [f"{CALLED[name]} is missing: {reason}" for name, reason in reasons]
     return lines + means(rows)
@@ -120,7 +123,7 @@ def findings(rows: Sequence[Row]) -> list[str]:
 def table(rows: Sequence[Row], device: str, torch: str) -> str:
     """All of it as Markdown."""
     lines = [f"`python -m bench.cuda` on {device}, {torch}.", "", *(f"- {text}" for text in findings(rows)), ""]
-    timed = [row for row in best_rows(rows) if row.stage in ("speed", "compile")]
+    timed = timed_rows(rows)
     if timed:
         names = list(dict.fromkeys(name for row in timed for name in row.ms))
         others = [name for name in names if name != "lepton"]

@@ -19,10 +19,10 @@ from bench.gpu.report import Row, table
 from lepton_compiler.backends.tvm.tuning.process import MeasureError, MeasuringProcess
 from lepton_compiler.errors import UsageError
 
-STAGES = ("agree", "speed", "sanitize", "compile")
+STAGES = ("agree", "speed", "sanitize", "tune", "compile")
 """In their order: what is quick and tells most comes first."""
-LIMITS = {"facts": 120.0, "agree": 90.0, "speed": 120.0, "sanitize": 240.0, "compile": 480.0}
-"""Seconds for one case; what takes longer is given up."""
+LIMITS = {"facts": 120.0, "agree": 90.0, "speed": 120.0, "sanitize": 240.0, "tune": 60.0, "compile": 480.0}
+"""Seconds for one case, or of `tune` for one kernel; what takes longer is given up."""
 TOOLS = ("memcheck", "racecheck")
 FOUND = 86
 """Exit status of compute-sanitizer where it found something."""
@@ -108,6 +108,8 @@ class Measurement:
                     row: Row = self.process.ask(limit, "agree", path)
                 case "sanitize":
                     row = sanitized(case, path, limit)
+                case "tune":
+                    row = self._tuned(case, path)
                 case _:
                     row = self.process.ask(limit, "speed", path, self.rounds, stage == "compile")
         except (MeasureError, subprocess.TimeoutExpired) as error:
@@ -116,6 +118,48 @@ class Measurement:
             text = error.diagnostics[0].message if isinstance(error, MeasureError) else f"no answer within {limit:.0f} seconds"
             return Row(stage, case.subject, case.precision, error=text)
         return row
+
+    def _tuned(self, case: Case, path: Path) -> Row:
+        """Measure the candidates of all kernels of a case; what is found is added to `tuning.jsonl`, all times to `candidates.jsonl`.
+
+        Raises:
+            MeasureError: a kernel does not come to an end, or the time is up.
+        """
+        row = Row("tune", case.subject, case.precision, ok=True)
+        before, after, faster, count = 0.0, 0.0, 0, int(facts_of(path)["kernels"])
+        for number in range(count):
+            found = self._fastest(path, number)
+            if found is None:
+                row.ok, row.error = False, f"the analytic kernel {number} of {path.name} does not run"
+                return row
+            seconds = found["seconds"]
+            calls, analytic = found["calls"], seconds[0]
+            before, after = before + calls * analytic, after + calls * analytic * found["row"].ratio
+            faster += bool(found["row"].choice)
+            with (self.output / "tuning.jsonl").open("a") as file:
+                file.write(found["row"].to_line())
+            with (self.output / "candidates.jsonl").open("a") as file:
+                times = [[found["choices"][k], s] for k, s in seconds.items()]
+                left_out = [[found["choices"][k], reason] for k, reason in found["left_out"].items()]
+                facts = {"case": case.name, "kernel": found["row"].label, "shapes": found["row"].shapes, "calls": calls}
+                file.write(json.dumps({**facts, "seconds": times, "left_out": left_out}) + "\n")
+        ratio = before / after if after else 1.0
+        row.ms, row.ratios = {"analytic": 1e3 * before, "tuned": 1e3 * after}, {"analytic": ratio}
+        row.note = f"{faster} of {count} products are faster with other tiles; all together take {ratio:.3f} times as long without"
+        return row
+
+    def _fastest(self, path: Path, number: int) -> dict[str, Any] | None:
+        """What `candidates.measured` finds of a kernel, without the candidates that break the process; None where the analytic kernel does."""
+        broken: dict[int, str] = {}
+        while True:
+            found: dict[str, Any] = self.process.ask(min(LIMITS["tune"], max(0.0, self._seconds_left)), "tune", path, number, list(broken))
+            if "broken" not in found:
+                found["left_out"] |= broken
+                return found
+            self.process.stop()
+            if found["broken"] == 0:
+                return None
+            broken[found["broken"]] = found["reason"]
 
     def _keep(self, row: Row) -> None:
         self.rows[row.key] = row
@@ -130,7 +174,9 @@ def _of_stage(stage: str, cases: Sequence[tuple[Case, Path]]) -> list[tuple[Case
         return [(case, path) for case, path in cases if case.kind == "model"]
     if stage == "sanitize":
         return [(case, path) for case, path in cases if case.subject in SANITIZED]
-    timed = [(case, path) for case, path in cases if case.kind != "model"]
+    if stage == "tune":
+        return [(case, path) for case, path in cases if case.kind == "candidates"]
+    timed = [(case, path) for case, path in cases if case.kind in ("net", "layer")]
     return sorted(timed, key=lambda item: (item[0].kind != "net", " 32" in item[0].subject, item[0].precision))
 
 

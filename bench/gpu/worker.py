@@ -10,11 +10,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bench.gpu import contenders
 from bench.gpu.archive import Archive
+from bench.gpu.candidates import Collection, measured
 from bench.gpu.report import Row
 from lepton_compiler.backends.tvm.tuning.process import serve
 from lepton_compiler.cuda_driver import DeviceSession
@@ -23,10 +25,11 @@ from lepton_compiler.verification import compare
 
 
 class Worker:
-    """Answers requests: `facts`, `agree`, `speed`."""
+    """Answers requests: `facts`, `agree`, `speed`, `tune`."""
 
     def __init__(self) -> None:
         self.session: DeviceSession | None = None
+        self.collection: tuple[Path, Collection] | None = None
 
     def facts(self) -> dict[str, str]:
         """The GPU, and PyTorch's version or why it takes no part."""
@@ -62,6 +65,13 @@ class Worker:
         if others:
             sys.modules["torch"].cuda.empty_cache()
         return row
+
+    def tune(self, path: Path, number: int, skipped: Sequence[int]) -> dict[str, Any]:
+        """Time the candidates of a kernel of a collection: see `candidates.measured`."""
+        if self.collection is None or self.collection[0] != path:
+            self.collection = path, Collection.read(path)
+        held = self.collection[1]
+        return measured(self._session(), held.kernels[number], held.touched, skipped)
 
     @staticmethod
     def _error(archive: Archive, found: np.ndarray) -> float:

@@ -16,11 +16,14 @@ import pytest
 import lepton_compiler as lc
 from bench import cuda
 from bench.gpu import archive, build, cases, contenders, report, stages
+from bench.gpu.candidates import Collection
 from bench.gpu.report import Row
 from bench.gpu.worker import Worker
 from bench.patterns import patterned, patterned_input
+from lepton_compiler.backends.tvm.cuda import compilers
 from lepton_compiler.backends.tvm.cuda.compilers import Image
 from lepton_compiler.backends.tvm.cuda.package import build as package
+from lepton_compiler.backends.tvm.cuda.tuning import candidates as tuning_candidates
 from lepton_compiler.backends.tvm.tuning.process import MeasureError
 from lepton_compiler.errors import LeptonError
 from lepton_compiler.testing.cuda_driver import FakeGpu
@@ -63,6 +66,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
         return [Image(g, False, b"code") for g in gpus], "none"
 
     monkeypatch.setattr(package, "compile_images", images)
+    monkeypatch.setattr(compilers, "compile_images", images)
     monkeypatch.setattr(stages, "MeasuringProcess", Here)
     monkeypatch.setattr(Here, "failing", ())
     gpu.configure(capability=(9, 0))
@@ -81,10 +85,10 @@ def folder(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setattr(contenders, "PER_ROUND", 1e-6)
     source = lc.emit(lc.import_model(_lir(tmp_path)), tmp_path / "small.onnx")
 
-    def model(case: cases.Case, target: str, stamp: str, jobs: int | None) -> archive.Archive:
+    def model(case: cases.Case, options: build.Options, stamp: str) -> archive.Archive:
         feeds = {"x": np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 8)}
         graph = lc.import_model(source)
-        made = lc.compile(graph, target=target, name="bench_model", precision=case.precision)
+        made = lc.compile(graph, target=options.target, name="bench_model", precision=case.precision)
         return build._archive(case, stamp, 1e-3, "evaluator", made, feeds, lc.evaluate(graph, feeds))
 
     monkeypatch.setattr(build, "_model", model)
@@ -141,6 +145,30 @@ def test_wrong_results_are_found(folder, gpu):
     wrong = archive.Archive(**{**vars(kept), "expected": {"y": kept.expected["y"] + np.float32(0.1)}})
     wrong.write(path)
     assert not Worker().speed(path, 2, False).ok
+
+
+def test_candidates_are_measured_apart_from_where_they_are_compiled(folder, gpu, capsys, monkeypatch, tmp_path):
+    """The largest blocks are the fastest but do not start; the next ones are taken, and a build takes them from the database."""
+    monkeypatch.setattr(cases, "PRODUCTS", ((64, 64, 64),))
+    monkeypatch.setattr(tuning_candidates, "TILINGS", 4)
+    arguments = ["--compile", str(tmp_path / "c"), "gemm 64x", "--precision", "fp32", "-q"]
+    assert cuda.main([*arguments, "--candidates"]) == 0
+    (path,) = (p for p in archive.archives(tmp_path / "c") if "candidates" in p.name)
+    (kernels,) = Collection.read(path).kernels
+    assert kernels.choices[0] == {} and len(kernels.choices) == len(kernels.contenders) > 3
+    gpu.emulate("nothing")
+    for number, kernel in enumerate(kernels.contenders):
+        gpu.cost(kernel.launches[0].symbol, (4e-5, -1.0, 1e-5)[number] if number < 3 else 2e-5)
+    assert cuda.main(["--run", str(tmp_path / "c"), "--stage", "tune"]) == 0
+    assert "1 of 1 products are faster with other tiles; all together take 4.000 times as long without" in capsys.readouterr().out
+    (row,) = (json.loads(line) for line in (tmp_path / "c" / "tuning.jsonl").read_text().splitlines())
+    assert row["choice"] == kernels.choices[2] and row["ratio"] == 0.25 and row["cpu"].startswith("Emulated GPU, sm_90")
+    (times,) = (json.loads(line) for line in (tmp_path / "c" / "candidates.jsonl").read_text().splitlines())
+    assert times["left_out"] == [[kernels.choices[1], "cuLaunchKernel: too many resources requested for launch (701)"]]
+    assert dict(map(tuple, ((json.dumps(c), round(s, 7)) for c, s in times["seconds"])))[json.dumps(kernels.choices[2])] == 1e-5
+    assert cuda.main([*arguments, "--tune-db", str(tmp_path / "c" / "tuning.jsonl")]) == 0
+    layer = next(p for p in archive.archives(tmp_path / "c") if p.name.startswith("layer"))
+    assert [r["choice"] for r in archive.Archive.read(layer).manifest["tuning"]] == [kernels.choices[2]]
 
 
 def test_no_gpu_is_one_line(folder, gpu, capsys):

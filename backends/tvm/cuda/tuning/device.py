@@ -45,7 +45,7 @@ class GpuDevice:
     @property
     def name(self) -> str:
         """For the database."""
-        return f"{self.facts.name}, {self.facts.architecture}, L2 {self.facts.l2_bytes >> 10}K"
+        return self.facts.identity
 
     def ask(self, seconds: float, request: str, *arguments: Any) -> Any:
         """A request of `runner.Runner` that takes about so long.

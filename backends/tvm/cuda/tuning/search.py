@@ -15,19 +15,14 @@ from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.backends.tvm.cuda.compilers import compile_images
 from lepton_compiler.backends.tvm.cuda.tuning.candidates import candidates
 from lepton_compiler.backends.tvm.cuda.tuning.device import Contest, GpuDevice
+from lepton_compiler.backends.tvm.cuda.tuning.fastest import ROUNDS, fastest
 from lepton_compiler.backends.tvm.cuda.unit import unit
 from lepton_compiler.backends.tvm.kernels import Kernel, KernelCache
 from lepton_compiler.backends.tvm.spec import KernelSpec
 from lepton_compiler.backends.tvm.tuning.process import MeasureError
-from lepton_compiler.backends.tvm.tuning.statistics import compare
 from lepton_compiler.errors import LeptonError
 from lepton_compiler.gpus import Gpu
 from lepton_compiler.target import Target
-
-MARGIN, LEVEL = 0.02, 0.01
-"""By how much, and how surely, a candidate must be faster."""
-ROUNDS, FINAL_ROUNDS, KEPT = 11, 41, 3
-"""Rounds with all candidates, rounds with the best ones, and how many those are."""
 
 Code = tuple[Kernel, bytes]
 
@@ -109,29 +104,10 @@ class Search:
                 else:
                     choices.append(choice)
         try:
-            best, ratio = self.fastest(contest, len(choices))
+            best, ratio = fastest(contest.samples, len(choices))
         except MeasureError:
             return Found(ANALYTIC, 1.0, len(choices) - 1, skipped)
         return Found(choices[best], ratio, len(choices) - 1, skipped)
-
-    def fastest(self, contest: Contest, count: int) -> tuple[int, float]:
-        """The fastest of some contenders, and its time over the first one's: another than that is only taken if it is clearly faster.
-
-        Raises:
-            MeasureError: one of them broke the measuring process.
-        """
-        if count < 2:
-            return 0, 1.0
-        samples = contest.samples(range(count), ROUNDS)
-        ratios = {k: compare(samples[:, k], samples[:, 0]).ratio for k in range(1, count)}
-        finalists = [k for k in sorted(ratios, key=lambda k: ratios[k]) if ratios[k] < 1.0][:KEPT]
-        if not finalists:
-            return 0, 1.0
-        samples = contest.samples([0, *finalists], FINAL_ROUNDS)
-        results = {k: compare(samples[:, place], samples[:, 0]) for place, k in enumerate(finalists, 1)}
-        faster = [k for k, result in results.items() if result.faster(MARGIN, LEVEL / KEPT)]
-        best = min(faster, key=lambda k: results[k].ratio, default=0)
-        return best, results[best].ratio if best else 1.0
 
     @property
     def is_late(self) -> bool:
