@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,8 @@ def _net(case: Case, options: Options, stamp: str) -> Archive | Collection:
 
     net = module(case.subject)
     example = torch.from_numpy(patterned_input({**net_shapes(), **layer_shapes()}[case.subject]))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing: shapes are to be constants here
         path = Path(folder, "net.onnx")
         torch.onnx.export(net, (example,), str(path), input_names=["x"], output_names=["y"], dynamo=False)
         if case.kind == "candidates":
