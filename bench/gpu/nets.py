@@ -20,9 +20,9 @@ class Bottleneck(nn.Module):
         super().__init__()
         out = 4 * width
         self.body = nn.Sequential(
-            _conv(channels, width, 1), nn.ReLU(), _conv(width, width, 3, stride), nn.ReLU(), _conv(width, out, 1)
+            _conv(channels, width, 1), nn.ReLU(), _conv(width, width, 3, stride), nn.ReLU(), _conv(width, out, 1, rectified=False)
         )  # fmt: skip
-        self.shortcut = nn.Identity() if stride == 1 and channels == out else _conv(channels, out, 1, stride)
+        self.shortcut = nn.Identity() if stride == 1 and channels == out else _conv(channels, out, 1, stride, rectified=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[N, C, H, W]`."""
@@ -56,7 +56,7 @@ class Inverted(nn.Module):
         super().__init__()
         wide = channels * factor
         grow: list[nn.Module] = [_conv(channels, wide, 1), nn.ReLU6()] if factor > 1 else []
-        self.body = nn.Sequential(*grow, _conv(wide, wide, 3, stride, wide), nn.ReLU6(), _conv(wide, out, 1))
+        self.body = nn.Sequential(*grow, _conv(wide, wide, 3, stride, wide), nn.ReLU6(), _conv(wide, out, 1, rectified=False))
         self.adds = stride == 1 and channels == out
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -123,10 +123,16 @@ def _encoder_layer(width: int) -> dict[str, nn.Module]:
     }
 
 
-def _conv(channels: int, out: int, size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+class RectifiedConv(nn.Conv2d):
+    """A convolution of whose results half are cut off: its weights have twice the variance (He et al., 2015)."""
+
+    gain = 2
+
+
+def _conv(channels: int, out: int, size: int, stride: int = 1, groups: int = 1, rectified: bool = True) -> nn.Sequential:
     """A convolution with batch normalisation."""
-    conv = nn.Conv2d(channels, out, size, stride, size // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out))
+    kind = RectifiedConv if rectified else nn.Conv2d
+    return nn.Sequential(kind(channels, out, size, stride, size // 2, groups=groups, bias=False), nn.BatchNorm2d(out))
 
 
 class Product(nn.Module):
@@ -177,14 +183,14 @@ def module(subject: str) -> nn.Module:
 
 
 def fill(net: nn.Module) -> nn.Module:
-    """Weights by `patterned`, of the deviation that PyTorch draws them with; what has one axis stays, but for biases, which become zero."""
+    """Weights by `patterned` that keep the size of what goes through: of variance gain / terms of a sum; biases become zero."""
     with torch.no_grad():
         for name, weight in net.named_parameters():
             if weight.dim() > 1:
-                terms = weight.shape[0] if isinstance(net, Product) else weight[0].numel()
-                weight.copy_(
-                    torch.from_numpy(patterned(tuple(weight.shape), name)) / math.sqrt(terms if isinstance(net, Product) else 3 * terms)
-                )
+                owner = net.get_submodule(name.rpartition(".")[0])
+                terms = weight.shape[0] if isinstance(owner, Product) else weight[0].numel()
+                scale = math.sqrt(getattr(owner, "gain", 1) / terms)
+                weight.copy_(torch.from_numpy(patterned(tuple(weight.shape), name)) * scale)
             elif name.endswith("bias"):
                 weight.zero_()
     return net
