@@ -7,7 +7,7 @@ import json
 import lzma
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Archive:
         expected: by output; of a net every `stride`-th element.
         stride: see there.
         span: by output, largest less smallest value of the whole.
+        own: what the evaluator gives, where that is not quite the same: the reference rounds, too.
     """
 
     case: Case
@@ -46,6 +47,7 @@ class Archive:
     expected: Mapping[str, np.ndarray]
     stride: int = 1
     span: Mapping[str, float] | None = None
+    own: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write the file; the same archive gives the same bytes."""
@@ -58,6 +60,7 @@ class Archive:
             "library.so": self.library,
             "feeds.npz": _packed(self.feeds),
             "expected.npz": _packed(self.expected),
+            "own.npz": _packed(self.own),
         }
         partial = path.with_suffix(".part")
         with (
@@ -76,10 +79,10 @@ class Archive:
         with lzma.open(path) as stream, tarfile.open(fileobj=stream) as tar:
             members = {row.name: tar.extractfile(row).read() for row in tar}  # type: ignore[union-attr]
         facts = json.loads(members["facts.json"])
-        feeds, expected = (dict(np.load(io.BytesIO(members[name]))) for name in ("feeds.npz", "expected.npz"))
+        feeds, expected, own = (dict(np.load(io.BytesIO(members[f"{name}.npz"]))) for name in ("feeds", "expected", "own"))
         return Archive(
             Case(**facts["case"]), facts["stamp"], facts["tolerance"], facts["reference"], facts["manifest"], members["library.so"],
-            feeds, expected, facts["stride"], facts["span"],
+            feeds, expected, facts["stride"], facts["span"], own,
         )  # fmt: skip
 
 

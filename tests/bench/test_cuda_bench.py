@@ -145,6 +145,14 @@ def test_wrong_results_are_found(folder, gpu):
     wrong = archive.Archive(**{**vars(kept), "expected": {"y": kept.expected["y"] + np.float32(0.1)}})
     wrong.write(path)
     assert not Worker().speed(path, 2, False).ok
+    path = next(p for p in archive.archives(folder) if "model" in p.name)
+    kept = archive.Archive.read(path)
+    off = {name: array + np.float32(0.1) for name, array in kept.expected.items()}
+    archive.Archive(**{**vars(kept), "expected": off}).write(path)
+    assert not Worker().agree(path).ok
+    archive.Archive(**{**vars(kept), "expected": off, "own": kept.expected}).write(path)
+    row = Worker().agree(path)
+    assert row.ok and row.max_rel < 1e-5 and row.note.startswith("evaluator; ")
 
 
 def test_candidates_are_measured_apart_from_where_they_are_compiled(folder, gpu, capsys, monkeypatch, tmp_path):
