@@ -1,8 +1,8 @@
 """Numbers that look random, are the same on every machine, and compress: weights and inputs of nets that are carried to where they are measured.
 
-Random weights do not compress, and a net of 100 million of them is too much to carry. Here the element at a row and a column is `table[(r + c) mod
-251]`, where the table has 251 normal numbers, `c` is any for each column and `r` one of 16 for each row: a matrix has 16 kinds of rows and 251 kinds of
-columns, whichever way it is laid out, and every row of it has nearly the mean and the deviation of normal numbers.
+Random weights do not compress, and a net of 100 million of them is too much to carry. Here the element at a row and a column is `s table[(r + c) mod
+251]`, where the table has 251 normal numbers, `r` is one of 16 for each row, `c` one of 16 and `s` a sign for each column: a matrix has 16 kinds of rows
+and 32 kinds of columns, whichever way it is laid out, and sums along rows are as those of normal numbers are.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ def patterned(shape: Sequence[int], salt: str) -> np.ndarray:
     table = np.array([normal.inv_cdf((k + 0.5) / ENTRIES) for k in np.argsort(scattered(ENTRIES, "table"))], np.float32)
     table /= table.std()
     rows = scattered(shape[0], f"{salt} rows") % np.uint64(KINDS)
-    columns = scattered(math.prod(shape[1:]), f"{salt} columns") % np.uint64(ENTRIES)
-    return np.asarray(table[(rows[:, None] * np.uint64(7) + columns) % np.uint64(ENTRIES)].reshape(shape))
+    columns = scattered(math.prod(shape[1:]), f"{salt} columns")
+    signs = np.where(columns >> np.uint64(63), np.float32(-1), np.float32(1))
+    places = (rows[:, None] * np.uint64(7) + columns % np.uint64(KINDS) * np.uint64(15)) % np.uint64(ENTRIES)
+    return np.asarray((table[places] * signs).reshape(shape))
 
 
 def patterned_input(shape: Sequence[int]) -> np.ndarray:
