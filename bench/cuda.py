@@ -1,260 +1,100 @@
-"""`python -m bench.cuda`: nets and single layers on a GPU, lepton beside PyTorch, compiled and eager, all replayed as CUDA graphs."""
+"""`python -m bench.cuda`: agreement and speed on a GPU, lepton beside PyTorch, compiled and eager, all replayed as CUDA graphs."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import statistics
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import lepton_compiler as lc
-from lepton_compiler.cli.options import Parser, add_common_options
+from bench.gpu.cases import PRECISIONS, cases
+from bench.gpu.report import Row, findings
+from bench.gpu.stages import STAGES, Measurement
+from lepton_compiler.cli.options import Parser, add_common_options, positive
 from lepton_compiler.cli.outcome import guarded, print_json
-from lepton_compiler.errors import LeptonError, MissingDependency
+from lepton_compiler.errors import UsageError
 
 EXAMPLE = """\
 examples:
-  python -m bench.cuda --output bench/results
-  python -m bench.cuda resnet50 gemm --precision fp16 --rounds 20
+  python -m bench.cuda --compile build/cuda                       here, without a GPU
+  python -m bench.cuda --run build/cuda --seconds 540             on the machine with the GPU, again until nothing is left
+  python -m bench.cuda --compile build/cuda --run build/cuda      both on one machine
+  python -m bench.cuda --run build/cuda gemm --stage speed
+  python -m bench.cuda --compile build/cuda gemm --candidates     other tiles, which --run then measures for --tune-db
 A ratio is the other's time divided by lepton's, the median over rounds in which all take turns: above 1 lepton is faster.
 """
-PRECISIONS = ("fp32", "fp16")
-TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 1e-2}
-PER_ROUND = 5e-3
-"""Seconds of each runtime's turn."""
-
-
-@dataclass
-class Row:
-    """One case; `error` says why there is nothing else.
-
-    Attributes:
-        case: net or layer with its batch.
-        precision: of products.
-        ms: median time of a run, by runtime.
-        ratios: by other runtime, its time divided by lepton's.
-        max_rel: largest difference from PyTorch's float32 result on the processor, relative to its range.
-        ok: whether that is within the tolerance.
-    """
-
-    case: str
-    precision: str
-    ms: dict[str, float] = field(default_factory=dict)
-    ratios: dict[str, float] = field(default_factory=dict)
-    max_rel: float = math.inf
-    ok: bool = False
-    error: str = ""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The options."""
-    parser = Parser(prog="python -m bench.cuda", description="Measure on a GPU beside PyTorch.", epilog=EXAMPLE)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="parts of names: resnet50, bert, gemm, conv...; all if absent")
+    parser = Parser(prog="python -m bench.cuda", description="Check and measure on a GPU, beside PyTorch.", epilog=EXAMPLE)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="parts of names: resnet50, bert, gemm, model, fp16...; all if absent")
+    parser.add_argument("--compile", type=Path, metavar="DIR", help="compile the cases into DIR/1, DIR/2...; this needs no GPU")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="measure the cases in DIR; this needs numpy, ml_dtypes and a GPU")
+    parser.add_argument("--target", default="cuda:sm_90", help="for --compile (default cuda:sm_90)")
     parser.add_argument("--precision", action="append", choices=["fp32", "tf32", "fp16"], default=[], help="default: fp32 and fp16")
-    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="rounds in which all take turns (default 30)")
-    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes per net")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="write cuda.json and cuda.md there")
+    parser.add_argument("--candidates", action="store_true", help="compile other tiles for nets and layers, too, for the stage 'tune'")
+    parser.add_argument("--tune-db", type=Path, metavar="FILE", help="compile with the choices of that stage's tuning.jsonl")
+    parser.add_argument("--limit", type=positive, default=48, metavar="MB", help="most that a folder DIR/N has (default 48)")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="compiler processes at once")
+    parser.add_argument("--stage", action="append", choices=STAGES, default=[], help=f"of --run; default: {', '.join(STAGES)}")
+    parser.add_argument("--seconds", type=float, default=1e6, metavar="S", help="stop measuring after so long; the next run goes on")
+    parser.add_argument("--rounds", type=positive, default=30, metavar="N", help="rounds in which all take turns (default 30)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="for cuda.jsonl, cuda.json, cuda.md, tuning.jsonl (default: that of --run)"
+    )
     add_common_options(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print and write."""
+    """Compile, measure, print and write."""
     args = make_parser().parse_args(argv)
     return guarded("bench.cuda", lambda: _run(args), verbose=args.verbose, as_json=args.json)
 
 
 def _run(args: argparse.Namespace) -> int:
-    torch = _torch()
-    from bench.cuda_nets import layers, nets
+    if args.compile is None and args.run is None:
+        raise UsageError("say --compile DIR, --run DIR, or both", hint="python -m bench.cuda --compile build/cuda --run build/cuda")
+    end = time.monotonic() + args.seconds
+    failed = _compiled(args) if args.compile is not None else False
+    return max(int(failed), _measured(args, end) if args.run is not None else 0)
 
-    cases = {**layers(), **nets((1, 32))}
-    chosen = [name for name in cases if not args.cases or any(part in name for part in args.cases)]
-    rows: list[Row] = []
-    for name in chosen:
-        for precision in args.precision or PRECISIONS:
-            rows.append(_measured(torch, name, *cases[name], precision, args))
-            if not args.quiet and not args.json:
-                print(line(rows[-1]), flush=True)
-    device = torch.cuda.get_device_name(0)
-    facts = {"device": device, "torch": torch.__version__, "cuda": torch.version.cuda, "rows": [asdict(row) for row in rows]}
-    if args.output:
-        args.output.mkdir(parents=True, exist_ok=True)
-        (args.output / "cuda.json").write_text(json.dumps(facts, indent=2) + "\n")
-        (args.output / "cuda.md").write_text(table(rows, device, str(torch.__version__)))
+
+def _compiled(args: argparse.Namespace) -> bool:
+    from bench.gpu.build import Options, compile_cases  # with the whole compiler, which the machine that measures need not have
+
+    chosen = cases(args.cases, args.precision or PRECISIONS, args.candidates)
+    if not chosen:
+        raise UsageError(f"no case is called '{args.cases[0]}'", hint="try resnet50, bert-base, gemm, conv, or the id of a model")
+
+    def tell(text: str) -> None:
+        if not args.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    if args.tune_db is not None and not args.tune_db.is_file():
+        raise UsageError(f"no tuning database {args.tune_db}", hint="the stage 'tune' of --run writes one")
+    failed = compile_cases(chosen, args.compile, Options(args.target, args.jobs, args.tune_db), args.limit * 10**6, tell)
+    tell(f"{len(chosen) - len(failed)} of {len(chosen)} cases are compiled")
+    return bool(failed)
+
+
+def _measured(args: argparse.Namespace, end: float) -> int:
+    def tell(row: Row) -> None:
+        if not args.quiet and not args.json:
+            print(row.line(), flush=True)
+
+    measurement = Measurement(args.run, args.output or args.run, end, args.rounds, tell)
+    left = measurement.run(args.stage or STAGES, args.cases)
+    facts = measurement.write()
+    rows = list(measurement.rows.values())
     if args.json:
-        print_json(facts)
+        print_json({**facts, "left": left})
     elif not args.quiet:
-        for text in means(rows):
+        for text in [*findings(rows), *([f"no time for {len(left)}: {', '.join(left)}"] if left else [])]:
             print(text)
-    return 0 if all(row.ok for row in rows) else 1
-
-
-def _torch() -> Any:
-    """The module torch, with a GPU.
-
-    Raises:
-        MissingDependency: it is not installed, or finds no GPU.
-    """
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingDependency("PyTorch is not installed", hint="pip install torch") from error
-    if not torch.cuda.is_available():
-        raise MissingDependency("PyTorch finds no GPU", hint="run this on a machine with a GPU of NVIDIA and a torch that is built for it")
-    return torch
-
-
-def _measured(torch: Any, name: str, net: Any, shape: tuple[int, ...], precision: str, args: argparse.Namespace) -> Row:
-    row = Row(name, precision)
-    try:
-        runs, outputs, expected = _contenders(torch, net.eval(), shape, precision, not args.no_compile)
-        span = float(expected.max() - expected.min())
-        row.max_rel = float((outputs["lepton"]().float().cpu() - expected).abs().max()) / span
-        row.ok = row.max_rel <= TOLERANCE[precision]
-        times = _interleaved(torch, runs, args.rounds)
-        row.ms = {runtime: 1e3 * statistics.median(found) for runtime, found in times.items()}
-        for runtime in times:
-            if runtime != "lepton":
-                row.ratios[runtime] = statistics.median(o / m for o, m in zip(times[runtime], times["lepton"], strict=True))
-    except (LeptonError, RuntimeError) as error:
-        row.error = str(error).strip().splitlines()[0]
-    return row
-
-
-def _contenders(
-    torch: Any, net: Any, shape: tuple[int, ...], precision: str, compiled: bool
-) -> tuple[dict[str, Callable[[], Any]], dict[str, Callable[[], Any]], Any]:
-    """By runtime, a function that enqueues one run, and one that gives the result of the last; and what it should be."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.benchmark = True
-    example = torch.randn(shape)
-    with torch.no_grad():
-        expected = net(example)
-    half = precision == "fp16"
-    runs, results = {}, {}
-    runs["lepton"], results["lepton"] = _lepton(torch, net, example, expected, precision)
-    device_net, x = net.cuda(), example.cuda()
-    if half:
-        device_net, x = device_net.half(), x.half()
-    if len(shape) == 4:
-        device_net, x = device_net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
-    runs["eager"], results["eager"] = _recorded(torch, device_net, x)
-    if compiled:
-        runs["compile"], results["compile"] = _compiled(torch, device_net, x)
-    net.float().cpu()
-    return runs, results, expected
-
-
-def _lepton(torch: Any, net: Any, example: Any, expected: Any, precision: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """The net through ONNX, for the GPU that is there; runs go into the current stream and are replayed as a CUDA graph."""
-    major, minor = torch.cuda.get_device_capability(0)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "net.onnx")
-        torch.onnx.export(net.cpu().float(), (example,), str(path), input_names=["x"], output_names=["y"], dynamo=False)
-        model = lc.compile(path, target=f"cuda:sm_{major}{minor}", level=3, precision=precision)
-    library: Any = model.library
-    x, y = example.cuda().contiguous(), torch.empty(tuple(expected.shape), device="cuda")
-    addresses = [x.data_ptr()], [tuple(x.shape)], [y.data_ptr()]
-
-    def run() -> None:
-        library.call(*addresses, 0, torch.cuda.current_stream().cuda_stream, waits=False)
-
-    run()
-    torch.cuda.synchronize()
-    return run, lambda: y
-
-
-def _recorded(torch: Any, net: Any, x: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Eager PyTorch, with cuDNN and cuBLAS, recorded as a CUDA graph."""
-    stream = torch.cuda.Stream()
-    with torch.no_grad(), torch.cuda.stream(stream):
-        for _ in range(3):
-            net(x)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.no_grad(), torch.cuda.graph(graph):
-        result = net(x)
-    return graph.replay, lambda: result
-
-
-def _compiled(torch: Any, net: Any, x: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """`torch.compile` as fast as it gets, which records CUDA graphs itself."""
-    fast = torch.compile(net, mode="max-autotune")
-    kept: list[Any] = []
-
-    def run() -> None:
-        with torch.no_grad():
-            kept[:] = [fast(x)]
-
-    for _ in range(5):
-        run()
-    torch.cuda.synchronize()
-    return run, lambda: kept[0]
-
-
-def _interleaved(torch: Any, runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of a run, by runtime, in rounds in which all take turns."""
-    counts = {}
-    for name, run in runs.items():
-        counts[name] = max(1, math.ceil(PER_ROUND / max(1e-6, _seconds(torch, run, 3))))
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            times[name].append(_seconds(torch, run, counts[name]))
-    return times
-
-
-def _seconds(torch: Any, run: Callable[[], Any], count: int) -> float:
-    """Seconds of one of `count` runs, by the GPU's own clock."""
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize()
-    begin.record()
-    for _ in range(count):
-        run()
-    end.record()
-    end.synchronize()
-    return float(begin.elapsed_time(end)) / 1e3 / count
-
-
-def line(row: Row) -> str:
-    """A row as text."""
-    if row.error:
-        return f"{row.case:<40} {row.precision:<5} failed: {row.error}"
-    times = "  ".join(f"{name} {ms:.3f} ms" for name, ms in row.ms.items())
-    ratios = "  ".join(f"{name} {ratio:.2f}" for name, ratio in row.ratios.items())
-    return f"{row.case:<40} {row.precision:<5} {times}  ratios: {ratios}  error {row.max_rel:.1e}{'' if row.ok else ' WRONG'}"
-
-
-def means(rows: Sequence[Row]) -> list[str]:
-    """Geometric means of the ratios: of nets by batch, of layers by kind, for each precision."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        kind = row.case.split()[0] if row.case.startswith(("gemm", "conv")) else f"nets, batch {row.case.split()[1].split('x')[0]}"
-        groups.setdefault(f"{kind}, {row.precision}", []).append(row)
-    lines = []
-    for name, members in groups.items():
-        for runtime in dict.fromkeys(r for row in members for r in row.ratios):
-            found = [row.ratios[runtime] for row in members if runtime in row.ratios]
-            lines.append(f"{name}: {statistics.geometric_mean(found):.2f} of {runtime} over {len(found)} cases")
-    return lines
-
-
-def table(rows: Sequence[Row], device: str, version: str) -> str:
-    """The rows as Markdown."""
-    names = list(dict.fromkeys(name for row in rows for name in row.ms))
-    head = ["case", "precision", *(f"{name} ms" for name in names), *(f"{name} / lepton" for name in names if name != "lepton"), "error"]
-    lines = [f"`python -m bench.cuda` on {device}, PyTorch {version}.", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for row in rows:
-        times = [f"{row.ms[name]:.3f}" if name in row.ms else "" for name in names]
-        ratios = [f"{row.ratios[name]:.2f}" if name in row.ratios else "" for name in names if name != "lepton"]
-        lines.append(f"| {' | '.join([row.case, row.precision, *times, *ratios, row.error or f'{row.max_rel:.1e}'])} |")
-    return "\n".join([*lines, "", *(f"- {text}" for text in means(rows)), ""])
+    return 0 if all(row.ok for row in rows) and not left else 1
 
 
 if __name__ == "__main__":

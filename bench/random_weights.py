@@ -8,6 +8,7 @@ a softmax is scaled so that its results have a deviation of one: a saturated sof
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,16 @@ NORMALIZED = {1: (1.0, 0.1), 2: (0.0, 0.1), 3: (0.0, 0.1), 4: (1.0, 0.1)}
 """Mean and deviation of scale, shift, mean and variance of a BatchNormalization, by operand."""
 
 
-def with_random_weights(path: Path) -> Path:
+Draw = Callable[[tuple[int, ...], str], np.ndarray]
+"""Numbers of a shape with mean zero and deviation one, for the weight of a name."""
+
+
+def drawn(shape: tuple[int, ...], name: str) -> np.ndarray:
+    """Normal numbers."""
+    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)
+
+
+def with_random_weights(path: Path, draw: Draw = drawn) -> Path:
     """A copy of the model in the cache with random weights in place of constant ones; the model itself if it has none of these."""
     model = onnx.load(path)
     graph = model.graph
@@ -29,11 +39,13 @@ def with_random_weights(path: Path) -> Path:
     filled = [n for n in graph.node if n.op_type == "ConstantOfShape" and n.input[0] in shapes and len(shapes[n.input[0]]) > 0]
     if not filled:
         return path
-    target = cache_folder() / "random" / path.name
+    target = cache_folder() / ("random" if draw is drawn else draw.__name__) / path.name
     if target.exists():
         return target
     for node in filled:
-        graph.initializer.append(numpy_helper.from_array(_weights(graph, node.output[0], tuple(shapes[node.input[0]])), node.output[0]))
+        graph.initializer.append(
+            numpy_helper.from_array(_weights(graph, node.output[0], tuple(shapes[node.input[0]]), draw), node.output[0])
+        )
         graph.node.remove(node)
     _tame_last_layer(model)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,11 +79,10 @@ def _tame_last_layer(model: onnx.ModelProto) -> None:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / np.float32(deviation), tensor.name))
 
 
-def _weights(graph: onnx.GraphProto, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Random numbers for the operand called `name`, as its first user asks for them."""
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
+def _weights(graph: onnx.GraphProto, name: str, shape: tuple[int, ...], draw: Draw) -> np.ndarray:
+    """Numbers for the operand called `name`, as its first user asks for them."""
     user, place = next((n, list(n.input).index(name)) for n in graph.node if name in n.input)
-    normal = rng.standard_normal(shape, np.float32)
+    normal = draw(shape, name)
     if user.op_type == "BatchNormalization":
         middle, deviation = NORMALIZED[place]
         return np.asarray(middle + deviation * (np.abs(normal) if place == 4 else normal), np.float32)

@@ -40,7 +40,7 @@ from lepton_compiler.sources import bind, files_of, kind_of, read_model
 from lepton_compiler.states import States
 from lepton_compiler.streaming import check_states
 from lepton_compiler.target import Target, parse_target, runs_here
-from lepton_compiler.tuning import Request, decide
+from lepton_compiler.tuning import Request, check_tunable, decide
 from lepton_compiler.verification import Verification, check_models, compare, reference_outputs, tolerance_of, tolerance_with
 
 if TYPE_CHECKING:
@@ -186,6 +186,7 @@ def compile_job(source: Any, job: Job) -> CompiledModel:
     """
     from lepton_compiler.runtime.model import CompiledModel
 
+    check_tunable(registry.get(job.machine.backend), job.machine, job.tuning)
     name = check_name(job.name) if job.name else default_name(source)
     choices = Choices.of(job.dims)
     graphs: dict[tuple[int, ...], Graph] = {}
@@ -259,12 +260,13 @@ def run_job(source: Any, out: Path | None, job: Job, depfile: Path | None = None
     start = time.perf_counter()
     name = job.name or default_name(source)
     out = out or default_out(source, name, job.emit)
-    job.stage("import")
     choices = Choices.of(job.dims)
     if job.tuning != Request() and (job.emit not in FOLDER_KINDS or job.emit == "c"):
         raise UsageError(f"--emit {job.emit} has no kernels to tune", hint="tuning is for native code")
+    check_tunable(registry.get(job.machine.backend), job.machine, job.tuning)
     if choices.dimensions and job.emit not in FOLDER_KINDS:
         raise UsageError(f"--emit {job.emit} takes one size of dimension '{choices.dimensions[0]}'", hint="libraries hold several")
+    job.stage("import")
     every = {sizes: read_model(source, job.inputs, choices.bound(sizes)) for sizes in choices.sizes}
     model, every, report = _compressed(source, every, job)
     check_states(job.states, every, job.emit)

@@ -63,6 +63,7 @@ class TuningReport:
         tuned: the ones whose choice differs from the analytic one in the artefact.
         ratio: time of the tuned model over the untuned one's, median of interleaved runs; 1 where nothing differs.
         seconds: that it took.
+        skipped: candidates that could not be compiled or started, or gave other results; None where they are not counted.
     """
 
     kernels: int
@@ -71,10 +72,12 @@ class TuningReport:
     tuned: int
     ratio: float
     seconds: float
+    skipped: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
-        return {**vars(self), "ratio": round(self.ratio, 4), "seconds": round(self.seconds, 2)}
+        facts = {**vars(self), "ratio": round(self.ratio, 4), "seconds": round(self.seconds, 2)}
+        return facts if self.skipped is not None else {key: value for key, value in facts.items() if key != "skipped"}
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,9 @@ class Request:
                 raise UsageError("--tune takes a positive number of seconds", hint="for example --tune 120")
             if target.is_firmware:
                 raise UsageError(f"{target.name} cannot be tuned: nothing there could measure", hint="compile without --tune")
-            if tracker is None and not target.host:
+            if target.gpus and tracker is not None:
+                raise UsageError("--tune-tracker is for processors", hint="a GPU is measured where it is: run leptonc there")
+            if tracker is None and not target.host and not target.gpus:
                 raise UsageError(
                     f"--tune measures on this machine, and the target is {target.name}", hint="--target native, or --tune-tracker HOST:PORT"
                 )
@@ -129,6 +134,16 @@ class Request:
         if self.database is not None and not self.database.is_file():
             raise LeptonError("no such tuning database", where=str(self.database), hint="leptonc --tune SECONDS --tune-db FILE makes one")
         return Database(self.database)
+
+
+def check_tunable(backend: Any, target: Target, request: Request) -> None:
+    """Refuse to measure where a backend knows beforehand that nothing could, so that nothing is compiled in vain.
+
+    Raises:
+        LeptonError: what is missing.
+    """
+    if request.seconds is not None and hasattr(backend, "check_tunable"):
+        backend.check_tunable(target)
 
 
 def decide(
@@ -168,7 +183,7 @@ class Row:
         shapes: types of its operands and results, for readers.
         schedules: version of the schedules that the choice is about.
         target: the machine as generated code sees it.
-        cpu: name and caches of the processor that measured.
+        cpu: name and caches of the processor that measured; of a GPU, its name, architecture and cache.
         threads: that the model was compiled for.
         choice: parameters that differ from the analytic ones; empty where those are as good.
         ratio: time with the choice over the analytic one's; 1 where that is empty.
@@ -286,7 +301,8 @@ class Database:
 def describe(target: Target) -> str:
     """A target as generated code sees it: equal texts mean equal code."""
     machine = [f"{target.vector_bits}x{target.vector_registers}", f"l1={target.l1_bytes}", f"l2={target.l2_bytes}"]
-    return " ".join([target.triple, target.cpu, *target.features, *machine])
+    asked = target.extensions if target.gpus else ()  # those of a GPU are what the user wants of it: tf32
+    return " ".join([target.triple, target.cpu, *target.features, *machine, *asked])
 
 
 def this_cpu() -> str:

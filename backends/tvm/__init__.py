@@ -15,10 +15,11 @@ from lepton_compiler.errors import Diagnostic, UnsupportedError
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.states import States
 from lepton_compiler.target import Target
-from lepton_compiler.tuning import Database, Request, TuningReport, this_cpu
+from lepton_compiler.tuning import Database, Request, Row, TuningReport, this_cpu
 
 if TYPE_CHECKING:
     from lepton_compiler.analysis.memory import Plan
+    from lepton_compiler.backends.tvm.kernels import Kernel
     from lepton_compiler.backends.tvm.spec import KernelSpec
     from lepton_compiler.target import Target
 
@@ -100,8 +101,12 @@ def build_sizes(
         )
         for (chosen, graph), found in zip(graphs.items(), specs, strict=True)
     ]
-    artifact = package(Package(interface, variants, weights, options))
-    tuned = {spec.structure: [ready[spec.key(options.target)].symbol, spec.choice.to_json()] for spec in every if spec.choice}
+    return with_choices(package(Package(interface, variants, weights, options)), every, ready, options.target)
+
+
+def with_choices(artifact: Artifact, specs: Iterable[KernelSpec], ready: Mapping[str, Kernel], target: Target) -> Artifact:
+    """An artefact whose manifest lists the kernels whose choice is not the analytic one; `ready` has all kernels by key."""
+    tuned = {spec.structure: [ready[spec.key(target)].symbol, spec.choice.to_json()] for spec in specs if spec.choice}
     if not tuned:
         return artifact
     rows = [{"kernel": name, "symbol": symbol, "choice": choice} for name, (symbol, choice) in sorted(tuned.items())]
@@ -144,9 +149,15 @@ def choices_known(graphs: Iterable[Graph], target: Target, database: Database, t
     Raises:
         UsageError: it was several processors.
     """
-    from lepton_compiler.backends.tvm.spec import schedule_version, spec_of
+    from lepton_compiler.backends.tvm.spec import schedule_version
 
-    rows = database.find(schedule_version(), target, this_cpu() if target.host else None, threads)
+    return choices_of_rows(graphs, database.find(schedule_version(), target, this_cpu() if target.host else None, threads))
+
+
+def choices_of_rows(graphs: Iterable[Graph], rows: Mapping[str, Row]) -> dict[str, Mapping[str, int]]:
+    """The choices of a database's rows for the kernels of some graphs, where they are not the analytic ones."""
+    from lepton_compiler.backends.tvm.spec import spec_of
+
     kernels = {spec_of(node).structure for graph in graphs for node in kernel_nodes(graph)} if rows else set()
     return {name: rows[name].choice for name in sorted(kernels & rows.keys()) if rows[name].choice}
 

@@ -23,6 +23,17 @@ class Choice:
         winograd: width of Winograd's output tile, 2 or 4; 0 for the direct sum.
         unroll: steps of the innermost reduction in one iteration.
         prefetch: 0 to leave fetching packed weights to the hardware.
+
+    On GPUs:
+        block_rows, block_columns: of the part of a product that a block of threads computes.
+        warp_rows, warp_columns: of the part of that which a warp computes.
+        depth: steps of the sum in a stage.
+        stages: parts of the operands in shared memory at the same time.
+        splits: blocks that share a sum.
+        groups: 1 where four warps multiply together.
+        threads: of a block whose threads each have elements of their own.
+        neighbours: elements of such a thread.
+        lanes: threads of a row, where a row has several.
     """
 
     pixels: int | None = None
@@ -31,6 +42,17 @@ class Choice:
     winograd: int | None = None
     unroll: int | None = None
     prefetch: int | None = None
+    block_rows: int | None = None
+    block_columns: int | None = None
+    warp_rows: int | None = None
+    warp_columns: int | None = None
+    depth: int | None = None
+    stages: int | None = None
+    splits: int | None = None
+    groups: int | None = None
+    threads: int | None = None
+    neighbours: int | None = None
+    lanes: int | None = None
 
     def __bool__(self) -> bool:
         return self != ANALYTIC
@@ -57,9 +79,25 @@ class Choice:
         return Choice(**data)
 
 
-LARGEST = {"pixels": 64, "vectors": 16, "rows": 1 << 24, "unroll": 64}
+LARGEST = {
+    "pixels": 64,
+    "vectors": 16,
+    "rows": 1 << 24,
+    "unroll": 64,
+    **dict.fromkeys(("block_rows", "block_columns", "warp_rows", "warp_columns"), 256),
+    "depth": 256,
+    "stages": 8,
+    "splits": 64,
+}
 """Bounds that keep kernels compilable."""
-LISTED = {"winograd": (0, 2, 4), "prefetch": (0,)}
+LISTED = {
+    "winograd": (0, 2, 4),
+    "prefetch": (0,),
+    "groups": (0, 1),
+    "threads": (32, 64, 128, 256, 512, 1024),
+    "neighbours": (1, 2, 4, 8),
+    "lanes": (32, 64, 128, 256, 512, 1024),
+}
 """All values that other parameters can have."""
 
 

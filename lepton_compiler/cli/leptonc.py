@@ -207,7 +207,8 @@ def _print_summary(outcome: Outcome, reports: Sequence[TuningReport]) -> None:
         print(f"  in patches: {runs}; {100 * facts['patches']['overhead']:.1f} % more multiply-accumulates than without")
     for report in reports:
         gain = f"the model takes {report.ratio:.3f} times as long as without" if report.tuned else "nothing makes the model faster"
-        print(f"  tuned {report.tuned} of {report.kernels} kernels, {report.finished} searched; {gain}")
+        skipped = f", {report.skipped} candidates left out" if report.skipped else ""
+        print(f"  tuned {report.tuned} of {report.kernels} kernels, {report.finished} searched{skipped}; {gain}")
     if outcome.quantization is not None:
         print(f"  {outcome.quantization.summary()}")
         for warning in outcome.quantization.warnings:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +75,21 @@ def test_bad_requests_are_one_line_each(call, tiny, tmp_path):
     assert unreachable.status == 1
     possible = (f"no tracker answers at 127.0.0.1:{closed}", "TVM's RPC needs")
     assert any(f"leptonc: error: {text}" in unreachable.err for text in possible), unreachable.err
+
+
+def test_a_gpu_that_is_not_there_is_one_line(tiny, tmp_path):
+    """In a process of its own, whatever driver this one has loaded."""
+    command = [sys.executable, "-m", "lepton_compiler.cli.leptonc", str(tiny), "-o", str(tmp_path / "out"), "--target", "cuda"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    for more, status, message in (
+        (["--tune", "5"], 1, r"leptonc: error: no (driver of NVIDIA|GPU): .*"),
+        (["--tune", "5", "--tune-tracker", "localhost:9190"], 2, "leptonc: error: --tune-tracker is for processors"),
+    ):
+        done = subprocess.run([*command, *more], env=environment, capture_output=True, text=True, timeout=120)
+        first, *rest = done.stderr.strip().splitlines()
+        assert done.returncode == status and re.fullmatch(message, first), done.stderr
+        assert len(rest) == 1 and "hint: " in rest[0]
+        assert not (tmp_path / "out").exists()
 
 
 def test_open_dimensions_are_refused(unbound):

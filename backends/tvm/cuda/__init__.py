@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from lepton_compiler.backend import Artifact, BuildOptions
 from lepton_compiler.backends import tvm
-from lepton_compiler.backends.tvm import check_static, check_supported, default_cache, kernel_nodes
+from lepton_compiler.backends.tvm import check_static, check_supported, choices_of_rows, default_cache, kernel_nodes, with_choices
 from lepton_compiler.backends.tvm.cuda.tensor_cores.attention import LARGEST_HEAD
 from lepton_compiler.errors import UnsupportedError
 from lepton_compiler.ir.graph import Graph
+from lepton_compiler.states import States
+from lepton_compiler.target import Target
+from lepton_compiler.tuning import Database, Request, TuningReport
 
-__all__ = ["REQUIRED_PASSES", "build", "build_sizes"]
+__all__ = ["REQUIRED_PASSES", "build", "build_sizes", "check_tunable", "choices_known", "tune"]
 
 ADDED: dict[str, tuple[str, ...]] = {
     "legalize-native": ("persistent-layers",),
@@ -49,7 +54,7 @@ def build_sizes(
     from lepton_compiler.backends.tvm.package.build import Package
     from lepton_compiler.backends.tvm.package.interface import Interface, Variant
     from lepton_compiler.backends.tvm.program import build_program
-    from lepton_compiler.backends.tvm.spec import spec_of
+    from lepton_compiler.backends.tvm.spec import chosen, spec_of
     from lepton_compiler.backends.tvm.weights import WeightStore
 
     _check_options(options)
@@ -58,7 +63,7 @@ def build_sizes(
         check_static(graph)
         nodes = kernel_nodes(graph)
         check_supported(nodes, options.target)
-        specs.append({n: spec_of(n) for n in nodes})
+        specs.append({n: chosen(spec_of(n), options.choices) for n in nodes})
     jobs, folder = options.jobs or os.cpu_count() or 1, options.cache_dir or default_cache()
     every = [spec for found in specs for spec in found.values()]
     ready = build_kernels(every, options.target, jobs=jobs, cache=KernelCache(folder), progress=progress)
@@ -70,7 +75,63 @@ def build_sizes(
         program = build_program(graph, kernels, weights, reported, 1, options.states, ALIGNMENT)
         program.statements = without_true_conditions(program.statements, weights)
         variants.append(Variant(sizes, graph, program))
-    return package(Package(interface, variants, weights, options), folder, jobs)
+    return with_choices(package(Package(interface, variants, weights, options), folder, jobs), every, ready, options.target)
+
+
+def choices_known(graphs: Iterable[Graph], target: Target, database: Database, threads: int) -> dict[str, Mapping[str, int]]:
+    """What a tuning database chose for the kernels of some graphs, whichever GPU measured it; nothing is measured.
+
+    Raises:
+        UsageError: it was several GPUs.
+    """
+    from lepton_compiler.backends.tvm.cuda.version import schedule_version
+
+    return choices_of_rows(graphs, database.find(schedule_version(), target, None, threads))
+
+
+def check_tunable(target: Target) -> None:
+    """Refuse to tune where nothing could measure.
+
+    Raises:
+        MissingDependency: there is no driver, or no compiler.
+        LeptonError: there is no GPU.
+        UnsupportedError: the GPU does not run what is compiled.
+    """
+    from lepton_compiler.backends.tvm.cuda.compilers import find_compiler
+    from lepton_compiler.backends.tvm.cuda.tuning.device import code_for
+    from lepton_compiler.cuda_driver import Driver
+
+    code_for(target, Driver().facts())
+    find_compiler()
+
+
+def tune(
+    graphs: Mapping[tuple[int, ...], Graph], options: BuildOptions, request: Request, database: Database, detail: Callable[[str], None]
+) -> tuple[dict[str, Mapping[str, int]], TuningReport]:
+    """Measure choices for the kernels of some graphs on GPU 0 of this machine: see `backends.tvm.tune`.
+
+    Raises:
+        UnsupportedError: as `build_sizes` does; or the GPU does not run what is compiled.
+        LeptonError: there is no driver or no GPU, or the model cannot be measured.
+    """
+    from lepton_compiler.backends.tvm.cuda.tuning.device import GpuDevice
+    from lepton_compiler.backends.tvm.cuda.tuning.stage import Tuning, report
+    from lepton_compiler.backends.tvm.spec import spec_of
+
+    assert request.seconds is not None
+    start, folder = time.monotonic(), options.cache_dir or default_cache()
+    options = replace(options, choices={}, states=States())
+    _check_options(options)
+    choices, results = dict[str, Mapping[str, int]](), []
+    with GpuDevice() as device:
+        for graph in graphs.values():
+            check_static(graph)
+            nodes = kernel_nodes(graph)
+            check_supported(nodes, options.target)
+            tuning = Tuning(options, database, device, request.seconds / len(graphs), folder, build, detail)
+            results.append(tuning.run(graph, [spec_of(node) for node in nodes]))
+            choices |= results[-1].choices
+    return choices, report(results, time.monotonic() - start)
 
 
 def _check_options(options: BuildOptions) -> None:

@@ -8,7 +8,7 @@ from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
 from lepton_compiler.backends.tvm.cuda.generate.kernel import generate
 from lepton_compiler.backends.tvm.cuda.products.anchors import Anchor, find_anchor
 from lepton_compiler.backends.tvm.cuda.products.attention import attention_kernel
-from lepton_compiler.backends.tvm.cuda.products.choose import choose_tile
+from lepton_compiler.backends.tvm.cuda.products.chosen import tile_of
 from lepton_compiler.backends.tvm.cuda.products.generated import arithmetic_of, generated_product, generated_types
 from lepton_compiler.backends.tvm.cuda.products.tiled import tiled_product
 from lepton_compiler.backends.tvm.cuda.recurrent.arrangement import arrange
@@ -61,11 +61,11 @@ def _layer(steps: Step, spec: KernelSpec, target: Target, symbol: str, where: st
 
 def _product(anchor: Anchor, spec: KernelSpec, target: Target, symbol: str, where: str) -> tuple[KernelText, list[KernelParameter]]:
     """The kernel of a matrix product or a convolution, in tiles."""
-    text = KernelText(symbol, where, list(anchor.buffers), True)
+    text = KernelText(symbol, where, list(anchor.buffers), True, spec.choice)
     if anchor.product.problem is not None:
         generated_product(text, anchor, arithmetic_of(anchor, target.extensions, target.gpus), target.gpus)
         return text, anchor.parameters
-    tile, product, partial = choose_tile(anchor.product, target.gpus), anchor.product, None
+    tile, product, partial = tile_of(spec.choice, anchor.product, target.gpus), anchor.product, None
     if tile.parts > 1:
         partial = tirx.decl_buffer((tile.parts, product.batch * product.rows * product.columns), "float32", "partial", layout=None)
         text.space(partial)
@@ -76,7 +76,7 @@ def _product(anchor: Anchor, spec: KernelSpec, target: Target, symbol: str, wher
 def _from_stages(spec: KernelSpec, target: Target, symbol: str, where: str) -> tuple[KernelText, list[KernelParameter]]:
     """Any other kernel, from its stages."""
     lowered = lower(spec, target, RULES)
-    text = generate(lowered.function, symbol, where)
+    text = generate(lowered.function, symbol, where, spec.choice)
     if any(p.kind == "scratch" for p in lowered.parameters):
         raise UnsupportedError(f"{spec.label}: memory of each thread's own is not there on a GPU", hint="report the model")
     return text, [

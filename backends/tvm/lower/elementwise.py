@@ -228,7 +228,7 @@ def binary(op: Op, kind: TensorType, index: Sequence[Expr], read: Read, *args: A
 
 @element("Clip")
 def clip(op: Op, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg, low: Arg | None = None, high: Arg | None = None) -> Expr:
-    """Limits are scalars; NaN stays NaN, and so does a computed limit."""
+    """Limits are scalars; NaN stays NaN, and so does a computed limit. Float16 is compared in float32."""
     given = [(limit, least) for limit, least in ((low, True), (high, False)) if limit is not None]
 
     def limited(v: Expr, *limits: Expr) -> Expr:
@@ -237,7 +237,12 @@ def clip(op: Op, kind: TensorType, index: Sequence[Expr], read: Read, x: Arg, lo
             v = named(_limited(v, bound, least, known), lambda x: x)
         return v
 
-    return outlined(limited, read(x, index), *(read(limit, index) for limit, _ in given)) if given else read(x, index)
+    if not given:
+        return read(x, index)
+    operands = [read(x, index), *(read(limit, index) for limit, _ in given)]
+    if x.dtype == wide(x.dtype):
+        return outlined(limited, *operands)
+    return outlined(limited, *(operand.astype(wide(x.dtype)) for operand in operands)).astype(kind.dtype.name)
 
 
 def _limited(x: Expr, limit: Expr, least: bool, known: bool) -> Expr:

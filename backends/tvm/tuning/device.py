@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import os
-import select
 import socket
-import subprocess
-import sys
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-import lepton_compiler
-from lepton_compiler.backends.tvm.workers import read_message, write_message
-from lepton_compiler.errors import Diagnostic, LeptonError, MissingDependency
+from lepton_compiler.backends.tvm.tuning.process import MeasureError, MeasuringProcess
+from lepton_compiler.errors import LeptonError, MissingDependency
 from lepton_compiler.tuning import Tracker
 
 CONNECT_SECONDS = 10.0
 """How long a tracker may take to answer."""
 BOARD_SECONDS = 60.0
 """How long to wait for a board, and for its answers beyond the time of measuring."""
-
-
-class MeasureError(LeptonError):
-    """What was to be measured crashed, hung or failed."""
 
 
 class Device:
@@ -40,7 +29,7 @@ class Device:
 
     def __init__(self, tracker: Tracker | None, seconds: float) -> None:
         self.tracker, self.seconds = tracker, seconds
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process = MeasuringProcess("lepton_compiler.backends.tvm.tuning.runner")
         self.loaded: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -75,32 +64,19 @@ class Device:
         return str(self._ask(BOARD_SECONDS, "cpu", name))
 
     def _ask(self, limit: float, *message: Any) -> Any:
-        """A request and its answer.
-
-        Raises:
-            MeasureError: the request failed, the process died, or there was no answer in time; the process ends, and libraries must be loaded again.
-        """
-        if self.process is None:
+        """See `MeasuringProcess.ask`; where the process ended, libraries must be loaded again."""
+        if not self.process.is_open:
             self._start()
-        assert self.process is not None and self.process.stdin is not None and self.process.stdout is not None
-        write_message(self.process.stdin, message)
-        if not select.select([self.process.stdout], [], [], limit)[0]:
-            self._stop()
-            raise MeasureError(f"no answer within {limit:.0f} seconds")
-        answer = read_message(self.process.stdout)
-        if not isinstance(answer, tuple):
-            self._stop()
-            raise MeasureError([answer] if isinstance(answer, Diagnostic) else "the measuring process died")
-        return answer[0]
+        try:
+            return self.process.ask(limit, *message)
+        finally:
+            if not self.process.is_open:
+                self.loaded.clear()
 
     def _start(self) -> None:
-        root = str(Path(lepton_compiler.__file__).resolve().parents[1])
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([p for p in (*sys.path, root) if p])}
-        command = [sys.executable, "-P", "-m", "lepton_compiler.backends.tvm.tuning.runner"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         where = (self.tracker.host, self.tracker.port, self.tracker.key) if self.tracker else None
         try:
-            self._ask(BOARD_SECONDS, "open", where, self.seconds + BOARD_SECONDS)
+            self.process.ask(BOARD_SECONDS, "open", where, self.seconds + BOARD_SECONDS)
         except MeasureError as error:
             reason = error.diagnostics[0].message
             raise LeptonError(
@@ -108,15 +84,8 @@ class Device:
             ) from error
 
     def _stop(self) -> None:
-        process, self.process = self.process, None
+        self.process.stop()
         self.loaded.clear()
-        if process is not None:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
 
 
 def check_tracker(tracker: Tracker) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lepton_compiler.backends.tvm.kernels import Kernel, KernelParameter
-from lepton_compiler.backends.tvm.packing import PACKINGS
+from lepton_compiler.backends.tvm.kernels import Kernel
 from lepton_compiler.backends.tvm.phases import phase_symbols
 from lepton_compiler.backends.tvm.spec import KernelSpec
 from lepton_compiler.backends.tvm.tuning import harness
-from lepton_compiler.backends.tvm.tuning.device import Device, MeasureError
+from lepton_compiler.backends.tvm.tuning.device import Device
+from lepton_compiler.backends.tvm.tuning.operands import Key, buffer_of, close, random_operand
+from lepton_compiler.backends.tvm.tuning.process import MeasureError
 from lepton_compiler.ir.types import TensorType
 from lepton_compiler.target import Target
 
@@ -20,10 +21,6 @@ LIMIT_SECONDS = 20.0
 ENOUGH_SECONDS = 1.5
 """Time for the rounds of one measurement; with slow kernels there are fewer rounds, but not fewer than `FEWEST`."""
 FEWEST = 7
-TOLERANCE = {"float32": 1e-3, "float64": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
-"""Difference between two kernels, over the largest result: sums in other orders, and Winograd's algorithm."""
-
-Key = tuple[object, ...]
 
 
 class KernelBench:
@@ -53,7 +50,7 @@ class KernelBench:
     def _contender(self, kernel: Kernel, operands: Sequence[np.ndarray]) -> harness.Contender:
         arguments: list[int | tuple[str, int]] = []
         for parameter in kernel.parameters:
-            key, content = self._buffer(parameter, operands)
+            key, content = buffer_of(parameter, operands)
             if content is not None:
                 self.contents[key] = content
             self.sizes[key] = max(self.sizes.get(key, 0), parameter.type.nbytes)
@@ -65,21 +62,6 @@ class KernelBench:
         calls = [f"{s}({', '.join([*(f'p[{k}]' for k in range(count)), *e])})" for s, e in zip(symbols, extents, strict=True)]
         prototypes = " ".join(f"extern int32_t {symbol}({formals});" for symbol in symbols)
         return harness.Contender(prototypes, f"({', '.join(calls)})", tuple(arguments))
-
-    def _buffer(self, p: KernelParameter, operands: Sequence[np.ndarray]) -> tuple[Key, np.ndarray | None]:
-        """The buffer of a parameter, and its contents where it has some: kernels share all but weights that they pack differently."""
-        match p.kind:
-            case "input":
-                return ("input", p.index), operands[p.index]
-            case "packed":
-                assert p.packed is not None
-                packed = PACKINGS[p.packed.function](operands[p.index], *p.packed.arguments)
-                return ("packed", p.index, p.packed.function, p.packed.arguments), packed
-            case "table":
-                return ("table", p.table), np.frombuffer(p.table, np.uint8)
-            case "workspace" | "scratch":
-                return (p.kind, p.index), None
-        return ("output", p.index), None
 
     def load_and_check(self) -> list[int]:
         """Load, run each kernel once and compare the results; returns the kernels that are right, the reference first.
@@ -122,26 +104,3 @@ class KernelBench:
         if not samples[:, list(active)].all():
             raise MeasureError("the clock of the measuring machine is too coarse")
         return samples
-
-
-def random_operand(kind: TensorType, constant: bool, seed: int) -> np.ndarray:
-    """Contents for an operand: small normal numbers, bytes of all values, and zeros for integers that may be indices."""
-    rng, shape = np.random.default_rng(seed), kind.static_shape
-    if kind.dtype.is_float:
-        return (rng.standard_normal(shape, np.float32) * np.float32(0.1 if constant else 1.0)).astype(kind.dtype.numpy)
-    if kind.dtype.name in ("int8", "uint8"):
-        return rng.integers(-127 if kind.dtype.name == "int8" else 0, 128, shape).astype(kind.dtype.numpy)
-    return np.zeros(shape, kind.dtype.numpy)
-
-
-def close(actual: np.ndarray, expected: np.ndarray) -> bool:
-    """Whether results are equal up to the rounding of sums in another order; integers are just equal."""
-    tolerance = TOLERANCE.get(str(expected.dtype))
-    if tolerance is None:
-        return bool((actual.view(np.uint8) == expected.view(np.uint8)).all())
-    a, b = actual.astype(np.float64), expected.astype(np.float64)
-    if not (np.isfinite(a) == np.isfinite(b)).all():
-        return False
-    finite = np.isfinite(b)
-    largest = float(np.abs(b[finite]).max(initial=0.0))
-    return bool(np.abs(a[finite] - b[finite]).max(initial=0.0) <= tolerance * largest)

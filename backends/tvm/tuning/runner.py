@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import _ctypes
 import ctypes
-import os
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from lepton_compiler.backends.tvm.workers import read_message, write_message
-from lepton_compiler.errors import Diagnostic
+from lepton_compiler.backends.tvm.tuning.process import serve
 
 CPU_TEXT = 1024
 """Bytes for the name of a processor."""
@@ -181,23 +179,17 @@ def connect(tracker: tuple[str, int, str], seconds: float) -> Any:
 
 
 def main() -> None:
-    """Serve until standard input ends. Whatever measured code prints goes to standard error."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    runner: Runner | None = None
-    while (message := read_message(sys.stdin.buffer)) is not None:
-        request, *arguments = message
-        answer: tuple[Any] | Diagnostic
-        try:
-            if request == "open":
-                tracker, seconds = arguments
-                runner = Runner(None if tracker is None else connect(tracker, seconds))
-                answer = (None,)
-            else:
-                answer = (getattr(runner, request)(*arguments),)
-        except Exception as error:
-            answer = Diagnostic(str(error).strip().split("\n")[-1] or type(error).__name__)
-        write_message(answers, answer)
+    """Serve until standard input ends; the first request opens a session, on this machine or on a board."""
+    made: list[Runner] = []
+
+    def answer(request: str, arguments: Sequence[Any]) -> Any:
+        if request == "open":
+            tracker, seconds = arguments
+            made[:] = [Runner(None if tracker is None else connect(tracker, seconds))]
+            return None
+        return getattr(made[0], request)(*arguments)
+
+    serve(answer)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.backends.tvm.kernels import Kernel, KernelCache
 from lepton_compiler.backends.tvm.spec import KernelSpec
 from lepton_compiler.backends.tvm.tuning.candidates import STAGES, candidates, form_of
-from lepton_compiler.backends.tvm.tuning.device import Device, MeasureError
+from lepton_compiler.backends.tvm.tuning.device import Device
 from lepton_compiler.backends.tvm.tuning.kernel_bench import KernelBench
+from lepton_compiler.backends.tvm.tuning.process import MeasureError
 from lepton_compiler.backends.tvm.tuning.statistics import Comparison, compare
 from lepton_compiler.target import Target
 

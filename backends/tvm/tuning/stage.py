@@ -16,8 +16,9 @@ import numpy as np
 from lepton_compiler.backend import BuildOptions
 from lepton_compiler.backends.tvm.kernels import KernelCache
 from lepton_compiler.backends.tvm.spec import KernelSpec, schedule_version
-from lepton_compiler.backends.tvm.tuning.device import Device, MeasureError
+from lepton_compiler.backends.tvm.tuning.device import Device
 from lepton_compiler.backends.tvm.tuning.model_bench import Build, ModelBench, ModelTimes
+from lepton_compiler.backends.tvm.tuning.process import MeasureError
 from lepton_compiler.backends.tvm.tuning.search import Found, Search, tunable
 from lepton_compiler.backends.tvm.tuning.statistics import Comparison, compare
 from lepton_compiler.errors import LeptonError

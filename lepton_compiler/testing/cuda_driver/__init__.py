@@ -12,11 +12,11 @@ import tempfile
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from lepton_compiler.testing.cuda_emulator import DeviceFault, run
+from lepton_compiler.testing.cuda_emulator import DeviceFault, kernels_of, run
 from lepton_compiler.toolchain import find_toolchain
 
 SONAME = "libcuda.so.1"
@@ -36,7 +36,7 @@ class FakeGpu:
         self.faults: list[str] = []
         self.launched: list[str] = []
         self.library = _library()
-        self._kernels: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._kernels: dict[str, tuple[str, tuple[int, ...] | None]] = {}
         self._callback = _LAUNCH(self._launch)
         self.library.fake_on_launch(self._callback)
         self.configure()
@@ -55,6 +55,21 @@ class FakeGpu:
                 self._kernels[launch["symbol"]] = text, sizes
                 self.library.fake_kernel(launch["symbol"].encode(), len(sizes))
 
+    def know_text(self, text: str) -> None:
+        """Be able to run the kernels of some CUDA C, whose parameters are pointers to whole allocations."""
+        for symbol in kernels_of(text):
+            formals = text.partition(f" {symbol}(")[2].partition(")")[0]
+            self._kernels.setdefault(symbol, (text, None))
+            self.library.fake_kernel(symbol.encode(), formals.count(",") + 1 if formals.strip() else 0)
+
+    def emulate(self, which: Literal["nothing", "launches", "everything"]) -> None:
+        """Run all launches in the emulator, or those that are not replayed, or none; the others only take their time."""
+        self.library.fake_emulate(("nothing", "launches", "everything").index(which))
+
+    def cost(self, symbol: str, seconds: float) -> None:
+        """Let a kernel take so long by the device's clock, 10 microseconds otherwise; it cannot be started where that is negative."""
+        self.library.fake_cost(symbol.encode(), ctypes.c_double(seconds))
+
     def count(self, function: str) -> int:
         """How often a function of the driver was called."""
         return int(self.library.fake_count(function.encode()))
@@ -72,7 +87,8 @@ class FakeGpu:
     def _launch(self, name: bytes, extents: Any, arguments: Any, count: int) -> int:
         symbol = name.decode()
         self.launched.append(symbol)
-        text, sizes = self._kernels[symbol]
+        text, known = self._kernels[symbol]
+        sizes = known or [int(self.library.fake_room(ctypes.c_uint64(arguments[k]))) for k in range(count)]
         arrays: dict[int, np.ndarray] = {}
         for k in range(count):
             size = max(sizes[k], arrays[arguments[k]].nbytes if arguments[k] in arrays else 0)
@@ -100,5 +116,5 @@ def _library() -> ctypes.CDLL:
     tools.run(path, [*tools.compiler, *tools.flags, *flags, "driver.c", "-o", SONAME])
     library = ctypes.CDLL(str(path / SONAME))
     weakref.finalize(library, folder.cleanup)
-    library.fake_used.restype = ctypes.c_size_t
+    library.fake_used.restype = library.fake_room.restype = ctypes.c_size_t
     return library

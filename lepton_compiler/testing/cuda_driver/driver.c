@@ -1,16 +1,18 @@
 /* A stand-in for libcuda.so.1: memory of the device is memory of the host, streams are in order, captured work is replayed, kernels are
-   run by a function of the test. It checks what a driver would check, and counts what it was asked to do. */
+   run by a function of the test, time is what tests say that kernels take. It checks what a driver would check, and counts what it was
+   asked to do. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define EXPORT __attribute__((visibility("default")))
-enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_INITIALISED = 3, NO_DEVICE = 100, BAD_DEVICE = 101, NO_BINARY = 209, NOT_FOUND = 500, FAULT = 700, TOO_LARGE = 720 };
+enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_INITIALISED = 3, NO_DEVICE = 100, BAD_DEVICE = 101, NO_BINARY = 209, NOT_FOUND = 500, FAULT = 700, NO_RESOURCES = 701, TOO_LARGE = 720 };
 enum { ALLOCATIONS = 1024, KERNELS = 4096, ARGUMENTS = 64, OPERATIONS = 65536, CALLS = 512 };
 
 typedef unsigned long long Address;
-typedef struct { char name[128]; int arguments; } Function;
+typedef struct { char name[128]; int arguments; double seconds; } Function;
+typedef struct { double seconds; } Event;
 typedef struct {
   int kind; /* 0 kernel, 1 copy, 2 fill with bytes, 3 fill with words */
   Function *function;
@@ -30,6 +32,8 @@ static struct { int devices, major, minor, processors; size_t memory, used; int 
 static struct { char *begin; size_t size; } allocations[ALLOCATIONS];
 static Function functions[KERNELS];
 static Stream plain;
+static int emulated = 2, replaying; /* which launches run: 0 none, 1 those that are not replayed, 2 all */
+static double clock_seconds; /* of the device: what its kernels are said to take, added up */
 
 static void count(const char *name) {
   for (int k = 0; k < CALLS; ++k) {
@@ -53,9 +57,24 @@ EXPORT void fake_kernel(const char *name, int arguments) {
     if (functions[k].name[0] == 0 || strcmp(functions[k].name, name) == 0) {
       snprintf(functions[k].name, sizeof functions[k].name, "%s", name);
       functions[k].arguments = arguments;
+      functions[k].seconds = 1e-5;
       return;
     }
   }
+}
+/* Let a kernel take so long by the device's clock; it cannot be started where that is less than nothing. */
+EXPORT void fake_cost(const char *name, double seconds) {
+  for (int k = 0; k < KERNELS && functions[k].name[0]; ++k)
+    if (strcmp(functions[k].name, name) == 0) functions[k].seconds = seconds;
+}
+EXPORT void fake_emulate(int which) { emulated = which; }
+/* Bytes from an address to the end of its allocation; 0 where there is none. */
+EXPORT size_t fake_room(Address address) {
+  for (int k = 0; k < ALLOCATIONS; ++k) {
+    const char *const begin = allocations[k].begin, *const p = (const char *)(uintptr_t)address;
+    if (begin && p >= begin && p < begin + allocations[k].size) return (size_t)(begin + allocations[k].size - p);
+  }
+  return 0;
 }
 EXPORT int fake_count(const char *name) {
   for (int k = 0; k < CALLS && state.calls[k][0]; ++k)
@@ -78,7 +97,10 @@ static int is_device(const void *p, size_t size) {
 
 static int perform(const Operation *o) {
   switch (o->kind) {
-    case 0: return state.launch == NULL || state.launch(o->function->name, o->extents, o->arguments, o->function->arguments) ? FAULT : OK;
+    case 0:
+      clock_seconds += o->function->seconds;
+      if (emulated < 1 + replaying) return OK;
+      return state.launch == NULL || state.launch(o->function->name, o->extents, o->arguments, o->function->arguments) ? FAULT : OK;
     case 1: memmove(o->target, o->source, o->size); return OK;
     case 2: memset(o->target, (int)o->value, o->size); return OK;
     default:
@@ -105,7 +127,7 @@ EXPORT int cuInit(unsigned flags) {
   return OK;
 }
 EXPORT int cuGetErrorString(int error, const char **text) {
-  *text = error == NO_DEVICE ? "no CUDA-capable device is detected" : error == OUT_OF_MEMORY ? "out of memory" : error == FAULT ? "an illegal memory access was encountered" : "an error";
+  *text = error == NO_DEVICE ? "no CUDA-capable device is detected" : error == OUT_OF_MEMORY ? "out of memory" : error == FAULT ? "an illegal memory access was encountered" : error == NO_RESOURCES ? "too many resources requested for launch" : "an error";
   return OK;
 }
 EXPORT int cuDeviceGetCount(int *n) { ENTER; *n = state.devices; return state.initialised ? OK : NOT_INITIALISED; }
@@ -113,7 +135,7 @@ EXPORT int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ord
 EXPORT int cuDeviceGetName(char *name, int size, int device) { (void)device; snprintf(name, (size_t)size, "Emulated GPU"); return OK; }
 EXPORT int cuDeviceGetAttribute(int *value, int attribute, int device) {
   (void)device;
-  *value = attribute == 75 ? state.major : attribute == 76 ? state.minor : attribute == 16 ? state.processors : attribute == 95;
+  *value = attribute == 75 ? state.major : attribute == 76 ? state.minor : attribute == 16 ? state.processors : attribute == 95 ? 1 : attribute == 38 ? 1 << 20 : 0;
   return OK;
 }
 EXPORT int cuDevicePrimaryCtxRetain(void **context, int device) { (void)device; ENTER; *context = &state; return OK; }
@@ -198,6 +220,7 @@ EXPORT int cuPointerGetAttribute(void *value, int attribute, Address address) {
 EXPORT int cuStreamCreate(Stream **stream, unsigned flags) { ENTER; (void)flags; NEEDS_CONTEXT; *stream = calloc(1, sizeof **stream); return OK; }
 EXPORT int cuStreamDestroy_v2(Stream *stream) { ENTER; free(stream); return OK; }
 EXPORT int cuStreamSynchronize(Stream *stream) { ENTER; return (stream ? stream : &plain)->capture ? 900 : OK; }
+EXPORT int cuStreamIsCapturing(const Stream *stream, int *status) { ENTER; *status = (stream ? stream : &plain)->capture != NULL; return OK; }
 EXPORT int cuStreamBeginCapture_v2(Stream *stream, int mode) {
   ENTER;
   if (stream == NULL || stream->capture != NULL || mode < 0 || mode > 2) return INVALID;
@@ -223,7 +246,9 @@ EXPORT int cuGraphInstantiateWithFlags(Graph **made, Graph *graph, unsigned long
 EXPORT int cuGraphLaunch(Graph *graph, Stream *stream) {
   ENTER;
   int result = OK;
+  replaying = 1;
   for (int k = 0; k < graph->count && result == OK; ++k) result = enqueue(stream, &graph->operations[k]);
+  replaying = 0;
   return result;
 }
 static int destroy(Graph *graph) {
@@ -233,6 +258,20 @@ static int destroy(Graph *graph) {
 }
 EXPORT int cuGraphExecDestroy(Graph *graph) { ENTER; return destroy(graph); }
 EXPORT int cuGraphDestroy(Graph *graph) { ENTER; return destroy(graph); }
+EXPORT int cuEventCreate(Event **event, unsigned flags) { ENTER; (void)flags; NEEDS_CONTEXT; *event = calloc(1, sizeof **event); return OK; }
+EXPORT int cuEventDestroy_v2(Event *event) { ENTER; free(event); return OK; }
+EXPORT int cuEventRecord(Event *event, Stream *stream) {
+  ENTER;
+  if (event == NULL || (stream ? stream : &plain)->capture) return INVALID;
+  event->seconds = clock_seconds;
+  return OK;
+}
+EXPORT int cuEventSynchronize(Event *event) { ENTER; return event ? OK : INVALID; }
+EXPORT int cuEventElapsedTime(float *milliseconds, const Event *begin, const Event *end) {
+  ENTER;
+  *milliseconds = (float)(1e3 * (end->seconds - begin->seconds));
+  return OK;
+}
 /* One block on each multiprocessor. */
 EXPORT int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, Function *function, int threads, size_t shared) {
   ENTER;
@@ -243,6 +282,7 @@ static int start(Function *function, unsigned gx, unsigned gy, unsigned gz, unsi
                  void **parameters, unsigned together) {
   Operation o = {.function = function, .extents = {gx, gy, gz, bx, by, bz, shared, together}};
   if (!gx || !gy || !gz || !bx || !by || !bz || bx * by * bz > 1024 || gy > 65535 || gz > 65535 || bz > 64) return INVALID;
+  if (function->seconds < 0) return NO_RESOURCES;
   for (int k = 0; k < function->arguments; ++k) {
     memcpy(&o.arguments[k], parameters[k], sizeof(Address));
     if (!is_device((void *)(uintptr_t)o.arguments[k], 0) || o.arguments[k] % 16) return INVALID;

@@ -16,9 +16,11 @@ from lepton_compiler.backends.tvm import build
 from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.backends.tvm.spec import spec_of
 from lepton_compiler.backends.tvm.tuning.candidates import STAGES, candidates, form_of
-from lepton_compiler.backends.tvm.tuning.device import Device, MeasureError
-from lepton_compiler.backends.tvm.tuning.kernel_bench import KernelBench, close
+from lepton_compiler.backends.tvm.tuning.device import Device
+from lepton_compiler.backends.tvm.tuning.kernel_bench import KernelBench
 from lepton_compiler.backends.tvm.tuning.model_bench import ModelTimes
+from lepton_compiler.backends.tvm.tuning.operands import close
+from lepton_compiler.backends.tvm.tuning.process import MeasureError
 from lepton_compiler.backends.tvm.tuning.search import Search
 from lepton_compiler.backends.tvm.tuning.stage import _by_kernel, across
 from lepton_compiler.backends.tvm.tuning.statistics import compare, sign_test

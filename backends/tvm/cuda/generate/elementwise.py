@@ -8,7 +8,7 @@ from typing import Any
 from tvm import tirx
 
 from lepton_compiler.backends.tvm.c99.expressions import bare
-from lepton_compiler.backends.tvm.cuda.generate.function import THREADS, KernelText
+from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
 from lepton_compiler.backends.tvm.cuda.text.support import DeviceSupport
 from lepton_compiler.backends.tvm.cuda.text.writer import Block, DeviceWriter
 from lepton_compiler.backends.tvm.schedules.loops import bits_of
@@ -55,20 +55,22 @@ def element_stage(kernel: KernelText, block: Block, virtual: dict[int, Block]) -
     writer.virtual = virtual
     position = tirx.Var("i", "int32")
     threads = -(-block.size // count)
-    index = f"blockIdx.x * {THREADS} + threadIdx.x"
+    width = kernel.threads
+    index = f"blockIdx.x * {width} + threadIdx.x"
     if count == 1:
         writer.range(position, block.size, "i")
         writer.unravel(block.spatial, position)
         _store(writer, block)
-        opening = [f"  const int32_t i = {index};", *([f"  if (i >= {block.size}) return;"] if block.size % THREADS else [])]
+        opening = [f"  const int32_t i = {index};", *([f"  if (i >= {block.size}) return;"] if block.size % width else [])]
     else:
-        opening = _wide_body(writer, block, position, count, index)
-    kernel.add(writer, (-(-threads // THREADS), 1, 1), (THREADS, 1, 1), opening)
+        opening = _wide_body(writer, block, position, count, width)
+    kernel.add(writer, (-(-threads // width), 1, 1), (width, 1, 1), opening)
 
 
 def _neighbours(kernel: KernelText, block: Block, virtual: dict[int, Block]) -> int:
     """How many neighbouring elements a thread computes."""
-    if virtual or block.size < WIDE_FROM:
+    chosen = kernel.choice.neighbours
+    if virtual or chosen == 1 or (chosen is None and block.size < WIDE_FROM):
         return 1
     probe = kernel.writer(WideWriter)
     assert isinstance(probe, WideWriter)
@@ -79,12 +81,12 @@ def _neighbours(kernel: KernelText, block: Block, virtual: dict[int, Block]) -> 
     if not any(array in line for array, _ in probe.wide.values() for line in probe.lines if line.lstrip().startswith(array)):
         return 1
     kinds = [bits_of(b.dtype) for b in kernel.buffers if probe.buffers[hash(b)] in probe.wide]
-    count = min(8, WIDEST * 8 // max(kinds))
+    count = min(chosen or 8, WIDEST * 8 // max(kinds))
     return count if block.size % count == 0 else 1
 
 
-def _wide_body(writer: WideWriter, block: Block, position: Any, count: int, index: str) -> list[str]:
-    """Write the loop over a thread's elements; returns what comes before it."""
+def _wide_body(writer: WideWriter, block: Block, position: Any, count: int, width: int) -> list[str]:
+    """Write the loop over the elements of a thread, of which a block has `width`; returns what comes before it."""
     writer.position, writer.size, writer.count = position, block.size, count
     writer.range(position, block.size, "i")
     writer.unravel(block.spatial, position)
@@ -92,8 +94,8 @@ def _wide_body(writer: WideWriter, block: Block, position: Any, count: int, inde
     writer.emit(f"for (int32_t lane = 0; lane < {count}; ++lane) {{")
     lines, _ = writer.block(lambda: _store(writer, block))
     writer.lines += ["    const int32_t i = first + lane;", *lines, "  }"]
-    opening = [f"  const int32_t first = ({index}) * {count};"]
-    if block.size // count % THREADS:
+    opening = [f"  const int32_t first = (blockIdx.x * {width} + threadIdx.x) * {count};"]
+    if block.size // count % width:
         opening.append(f"  if (first >= {block.size}) return;")
     for name, (array, kind) in writer.wide.items():
         size = count * _size(kind)
@@ -130,5 +132,6 @@ def reduction_stage(kernel: KernelText, block: Block, virtual: dict[int, Block])
     name = writer.buffers[hash(block.target)]
     writer.written.add(name)
     writer.emit(f"{writer.element(block.target, block.index)} = {result};")
-    opening = [f"  const int32_t i = blockIdx.x * {THREADS} + threadIdx.x;", f"  if (i >= {block.size}) return;"]
-    kernel.add(writer, (-(-block.size // THREADS), 1, 1), (THREADS, 1, 1), opening)
+    width = kernel.threads
+    opening = [f"  const int32_t i = blockIdx.x * {width} + threadIdx.x;", f"  if (i >= {block.size}) return;"]
+    kernel.add(writer, (-(-block.size // width), 1, 1), (width, 1, 1), opening)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lepton_compiler.backends.tvm.c99.expressions import pruned
+from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.backends.tvm.cuda.text.support import DeviceSupport
 from lepton_compiler.backends.tvm.cuda.text.writer import DeviceWriter
 from lepton_compiler.backends.tvm.launches import Extent, Launch
@@ -26,17 +27,24 @@ class KernelText:
         where: the kernel, for messages.
         buffers: the parameters of the kernel; buffers between its stages are added to them.
         alone: whether no two parameters overlap.
+        choice: what tuning chose.
     """
 
     symbol: str
     where: str
     buffers: list[Any]
     alone: bool
+    choice: Choice = ANALYTIC
     support: DeviceSupport = field(default_factory=DeviceSupport)
     functions: list[str] = field(default_factory=list)
     launches: list[Launch] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     spaces: list[TensorType] = field(default_factory=list)
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block whose threads each have elements of their own."""
+        return self.choice.threads or THREADS
 
     def writer(self, kind: type[DeviceWriter] = DeviceWriter) -> DeviceWriter:
         """A writer of a function's body that knows the parameters as `p0`, `p1`, ..."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.backends.tvm.cuda.generate.elementwise import element_stage, reduction_stage
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
 from lepton_compiler.backends.tvm.cuda.generate.procedures import procedure_stage
@@ -16,14 +17,14 @@ DEEP = 64
 """Elements of a sum that a single thread would take long for."""
 
 
-def generate(func: Any, symbol: str, where: str) -> KernelText:
-    """CUDA C for a `PrimFunc` of TE.
+def generate(func: Any, symbol: str, where: str, choice: Choice = ANALYTIC) -> KernelText:
+    """CUDA C for a `PrimFunc` of TE, as tuning chose.
 
     Raises:
         UnsupportedError: it has something that has no text.
     """
     found = stages_of(func)
-    kernel = KernelText(symbol, where, list(found.parameters), found.alone)
+    kernel = KernelText(symbol, where, list(found.parameters), found.alone, choice)
     blocks = [s for s in found.stages if isinstance(s, Block)]
     if len(blocks) == len(found.stages) and fits_rows(blocks, found.shared, found.along) and fills_gpu(blocks, found.shared):
         row_stage(kernel, blocks, found.shared)

@@ -91,7 +91,7 @@ def row_stage(kernel: KernelText, stages: Sequence[Block], shared: int) -> None:
     outer = stages[0].spatial[:shared]
     rows = math.prod(a.extent for a in outer)
     length = max(max(s.depth, _inner(s, shared)) for s in stages)
-    lanes = lanes_for(length, rows)
+    lanes = kernel.choice.lanes or lanes_for(length, rows)
     several = ROWS_PER_BLOCK if lanes == WARP else 1
     writer = kernel.writer()
     row = tirx.Var("row", "int32")

@@ -41,6 +41,7 @@ typedef struct CUgraphExec_st *CUgraphExec;
   F(StreamCreate, cuStreamCreate, (CUstream *, unsigned)) \
   F(StreamDestroy, cuStreamDestroy_v2, (CUstream)) \
   F(StreamSynchronize, cuStreamSynchronize, (CUstream)) \
+  F(IsCapturing, cuStreamIsCapturing, (CUstream, int *)) \
   F(BeginCapture, cuStreamBeginCapture_v2, (CUstream, int)) \
   F(EndCapture, cuStreamEndCapture, (CUstream, CUgraph *)) \
   F(GraphInstantiate, cuGraphInstantiateWithFlags, (CUgraphExec *, CUgraph, unsigned long long)) \
@@ -312,7 +313,9 @@ static int run_here(session *s, const void *const *given, void *const *wanted, i
     if (is_on_device(wanted[k]) && pointers[INPUTS + k] % ALIGNMENT == 0) continue;
     if ((status = staging(s, &pointers[INPUTS + k], ports[INPUTS + k].offset)) != OK) return status;
   }
-  if (RECORDED) {
+  int capturing = 0; /* by the caller, whose graph the launches then become a part of; the default stream cannot be captured */
+  if (stream != NULL) TRY(IsCapturing(stream, &capturing));
+  if (RECORDED && !capturing) {
     CUgraphExec graph = NULL;
     if ((status = recorded(s, pointers, variant, &graph)) != OK) return status;
     TRY(GraphLaunch(graph, stream));

@@ -64,8 +64,12 @@ def choose_tile(product: Product, gpus: Sequence[Gpu]) -> Tile:
     """The tile with the fewest estimated cycles on the smallest GPU of a list."""
     processors = min(gpu.processors for gpu in gpus)
     options = [Tile(t.rows, t.columns, t.depth, t.high, t.wide, parts) for t in TILES for parts in SPLITS]
-    fitting = [t for t in options if t.parts == 1 or (product.depth >= 4 * t.parts * t.depth and product.kind == "float32")]
-    return min(fitting, key=lambda t: cycles(product, t, processors))
+    return min((t for t in options if fits(t, product)), key=lambda t: cycles(product, t, processors))
+
+
+def fits(tile: Tile, product: Product) -> bool:
+    """Whether a sum is long enough for its parts, and of a type that a second launch adds up."""
+    return tile.parts == 1 or (product.depth >= 4 * tile.parts * tile.depth and product.kind == "float32")
 
 
 def cycles(product: Product, tile: Tile, processors: int) -> float:

@@ -13,8 +13,19 @@ from lepton_compiler.backends.tvm.c99.expressions import bare
 from lepton_compiler.backends.tvm.c99.support import C_TYPES
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
 from lepton_compiler.backends.tvm.cuda.products.anchors import Anchor
+from lepton_compiler.backends.tvm.cuda.products.chosen import tiling_of
 from lepton_compiler.backends.tvm.cuda.products.product import Product, Sums
-from lepton_compiler.backends.tvm.cuda.tensor_cores import Arithmetic, Convolution, Device, Epilogue, Plan, device_of, generate
+from lepton_compiler.backends.tvm.cuda.tensor_cores import (
+    Arithmetic,
+    Convolution,
+    Device,
+    Epilogue,
+    Gemm,
+    Plan,
+    device_of,
+    generate,
+    shape_of,
+)
 from lepton_compiler.backends.tvm.cuda.text.support import INLINE
 from lepton_compiler.backends.tvm.cuda.text.writer import DeviceWriter
 from lepton_compiler.backends.tvm.cuda.unit import LIBRARY
@@ -42,17 +53,16 @@ def arithmetic_of(anchor: Anchor, extensions: Sequence[str], gpus: Sequence[Gpu]
 
 
 def generated_product(kernel: KernelText, anchor: Anchor, arithmetic: Arithmetic, gpus: Sequence[Gpu]) -> None:
-    """Add the functions of a product; a workspace becomes one more parameter."""
-    problem, names = anchor.product.problem, names_of(kernel)
-    assert problem is not None
-    symbol = f"{kernel.symbol}_product"
-    by_buffer = dict(zip(map(hash, kernel.buffers), names, strict=True))
-    plan = generate(
-        symbol,
-        problem(lambda buffer: by_buffer[hash(buffer)], arithmetic),
-        _with_zero_points(kernel, epilogue_of(kernel, symbol, anchor.output, anchor.product), anchor.product),
-        smallest(gpus),
-    )
+    """Add the functions of a product; a workspace becomes one more parameter.
+
+    Raises:
+        UsageError: tuning chose tiles that do not fit.
+    """
+    names, symbol = names_of(kernel), f"{kernel.symbol}_product"
+    problem, device = problem_of(anchor, arithmetic), smallest(gpus)
+    epilogue = _with_zero_points(kernel, epilogue_of(kernel, symbol, anchor.output, anchor.product), anchor.product)
+    tiling = tiling_of(kernel.choice, shape_of(symbol, problem), device) if kernel.choice else None
+    plan = generate(symbol, problem, epilogue, device, tiling)
     if plan.workspace_bytes:
         kernel.space(tirx.decl_buffer((plan.workspace_bytes // 4,), anchor.product.kind, "workspace", layout=None))
         names.append("workspace")
@@ -76,6 +86,13 @@ def add_plan(kernel: KernelText, plan: Plan, names: Sequence[str]) -> None:
     for launch in plan.launches:
         arguments = tuple(names.index(a) for a in launch.arguments)
         kernel.launches.append(Launch(launch.symbol, launch.grid, launch.block, arguments, launch.shared_bytes))
+
+
+def problem_of(anchor: Anchor, arithmetic: Arithmetic) -> Gemm | Convolution:
+    """What the generator is asked; parameters are called `p0`, `p1`, ..."""
+    names = {hash(buffer): f"p{k}" for k, buffer in enumerate(anchor.buffers)}
+    assert anchor.product.problem is not None
+    return anchor.product.problem(lambda buffer: names[hash(buffer)], arithmetic)
 
 
 def epilogue_of(kernel: KernelText, symbol: str, output: Any, sums: Sums) -> Epilogue:

@@ -2,7 +2,7 @@
 
 from lepton_compiler.backends.tvm.cuda.tensor_cores.attention import Attention, Rows, generate_attention
 from lepton_compiler.backends.tvm.cuda.tensor_cores.device import DEVICES, Device, device_of
-from lepton_compiler.backends.tvm.cuda.tensor_cores.generate import alternatives, generate, pack_weights, packed_depth
+from lepton_compiler.backends.tvm.cuda.tensor_cores.generate import alternatives, generate, pack_weights, packed_depth, shape_of
 from lepton_compiler.backends.tvm.cuda.tensor_cores.library import library
 from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
     Arithmetic,
@@ -15,7 +15,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
     Matrix,
     Plan,
 )
-from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Tiling
+from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, possible
 
 __all__ = [
     "DEVICES",
@@ -31,6 +31,7 @@ __all__ = [
     "Matrix",
     "Plan",
     "Rows",
+    "Shape",
     "Tiling",
     "alternatives",
     "device_of",
@@ -39,4 +40,6 @@ __all__ = [
     "library",
     "pack_weights",
     "packed_depth",
+    "possible",
+    "shape_of",
 ]

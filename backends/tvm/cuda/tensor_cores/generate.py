@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
     Plan,
 )
 from lepton_compiler.backends.tvm.cuda.tensor_cores.sources import Source, matrix_source, windows_source
-from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, candidates, choose, seconds, shared_bytes
+from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, candidates, choose, possible, seconds, shared_bytes
 
 FINISH_THREADS = 256
 
@@ -64,10 +64,17 @@ def generate(symbol: str, problem: Gemm | Convolution, epilogue: Epilogue, devic
     return Plan("\n".join(text for text in texts if text), tuple(launches), workspace, seconds(product.shape, chosen, device))
 
 
+def shape_of(symbol: str, problem: Gemm | Convolution) -> Shape:
+    """What the choice of tiles for a problem depends on."""
+    return (gemm_product(problem) if isinstance(problem, Gemm) else convolution_product(problem, symbol)).shape
+
+
 def alternatives(symbol: str, problem: Gemm | Convolution, device: Device, count: int) -> list[Tiling]:
-    """The tilings that the model finds best, best first: what is worth measuring where there is a GPU."""
-    shape = (gemm_product(problem) if isinstance(problem, Gemm) else convolution_product(problem, symbol)).shape
-    return sorted(candidates(shape, device, split=True), key=lambda t: seconds(shape, t, device))[:count]
+    """The tilings that the model finds best, best first, and the best one with other numbers of stages: what is worth measuring."""
+    shape = shape_of(symbol, problem)
+    best = sorted(candidates(shape, device, split=True), key=lambda t: seconds(shape, t, device))[:count]
+    staged = [t for t in possible(shape, device) if replace(t, stages=best[0].stages) == best[0] and t != best[0]]
+    return best + staged
 
 
 def gemm_product(gemm: Gemm) -> Product:

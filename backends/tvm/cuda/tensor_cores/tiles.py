@@ -10,6 +10,8 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.device import Device
 from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import Arithmetic
 
 STAGES = 4
+LEAST_STAGES, MOST_STAGES = 2, 6
+"""Numbers of stages that tuning may choose."""
 L2_BYTES_PER_CLOCK = 48
 """What the L2 cache gives one multiprocessor."""
 LATENCY = 700
@@ -135,6 +137,15 @@ def candidates(shape: Shape, device: Device, split: bool) -> Iterator[Tiling]:
     if device.group and shape.groupable:
         for sizes in GROUP_TILES:
             yield from (replace(tiling, groups=True) for tiling in _cut(shape, device, sizes, 128, split))
+
+
+def possible(shape: Shape, device: Device) -> Iterator[Tiling]:
+    """The candidates, and the same with fewer or more stages, as far as they fit: what may be worth measuring."""
+    for tiling in candidates(shape, device, split=True):
+        for stages in range(LEAST_STAGES, MOST_STAGES + 1):
+            other = replace(tiling, stages=stages)
+            if shared_bytes(shape, other) <= device.shared_per_block:
+                yield other
 
 
 def _cut(shape: Shape, device: Device, sizes: tuple[int, int, int, int], row_bytes: int, split: bool) -> Iterator[Tiling]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import lepton_compiler as lc
+from lepton_compiler.cuda_driver import DeviceSession
 from lepton_compiler.errors import LeptonError, UsageError
 from lepton_compiler.ir.text import parse_graph
 from lepton_compiler.runtime.device_arrays import DeviceArray, is_on_device
@@ -92,6 +93,24 @@ def test_tensors_of_the_device_are_used_where_they_are_if_aligned(model, gpu, mo
 def test_wrong_shapes_on_the_device_are_usage_errors(model, gpu):
     with pytest.raises(UsageError, match="input 'x' is float32"):
         model.run({"x": OnDevice(gpu, X[:2])})
+
+
+def test_a_stream_that_is_captured_gets_the_launches(model, gpu):
+    model.run({"x": X})
+    session, library = DeviceSession(), model.library
+    places = session.allocate(X.nbytes), session.allocate(16)
+    session.upload(places[0], X)
+    gpu.forget()
+    with session.recording() as graph:
+        for _ in range(2):
+            library.call([places[0]], [X.shape], [places[1]], 0, session.stream, waits=False)
+    assert not gpu.launched and gpu.count("cuGraphLaunch") == 0
+    session.replay(graph[0])
+    found = np.empty(4, np.float32)
+    session.download(found, places[1])
+    assert np.allclose(found, lc.evaluate(parse_graph(TINY), {"x": X})["y"], rtol=1e-5)
+    assert len(gpu.launched) == 2 * model.manifest["launches"]
+    session.close()
 
 
 @pytest.mark.parametrize("known", [True, False])

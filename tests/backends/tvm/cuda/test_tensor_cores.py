@@ -26,8 +26,9 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores import (
     generate,
     library,
     pack_weights,
+    shape_of,
 )
-from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, choose
+from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, choose, shared_bytes
 from lepton_compiler.ops.conv import Conv
 from lepton_compiler.testing.cuda_emulator import Statistics, available, run
 
@@ -276,11 +277,13 @@ def test_large_products_have_large_tiles():
 def test_alternatives_are_other_kernels_for_the_same_problem():
     problem = Gemm(512, 512, 512, Matrix("a", "float16", 512, 1), Matrix("b", "float16", 512, 1), "float16")
     found = alternatives("product", problem, A100, 5)
-    assert len(set(found)) == 5
+    assert len(set(found)) == len(found) > 5
+    assert [replace(tiling, stages=4) for tiling in found[5:]] == [found[0]] * (len(found) - 5)
+    assert all(shared_bytes(shape_of("product", problem), tiling) <= A100.shared_per_block for tiling in found)
     end = epilogue("product", {"a": "unsigned short", "b": "unsigned short"}, "sum", "m * 512 + n")
     plans = [generate("product", problem, end, A100, tiling) for tiling in (None, *found)]
     assert plans[0] == plans[1]
-    assert len({plan.text for plan in plans}) == 5
+    assert len({plan.text for plan in plans}) == len(found)
 
 
 def test_rows_are_not_padded_to_many():

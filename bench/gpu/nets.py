@@ -1,14 +1,16 @@
-"""The nets that `bench.cuda` measures, in PyTorch: their shapes are those of the papers, their weights random."""
+"""The nets that `bench.cuda` measures, in PyTorch: their shapes are those of the papers, their weights a pattern."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from bench.patterns import patterned
 
 
 class Bottleneck(nn.Module):
@@ -18,9 +20,9 @@ class Bottleneck(nn.Module):
         super().__init__()
         out = 4 * width
         self.body = nn.Sequential(
-            _conv(channels, width, 1), nn.ReLU(), _conv(width, width, 3, stride), nn.ReLU(), _conv(width, out, 1)
+            _conv(channels, width, 1), nn.ReLU(), _conv(width, width, 3, stride), nn.ReLU(), _conv(width, out, 1, rectified=False)
         )  # fmt: skip
-        self.shortcut = nn.Identity() if stride == 1 and channels == out else _conv(channels, out, 1, stride)
+        self.shortcut = nn.Identity() if stride == 1 and channels == out else _conv(channels, out, 1, stride, rectified=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[N, C, H, W]`."""
@@ -54,7 +56,7 @@ class Inverted(nn.Module):
         super().__init__()
         wide = channels * factor
         grow: list[nn.Module] = [_conv(channels, wide, 1), nn.ReLU6()] if factor > 1 else []
-        self.body = nn.Sequential(*grow, _conv(wide, wide, 3, stride, wide), nn.ReLU6(), _conv(wide, out, 1))
+        self.body = nn.Sequential(*grow, _conv(wide, wide, 3, stride, wide), nn.ReLU6(), _conv(wide, out, 1, rectified=False))
         self.adds = stride == 1 and channels == out
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -104,8 +106,11 @@ class Encoder(nn.Module):
         """Every head's weighted values, side by side."""
         n, s, d = x.shape
         q, k, v = (layer[name](x).reshape(n, s, self.heads, d // self.heads).transpose(1, 2) for name in ("q", "k", "v"))
-        scores = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(d // self.heads), dim=-1)
-        return (scores @ v).transpose(1, 2).reshape(n, s, d)
+        if torch.onnx.is_in_onnx_export():
+            found = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(d // self.heads), dim=-1) @ v
+        else:
+            found = F.scaled_dot_product_attention(q, k, v)
+        return found.transpose(1, 2).reshape(n, s, d)
 
 
 def _encoder_layer(width: int) -> dict[str, nn.Module]:
@@ -118,10 +123,16 @@ def _encoder_layer(width: int) -> dict[str, nn.Module]:
     }
 
 
-def _conv(channels: int, out: int, size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+class RectifiedConv(nn.Conv2d):
+    """A convolution of whose results half are cut off: its weights have twice the variance (He et al., 2015)."""
+
+    gain = 2
+
+
+def _conv(channels: int, out: int, size: int, stride: int = 1, groups: int = 1, rectified: bool = True) -> nn.Sequential:
     """A convolution with batch normalisation."""
-    conv = nn.Conv2d(channels, out, size, stride, size // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out))
+    kind = RectifiedConv if rectified else nn.Conv2d
+    return nn.Sequential(kind(channels, out, size, stride, size // 2, groups=groups, bias=False), nn.BatchNorm2d(out))
 
 
 class Product(nn.Module):
@@ -149,40 +160,37 @@ class Convolution(nn.Module):
         return y
 
 
-def nets(batches: Sequence[int]) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
-    """Net and shape of its input, by name."""
-    torch.manual_seed(0)
-    found: dict[str, tuple[nn.Module, tuple[int, ...]]] = {}
-    for batch in batches:
-        found[f"resnet50 {batch}"] = ResNet50(), (batch, 3, 224, 224)
-        found[f"mobilenetv2 {batch}"] = MobileNetV2(), (batch, 3, 224, 224)
-        found[f"minilm {batch}x128"] = Encoder(6, 384, 12), (batch, 128, 384)
-        found[f"bert-base {batch}x128"] = Encoder(12, 768, 12), (batch, 128, 768)
-    return found
+def module(subject: str) -> nn.Module:
+    """A net or a layer of `cases`, ready to infer, with the same weights on every machine."""
+    name, _, rest = subject.partition(" ")
+    made: nn.Module
+    match name:
+        case "resnet50":
+            made = ResNet50()
+        case "mobilenetv2":
+            made = MobileNetV2()
+        case "minilm":
+            made = Encoder(6, 384, 12)
+        case "bert-base":
+            made = Encoder(12, 768, 12)
+        case "gemm":
+            _, depth, columns = map(int, rest.split("x"))
+            made = Product(depth, columns)
+        case _:
+            _, channels, _, out, size, _, stride = map(int, re.findall(r"\d+", rest))
+            made = Convolution(channels, out, size, stride)
+    return fill(made).eval()
 
 
-def layers() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
-    """Single products and convolutions."""
-    torch.manual_seed(0)
-    products = [
-        (128, 768, 768),
-        (128, 768, 3072),
-        (128, 3072, 768),
-        (1024, 1024, 1024),
-        (4096, 4096, 4096),
-        (32, 2048, 1000),
-        (1, 4096, 4096),
-    ]
-    found: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
-        f"gemm {m}x{k}x{n}": (Product(k, n), (m, k)) for m, k, n in products
-    }  # fmt: skip
-    for batch in (1, 32):
-        for c, o, size, stride, edge in (
-            (3, 64, 7, 2, 224),
-            (64, 64, 3, 1, 56),
-            (256, 64, 1, 1, 56),
-            (128, 128, 3, 1, 28),
-            (512, 512, 3, 1, 7),
-        ):
-            found[f"conv {batch}x{c}x{edge} to {o}, {size}x{size}/{stride}"] = Convolution(c, o, size, stride), (batch, c, edge, edge)
-    return found
+def fill(net: nn.Module) -> nn.Module:
+    """Weights by `patterned` that keep the size of what goes through: of variance gain / terms of a sum; biases become zero."""
+    with torch.no_grad():
+        for name, weight in net.named_parameters():
+            if weight.dim() > 1:
+                owner = net.get_submodule(name.rpartition(".")[0])
+                terms = weight.shape[0] if isinstance(owner, Product) else weight[0].numel()
+                scale = math.sqrt(getattr(owner, "gain", 1) / terms)
+                weight.copy_(torch.from_numpy(patterned(tuple(weight.shape), name)) * scale)
+            elif name.endswith("bias"):
+                weight.zero_()
+    return net
