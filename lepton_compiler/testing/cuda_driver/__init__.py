@@ -30,11 +30,13 @@ class FakeGpu:
     Attributes:
         faults: what kernels did wrong, in words.
         launched: names of the functions that ran, in order.
+        checks: whether the emulator looks at every access, which takes several times as long.
     """
 
     def __init__(self) -> None:
         self.faults: list[str] = []
         self.launched: list[str] = []
+        self.checks = True
         self.library = _library()
         self._kernels: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._callback = _LAUNCH(self._launch)
@@ -76,7 +78,8 @@ class FakeGpu:
             size = max(sizes[k], arrays[arguments[k]].nbytes if arguments[k] in arrays else 0)
             arrays[arguments[k]] = np.ctypeslib.as_array((ctypes.c_uint8 * max(1, size)).from_address(arguments[k]))
         try:
-            run(text, symbol, tuple(extents[0:3]), tuple(extents[3:6]), extents[6], [arrays[arguments[k]] for k in range(count)])
+            given = [arrays[arguments[k]] for k in range(count)]
+            run(text, symbol, tuple(extents[0:3]), tuple(extents[3:6]), extents[6], given, checks=self.checks)
         except DeviceFault as fault:
             self.faults.append(str(fault))
             return 1
