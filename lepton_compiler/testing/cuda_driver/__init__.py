@@ -21,6 +21,8 @@ from lepton_compiler.toolchain import find_toolchain
 
 SONAME = "libcuda.so.1"
 FOUR_GIGABYTES = 1 << 32
+NVCC = Path(__file__).with_name("nvcc")
+"""A stand-in for the compiler, to be named by `$LEPTON_NVCC` where the machine code is not looked at."""
 _LAUNCH = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint), ctypes.POINTER(ctypes.c_uint64), ctypes.c_int)
 
 
