@@ -23,8 +23,9 @@ examples:
   python -m bench.cuda_emulated
   python -m bench.cuda_emulated rapidocr --precision fp16 --checked 0
   python -m bench.cuda_emulated --resume --most 1000
-Needs neither a GPU nor a compiler for one. Outputs are compared with ONNX Runtime's, or the evaluator's where that says so; every access of the
-smaller models' kernels is checked for bounds, alignment and races. --resume goes on after an interruption.
+Needs neither a GPU nor a compiler for one. Outputs are compared with ONNX Runtime's, or the evaluator's where a row says so; where a model in
+half precision is by itself further from it than --verify allows, kernels may be as far. Every access of the smaller models' kernels is checked
+for bounds, alignment and races. --resume goes on after an interruption.
 """
 
 
@@ -39,11 +40,10 @@ class Row:
         launches: of kernels.
         checked: whether every access was looked at.
         seconds: of the emulated run.
-        max_rel: largest difference from the reference, relative to the range of the output; None where NaN or infinities differ.
-        from_model: the same from the model as it is, by ONNX Runtime where that can run it.
-        tolerance: what it may be.
-        reference: whose result is compared with: `onnxruntime`, `evaluator`, or `evaluator, fp16`: of the graph in half precision, where
-            that itself is further from the model.
+        max_rel: largest difference, relative to the range of the output; None where NaN or infinities differ.
+        own: what the precision costs by itself, where that is asked: how far the graph in it, by the evaluator, is from the model.
+        tolerance: what the difference may be: that of `--verify`, or `own`.
+        reference: whose result is compared with: ONNX Runtime's, or the evaluator's.
         ok: whether the difference is within the tolerance.
         error: why nothing was compared; a fault, or `too large`.
     """
@@ -55,7 +55,7 @@ class Row:
     checked: bool = False
     seconds: float = 0.0
     max_rel: float | None = None
-    from_model: float | None = None
+    own: float | None = None
     tolerance: float = 0.0
     reference: str = ""
     ok: bool = False
@@ -71,9 +71,9 @@ class Row:
         size = [self.model, self.precision, f"{self.mmacs:,.1f}", str(self.launches)]
         if self.error:
             return [*size, "", "", self.error.replace("\n", " ").replace("|", "/"), "", ""]
-        error, whole = ("not finite" if e is None else f"{e:.1e}" for e in (self.max_rel, self.from_model))
-        checked, wrong = "yes" if self.checked else "no", "" if self.ok else " WRONG"
-        return [*size, checked, f"{self.seconds:.1f}", error + wrong, self.reference, whole]
+        error, wrong = "not finite" if self.max_rel is None else f"{self.max_rel:.1e}", "" if self.ok else " WRONG"
+        own = "" if self.own is None else f"{self.own:.1e}"
+        return [*size, "yes" if self.checked else "no", f"{self.seconds:.1f}", error + wrong, self.reference, own]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -130,7 +130,7 @@ def emulate(case: Case, precision: str, args: argparse.Namespace) -> Row:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
-    head = ["model", "precision", "MMACs", "launches", "checked", "seconds", "error", "beside", "from the model"]
+    head = ["model", "precision", "MMACs", "launches", "checked", "seconds", "error", "beside", "the precision's own"]
     lines = [f"`python -m bench.cuda_emulated`: `--target {TARGET} -O3`, smallest file first.", "", f"| {' | '.join(head)} |"]
     return "\n".join([*lines, f"|{'---|' * len(head)}", *(f"| {' | '.join(row.cells())} |" for row in rows)]) + "\n"
 

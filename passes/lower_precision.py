@@ -23,6 +23,11 @@ LOWERED = frozenset(
     ).split()
 )
 """Operators whose results stay near their operands in size, or are bounded. Sums over many elements inside of them are float32 in kernels."""
+PRODUCTS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+UNSCALED = frozenset(("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger"))
+"""Operators that give sums of products of codes, or scales that are as small as such sums are large."""
+SCALING = frozenset(("Div", "Mul"))
+QUANTIZING = frozenset(("DynamicQuantizeLinear", "QuantizeLinear"))
 LARGEST = {"float16": 65504.0}
 """Numbers that a type does not hold are infinite in it."""
 
@@ -31,7 +36,8 @@ LARGEST = {"float16": 65504.0}
 class LowerPrecision(Pass):
     """Conv(x, w)  -->  Cast(Conv(Cast(x, to=float16), float16 w), to=float32); conversions there and back then fall away
 
-    Inputs and outputs of the graph keep their types. What sums without bound, powers, exponentials and recurrent layers stay in float32.
+    Inputs and outputs of the graph keep their types. What sums without bound, powers, exponentials and recurrent layers stay in float32, and so do
+    quantized layers: a sum of products of codes is more than half precision holds, and what becomes a code must not be rounded before.
 
     Attributes:
         to: the type, `float16` or `bfloat16`.
@@ -44,9 +50,45 @@ class LowerPrecision(Pass):
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         kind = dtype(self.to)
         for part in list(bodies(graph)):
+            quantized = _quantized(part)
             for node in part.nodes:
-                if node.op.name in LOWERED and _is_float32(node) and _fits(node, LARGEST.get(self.to, np.inf)):
+                if node.op.name in LOWERED and node not in quantized and _is_float32(node) and _fits(node, LARGEST.get(self.to, np.inf)):
                     _lower(node, kind)
+
+
+def _quantized(graph: Graph) -> set[Node]:
+    """Nodes that compute with unscaled sums of products of codes, and those on the way from codes to codes."""
+    decoded: set[Value] = set()
+    unscaled: set[Value] = set()
+    near: set[Value] = set()  # computed from either, with no products of ordinary numbers in between
+    kept: set[Node] = set()
+    for node in graph.nodes:
+        operands, is_product = [v for v in node.present_inputs if v.tensor is None], node.op.name in PRODUCTS
+        if node.op.name == "DequantizeLinear" and operands:
+            decoded.update(node.outputs)
+        elif node.op.name in UNSCALED or (is_product and not decoded.isdisjoint(operands)):
+            unscaled.update(node.outputs)
+            kept.add(node)
+        elif not unscaled.isdisjoint(operands):
+            unscaled.update(node.outputs if node.op.name not in SCALING else ())
+            kept.add(node)
+        elif is_product or near.isdisjoint(operands):
+            continue
+        near.update(node.outputs)
+    return kept | _before_codes(graph, near)
+
+
+def _before_codes(graph: Graph, values: set[Value]) -> set[Node]:
+    """The nodes that compute some of these values on the way to a node that makes codes of them."""
+    awaited: set[Value] = set()
+    found: set[Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op.name in QUANTIZING:
+            awaited.update(node.present_inputs)
+        elif not awaited.isdisjoint(values.intersection(node.outputs)):
+            found.add(node)
+            awaited.update(node.present_inputs)
+    return found
 
 
 def _is_float32(node: Node) -> bool:
