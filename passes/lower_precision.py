@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lepton_compiler.analysis.codes import quantized_nodes
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.traverse import bodies
 from lepton_compiler.ir.types import FLOAT32, DType, dtype
@@ -23,11 +24,6 @@ LOWERED = frozenset(
     ).split()
 )
 """Operators whose results stay near their operands in size, or are bounded. Sums over many elements inside of them are float32 in kernels."""
-PRODUCTS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
-UNSCALED = frozenset(("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger"))
-"""Operators that give sums of products of codes, or scales that are as small as such sums are large."""
-SCALING = frozenset(("Div", "Mul"))
-QUANTIZING = frozenset(("DynamicQuantizeLinear", "QuantizeLinear"))
 LARGEST = {"float16": 65504.0}
 """Numbers that a type does not hold are infinite in it."""
 
@@ -50,45 +46,10 @@ class LowerPrecision(Pass):
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         kind = dtype(self.to)
         for part in list(bodies(graph)):
-            quantized = _quantized(part)
+            quantized = quantized_nodes(part)
             for node in part.nodes:
                 if node.op.name in LOWERED and node not in quantized and _is_float32(node) and _fits(node, LARGEST.get(self.to, np.inf)):
                     _lower(node, kind)
-
-
-def _quantized(graph: Graph) -> set[Node]:
-    """Nodes that compute with unscaled sums of products of codes, and those on the way from codes to codes."""
-    decoded: set[Value] = set()
-    unscaled: set[Value] = set()
-    near: set[Value] = set()  # computed from either, with no products of ordinary numbers in between
-    kept: set[Node] = set()
-    for node in graph.nodes:
-        operands, is_product = [v for v in node.present_inputs if v.tensor is None], node.op.name in PRODUCTS
-        if node.op.name == "DequantizeLinear" and operands:
-            decoded.update(node.outputs)
-        elif node.op.name in UNSCALED or (is_product and not decoded.isdisjoint(operands)):
-            unscaled.update(node.outputs)
-            kept.add(node)
-        elif not unscaled.isdisjoint(operands):
-            unscaled.update(node.outputs if node.op.name not in SCALING else ())
-            kept.add(node)
-        elif is_product or near.isdisjoint(operands):
-            continue
-        near.update(node.outputs)
-    return kept | _before_codes(graph, near)
-
-
-def _before_codes(graph: Graph, values: set[Value]) -> set[Node]:
-    """The nodes that compute some of these values on the way to a node that makes codes of them."""
-    awaited: set[Value] = set()
-    found: set[Node] = set()
-    for node in reversed(graph.nodes):
-        if node.op.name in QUANTIZING:
-            awaited.update(node.present_inputs)
-        elif not awaited.isdisjoint(values.intersection(node.outputs)):
-            found.add(node)
-            awaited.update(node.present_inputs)
-    return found
 
 
 def _is_float32(node: Node) -> bool:
