@@ -33,7 +33,8 @@ def tiny(tmp_path: Path) -> Path:
 
 
 def rows(folder: Path, stem: str) -> list[dict[str, Any]]:
-    return json.loads((folder / f"{stem}.json").read_text())["rows"]
+    found: list[dict[str, Any]] = json.loads((folder / f"{stem}.json").read_text())["rows"]
+    return found
 
 
 def test_artefacts_are_compiled_twice_and_looked_at(tiny: Path, tmp_path: Path) -> None:
@@ -84,6 +85,7 @@ def test_models_are_emulated_and_compared(tiny: Path, tmp_path: Path) -> None:
     arguments = [str(tiny), "--precision", "fp16", "--output", str(tmp_path), "-q"]
     assert cuda_emulated.main(arguments) == 0
     (row,) = rows(tmp_path, "cuda_emulated")
-    assert row["ok"] and row["checked"] and row["launches"] >= 1 and row["reference"] == "evaluator" and 0 < row["max_rel"] < 1e-2
+    assert row["checked"] and row["launches"] >= 1 and row["reference"] == "evaluator" and 0 < row["max_rel"] < 1e-2
+    assert not cuda_emulated.Row(**row | {"max_rel": 0.02}).ok and cuda_emulated.Row(**row | {"max_rel": 0.02, "own": 0.015}).ok
     assert cuda_emulated.main([*arguments, "--most", "-1"]) == 0
     assert rows(tmp_path, "cuda_emulated")[0]["error"] == "too large"
