@@ -39,6 +39,17 @@ graph @net(%x: float32[1,4]) {
   return %g
 }
 """
+MEAN = """\
+graph @net(%x: float32[1,512]) {
+  %d = const float32[] (512.0)
+  %q = Mul()(%x, %x) : float32[1,512]
+  %s = ReduceSum(axes=(1,),keepdims=False)(%q) : float32[1]
+  %r = Reshape(shape=(1, 1))(%s) : float32[1,1]
+  %m = Div()(%r, %d) : float32[1,1]
+  %y = Add()(%x, %m) : float32[1,512]
+  return %y
+}
+"""
 PLAIN = """\
 graph @net(%x: float32[2,4]) {
   %w = const float32[4,2] (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
@@ -68,6 +79,14 @@ def test_sums_and_scales_that_are_measured_stay() -> None:
     assert [types[name] for name in ("Add", "Mul", "Gelu")] == ["float16", "float32", "float16"]
     feeds = random_feeds(graph.inputs)
     np.testing.assert_allclose(lc.evaluate(half, feeds)["g"], lc.evaluate(graph, feeds)["g"], rtol=2e-3, atol=1e-6)
+
+
+def test_sums_stay_until_they_are_scaled() -> None:
+    graph = parse_graph(MEAN)
+    half, types = lowered(graph)
+    assert [types[name] for name in ("Mul", "ReduceSum", "Reshape", "Div", "Add")] == ["float32"] * 4 + ["float16"]
+    feeds = {"x": np.full((1, 512), 30, np.float32)}  # the sum of squares is 460,800, seven times what float16 holds
+    np.testing.assert_array_equal(lc.evaluate(half, feeds)["y"], lc.evaluate(graph, feeds)["y"])
 
 
 def test_layers_of_numbers_are_lowered() -> None:
