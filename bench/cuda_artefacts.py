@@ -97,7 +97,8 @@ def _run(args: argparse.Namespace) -> int:
     for case in cases(args):
         for precision in precisions(args):
             old = done.get((case.name, precision))
-            rows.append(Row(**old) if old and not old["error"] else measure(case, precision, args.target, args.once, cuobjdump))
+            is_done = old and not old["error"] and (args.once or old["identical"] is not None)
+            rows.append(Row(**old) if old and is_done else measure(case, precision, args.target, args.once, cuobjdump))
             if not args.quiet:
                 print("  ".join(rows[-1].cells()), file=sys.stderr, flush=True)
             facts = {"target": args.target, "cuobjdump": cuobjdump is not None, "rows": [asdict(row) for row in rows]}

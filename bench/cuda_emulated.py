@@ -24,7 +24,7 @@ EXAMPLE = """\
 examples:
   python -m bench.cuda_emulated
   python -m bench.cuda_emulated rapidocr --precision fp16 --checked 0
-  python -m bench.cuda_emulated --resume --most 5000
+  python -m bench.cuda_emulated --resume --most 1000
 Needs neither a GPU nor a compiler for one. Outputs are compared with ONNX Runtime's, or the evaluator's where a row says so; where a model in
 half precision is by itself further from it than --verify allows, kernels may be twice as far. Every access of the smaller models' kernels is checked
 for bounds, alignment and races. --resume goes on after an interruption.
@@ -86,9 +86,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m bench.cuda_emulated", description="Emulate models for GPUs.", epilog=EXAMPLE)
     add_case_options(parser)
     parser.add_argument(
-        "--most", type=float, default=1000.0, metavar="M", help="millions of multiply-accumulates of a model (default 1000)"
+        "--most", type=float, default=25000.0, metavar="M", help="millions of multiply-accumulates of a model (default 25000)"
     )
-    parser.add_argument("--checked", type=float, default=5.0, metavar="M", help="up to how many every access is checked (default 5)")
+    parser.add_argument("--checked", type=float, default=200.0, metavar="M", help="up to how many every access is checked (default 200)")
     parser.add_argument("--seconds", type=float, default=1800.0, metavar="S", help="that one model may take (default 1800)")
     add_common_options(parser)
     return parser
