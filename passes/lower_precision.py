@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from lepton_compiler.analysis.magnitude import wide_nodes
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.traverse import bodies
 from lepton_compiler.ir.types import FLOAT32, DType, dtype
@@ -31,7 +32,9 @@ LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38}
 class LowerPrecision(Pass):
     """Conv(x, w)  -->  Cast(Conv(Cast(x, to=float16), float16 w), to=float32); conversions there and back then fall away
 
-    Inputs and outputs of the graph keep their types. What sums without bound, powers, exponentials and recurrent layers stay in float32.
+    Inputs and outputs of the graph keep their types. What sums without bound, powers, exponentials and recurrent layers stay in float32, and so does
+    what reads them before they are scaled, as a mean does a sum. Quantized layers stay: a sum of products of codes is more than half precision
+    holds, and what becomes a code must not be rounded before.
 
     Attributes:
         to: the type, `float16` or `bfloat16`.
@@ -44,8 +47,9 @@ class LowerPrecision(Pass):
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         kind = dtype(self.to)
         for part in list(bodies(graph)):
+            wide = wide_nodes(part)
             for node in part.nodes:
-                if node.op.name in LOWERED and _is_float32(node) and _fits(node, kind):
+                if node.op.name in LOWERED and node not in wide and _is_float32(node) and _fits(node, kind):
                     _lower(node, kind)
 
 

@@ -73,6 +73,8 @@ extern "C" __global__ void narrow(const half* x, const __nv_bfloat16* b, half* y
   c[t] = __float2bfloat16(__bfloat162float(b[t]) / 3.0f);
 }
 
+extern "C" __global__ void halves_in_place(half* x, int shift) { x[threadIdx.x] = x[(threadIdx.x + shift) % 32] + x[threadIdx.x]; }
+
 extern "C" __global__ void count(int* bins, const int* x) { atomicAdd(&bins[x[blockIdx.x * 32 + threadIdx.x]], 1); }
 """
 
@@ -213,6 +215,21 @@ def test_races_are_found():
     x, y = arrays(64, 64)
     assert "static shared memory, which thread" in fault("racy_sum", x, y, block=64)
     assert "of argument 0, which thread 0 of block number 0 wrote with no barrier in between" in fault("racy_blocks", x, grid=2)
+
+
+def test_neighbours_within_a_word_do_not_race():
+    x = np.arange(32, dtype=np.float16)
+    run(KERNELS, "halves_in_place", 1, 32, 0, [x, 0])
+    np.testing.assert_array_equal(x, 2 * np.arange(32, dtype=np.float16))
+    assert "writes byte 2 of argument 0, which thread 1 of block number 0 read" in fault("halves_in_place", x, 1)
+
+
+def test_unchecked_kernels_compute_the_same_and_see_barriers():
+    x, y = arrays(64, 64)
+    assert run(KERNELS, "block_sum", 1, 64, 256, [x, y], checks=False).barriers == 8
+    np.testing.assert_allclose(y, np.full(64, x.sum()), rtol=1e-5)
+    with pytest.raises(DeviceFault, match="waits at __syncthreads"):
+        run(KERNELS, "lonely_barrier", 1, 64, 0, [x], checks=False)
 
 
 def test_barriers_that_not_all_reach_are_found():

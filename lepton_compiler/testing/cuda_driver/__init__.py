@@ -21,6 +21,8 @@ from lepton_compiler.toolchain import find_toolchain
 
 SONAME = "libcuda.so.1"
 FOUR_GIGABYTES = 1 << 32
+NVCC = Path(__file__).with_name("nvcc")
+"""A stand-in for the compiler, to be named by `$LEPTON_NVCC` where the machine code is not looked at."""
 _LAUNCH = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint), ctypes.POINTER(ctypes.c_uint64), ctypes.c_int)
 
 
@@ -30,11 +32,13 @@ class FakeGpu:
     Attributes:
         faults: what kernels did wrong, in words.
         launched: names of the functions that ran, in order.
+        checks: whether the emulator looks at every access, which takes several times as long.
     """
 
     def __init__(self) -> None:
         self.faults: list[str] = []
         self.launched: list[str] = []
+        self.checks = True
         self.library = _library()
         self._kernels: dict[str, tuple[str, tuple[int, ...] | None]] = {}
         self._callback = _LAUNCH(self._launch)
@@ -95,7 +99,8 @@ class FakeGpu:
             arrays[arguments[k]] = np.ctypeslib.as_array((ctypes.c_uint8 * max(1, size)).from_address(arguments[k]))
         try:
             given = [arrays[arguments[k]] for k in range(count)]
-            run(text, symbol, tuple(extents[0:3]), tuple(extents[3:6]), extents[6], given, together=bool(extents[7]))
+            shape = tuple(extents[0:3]), tuple(extents[3:6]), extents[6]
+            run(text, symbol, *shape, given, checks=self.checks, together=bool(extents[7]))
         except DeviceFault as fault:
             self.faults.append(str(fault))
             return 1

@@ -1,6 +1,7 @@
 """Compiles CUDA C with the C++ compiler of this machine, together with the emulated device.
 
-Each load and store of a kernel becomes a call (the hooks of `-fsanitize=thread`, whose library is not linked): that is how `memory.cpp` sees it.
+Where accesses are checked, each load and store of a kernel becomes a call (the hooks of `-fsanitize=thread`, whose library is not linked): that is
+how `memory.cpp` sees it.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from lepton_compiler.errors import LeptonError, MissingDependency
 DEVICE = Path(__file__).parent / "device"
 RUNTIME = ("fibers", "memory", "warp")
 COMMON = ("-std=c++17", "-fPIC", f"-I{DEVICE}", "-fvisibility=hidden", "-w")
+CHECKED = ("-O1", "-fsanitize=thread")
+UNCHECKED = ("-O2",)
 KERNEL = (
-    "-O1",
-    "-fsanitize=thread",
     "-fno-exceptions",
     "-fno-rtti",
     "-fno-threadsafe-statics",
@@ -48,15 +49,22 @@ def available() -> str:
     return ""
 
 
-def kernels_of(source: str) -> list[str]:
+@cache
+def kernels_of(source: str) -> tuple[str, ...]:
     """Names of the `__global__` functions of a text."""
-    return list(dict.fromkeys(KERNEL_NAME.findall(source)))
+    return tuple(dict.fromkeys(KERNEL_NAME.findall(source)))
 
 
-def compile_kernels(source: str, symbols: Sequence[str]) -> Path:
+@cache
+def compile_kernels(source: str, symbols: tuple[str, ...], checked: bool = True) -> Path:
     """The path of a shared library that runs the `__global__` functions `symbols` of a text; see `EMULATOR_ENTRY` for what it exports.
 
     Results are kept in the user's cache, by content.
+
+    Args:
+        source: CUDA C.
+        symbols: the functions.
+        checked: whether each load and store is checked.
 
     Raises:
         LeptonError: the text does not compile.
@@ -65,12 +73,13 @@ def compile_kernels(source: str, symbols: Sequence[str]) -> Path:
     text = DYNAMIC.sub(r"\1* \2 = (\1*)::emulator::dynamic_shared();", source)
     entries = "".join(f"EMULATOR_ENTRY({symbol})\n" for symbol in symbols)
     text += f"\n#pragma GCC visibility push(default)\n{entries}#pragma GCC visibility pop\n"
-    target = _cache() / f"kernels-{_digest(text, _device_digest())}.so"
+    flags = (*(CHECKED if checked else UNCHECKED), *KERNEL)
+    target = _cache() / f"kernels-{_digest(text, *flags, _device_digest())}.so"
     if not target.exists():
         with tempfile.TemporaryDirectory(prefix="lepton-") as folder:
             path = Path(folder, "kernels.cpp")
             path.write_text(text)
-            _run([*_compiler(), *COMMON, *KERNEL, "-c", str(path), "-o", f"{folder}/kernels.o"])
+            _run([*_compiler(), *COMMON, *flags, "-c", str(path), "-o", f"{folder}/kernels.o"])
             _make(target, ["-shared", "-Wl,-Bsymbolic", f"{folder}/kernels.o", *map(str, _runtime())])
     return target
 
@@ -116,7 +125,7 @@ def _compiler() -> tuple[str, ...]:
 def _device_digest() -> str:
     """Of all that goes into a library beside its kernels."""
     version = subprocess.run([*_compiler(), "--version"], capture_output=True, text=True, timeout=TIMEOUT).stdout
-    return _digest(version, *COMMON[:2], *KERNEL, *(path.read_text() for path in sorted(DEVICE.iterdir())))
+    return _digest(version, *COMMON[:2], *(path.read_text() for path in sorted(DEVICE.iterdir())))
 
 
 def _digest(*texts: str) -> str:

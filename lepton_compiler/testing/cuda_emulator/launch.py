@@ -84,6 +84,7 @@ def run(
     *,
     backwards: bool = False,
     races: bool = True,
+    checks: bool = True,
     together: bool = False,
 ) -> Statistics:
     """Run `name<<<grid, block, shared_bytes>>>(args)`; arrays are changed in place.
@@ -96,6 +97,8 @@ def run(
             is the same memory.
         backwards: run blocks and threads from the last to the first.
         races: look for accesses of different threads to the same bytes, one of them a write, with no barrier in between.
+        checks: look at every access at all. Without this a kernel runs several times as fast, only barriers, collectives, asynchronous copies
+            and loads of matrices are still checked, and a kernel that goes astray may take the process with it.
         together: the launch is cooperative: all blocks are there at the same time and may wait for each other.
 
     Raises:
@@ -103,12 +106,13 @@ def run(
         LeptonError: the text does not compile.
         TypeError: `args` do not fit the kernel's parameters.
     """
-    library = _load(compile_kernels(kernel_text, kernels_of(kernel_text) or [name]))
+    library = _load(compile_kernels(kernel_text, kernels_of(kernel_text) or (name,), checks))
     memory = _Memory()
     values = [memory.value(k, p, a) for k, (p, a) in enumerate(zip(_parameters(library, name, len(args)), args, strict=True))]
     pointers = (ctypes.c_void_p * max(1, len(values)))(*(ctypes.addressof(v) for v in values))
     buffers = memory.buffers()
-    launch = _Launch(_Index(*_extent(grid)), _Index(*_extent(block)), shared_bytes, backwards, races, together, len(buffers), buffers)
+    extents = _Index(*_extent(grid)), _Index(*_extent(block))
+    launch = _Launch(*extents, shared_bytes, backwards, races and checks, together, len(buffers), buffers)
     entry = getattr(library, f"launch_{name}")
     entry.restype = ctypes.c_char_p
     figures = _Figures()

@@ -349,15 +349,14 @@ void warp_collective(unsigned mask, void* slot, Collective work, const char* nam
   unsigned wanted = lanes == WARP ? mask : mask & ((1u << lanes) - 1);
   running->mask = wanted, running->slot = slot, running->work = work, running->name = name;
   void* slots[WARP] = {};
-  bool complete = true;
-  for (size_t k = 0; k < lanes; ++k) {
+  for (size_t i = 0; i < lanes; ++i) {
+    size_t k = launch_now->backwards ? i : lanes - 1 - i;  // the lane that arrives last comes first: the others need not look further
     if (!(wanted >> k & 1)) continue;
     Fiber& f = here->fibers[first + k];
     if (f.state == State::finished) fault("calls %s (line %d) for lane %zu too, which has finished", name, line, k);
+    if (&f != running && !(f.state == State::at_collective && f.mask == wanted && f.work == work)) return suspend(State::at_collective, line);
     slots[k] = f.slot;
-    complete &= &f == running || (f.state == State::at_collective && f.mask == wanted && f.work == work);
   }
-  if (!complete) return suspend(State::at_collective, line);
   for (size_t k = 0; k < lanes; ++k)
     if ((wanted >> k & 1) && &here->fibers[first + k] != running) here->fibers[first + k].state = State::runnable;
   ++here->warp_epochs[running->thread.warp];
@@ -371,7 +370,8 @@ void group_collective(void* slot, Collective work, const char* name, int line) {
   if (first + size_t(GROUP) > here->fibers.size()) fault("calls %s (line %d) outside a group of four warps", name, line);
   running->mask = ~0u, running->slot = slot, running->work = work, running->name = name;
   void* slots[GROUP];
-  for (size_t k = 0; k < size_t(GROUP); ++k) {
+  for (size_t i = 0; i < size_t(GROUP); ++i) {
+    size_t k = launch_now->backwards ? i : GROUP - 1 - i;
     const Fiber& f = here->fibers[first + k];
     if (&f != running && !(f.state == State::at_collective && f.work == work)) return suspend(State::at_collective, line);
     slots[k] = f.slot;

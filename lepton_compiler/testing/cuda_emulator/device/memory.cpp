@@ -30,6 +30,7 @@ std::vector<Touch> touches;
 bool open_world;
 
 constexpr uint64_t ACCESS_LIMIT = 4'000'000'000;
+constexpr uintptr_t WORD = 4;
 
 Region* find(uintptr_t address) {
   if (latest && address >= latest->begin && address < latest->end) return latest;
@@ -66,30 +67,38 @@ bool ordered(const Moment& before, bool many_threads, bool many_warps, bool many
         static_cast<size_t>(address - region.begin), region.name.c_str(), other.thread, other.block, what);
 }
 
-void note_read(Cell& cell, uint8_t bytes) {
-  bool fresh = !cell.read_bytes || cell.read.grid_epoch < now.grid_epoch ||
+void note_read(Cell& cell) {
+  bool fresh = !cell.is_read || cell.read.grid_epoch < now.grid_epoch ||
                (cell.read.block == now.block && cell.read.block_epoch < now.block_epoch && !cell.many_blocks);
   if (fresh) {
     cell.many_threads = cell.many_warps = cell.many_blocks = false;
-    cell.read_bytes = bytes;
+    cell.is_read = true;
   } else {
     cell.many_threads |= cell.read.thread != now.thread;
     cell.many_warps |= cell.read.warp != now.warp;
     cell.many_blocks |= cell.read.block != now.block;
-    cell.read_bytes |= bytes;
   }
   cell.read = now;
 }
 
-void touch(Region& region, uintptr_t address, Cell& cell, uint8_t bytes, Access access) {
+void touch(Region& region, uintptr_t address, Cell& cell, Access access) {
   bool both_atomic = access == Access::atomic && cell.atomic;
-  if ((cell.write_bytes & bytes) && !both_atomic && !ordered(cell.write, false, false, false)) race(region, address, access, cell.write, "wrote");
-  if (access == Access::read) return note_read(cell, bytes);
-  if ((cell.read_bytes & bytes) && !ordered(cell.read, cell.many_threads, cell.many_warps, cell.many_blocks))
+  if (cell.is_written && !both_atomic && !ordered(cell.write, false, false, false)) race(region, address, access, cell.write, "wrote");
+  if (access == Access::read) return note_read(cell);
+  if (cell.is_read && !ordered(cell.read, cell.many_threads, cell.many_warps, cell.many_blocks))
     race(region, address, access, cell.read, "read");
   cell.write = now;
-  cell.write_bytes = bytes;
+  cell.is_written = true;
   cell.atomic = access == Access::atomic;
+}
+
+// From now on an access may touch less than a cell had: threads may use neighbours that were in one cell.
+void refine(Region& region, uintptr_t unit) {
+  std::vector<Cell> cells;
+  cells.reserve(region.cells.size() * region.unit / unit);
+  for (const Cell& cell : region.cells) cells.insert(cells.end(), region.unit / unit, cell);
+  region.cells.swap(cells);
+  region.unit = unit;
 }
 
 void note_touch() {
@@ -107,8 +116,8 @@ bool in_image(uintptr_t address) {
 
 void add_region(const void* begin, size_t bytes, bool constant, bool shared, std::string name, bool races, uint32_t block) {
   uintptr_t start = reinterpret_cast<uintptr_t>(begin);
-  size_t cells = constant || !races ? 0 : (start + bytes + 3) / 4 - start / 4;
-  regions.push_back({start, start + bytes, constant, shared, block, std::move(name), std::vector<Cell>(cells)});
+  size_t cells = constant || !races ? 0 : (bytes + WORD - 1) / WORD;
+  regions.push_back({start, start + bytes, WORD, constant, shared, block, std::move(name), std::vector<Cell>(cells)});
   latest = nullptr;
 }
 
@@ -156,12 +165,9 @@ void check(const void* pointer, size_t bytes, Access access) {
   if (region->constant && access != Access::read) fault("writes to %s, which is constant", region->name.c_str());
   if (region->cells.empty()) return;
   if (!region->shared) note_touch();
-  for (uintptr_t at = address; at < address + bytes;) {
-    uintptr_t next = at / 4 * 4 + 4, end = next < address + bytes ? next : address + bytes;
-    uint8_t mask = static_cast<uint8_t>((0xF << at % 4) & (0xF >> (next - end)));
-    touch(*region, at, region->cells[at / 4 - region->begin / 4], mask, access);
-    at = end;
-  }
+  uintptr_t offset = address - region->begin, whole = (offset | bytes) & -(offset | bytes);
+  if (whole < region->unit) refine(*region, whole);
+  for (uintptr_t at = offset; at < offset + bytes; at += region->unit) touch(*region, region->begin + at, region->cells[at / region->unit], access);
 }
 
 }  // namespace emulator

@@ -12,15 +12,14 @@ struct Moment {
   uint16_t thread, warp;
 };
 
-// Four bytes: the last write and the last read of them. `bytes` says which of the four. No time yet: bytes is 0.
+// The last write and the last read of some bytes.
 struct Cell {
   Moment write, read;
-  uint8_t write_bytes, read_bytes;
-  bool atomic, many_threads, many_warps, many_blocks;
+  bool is_written, is_read, atomic, many_threads, many_warps, many_blocks;
 };
 
 struct Region {
-  uintptr_t begin, end;
+  uintptr_t begin, end, unit;  // bytes of a cell: four, or as few as were touched at once
   bool constant, shared;
   uint32_t block;  // whose shared memory it is
   std::string name;

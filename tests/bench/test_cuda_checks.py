@@ -1,0 +1,91 @@
+"""The checks of whole models for GPUs that need none: artefacts and their machine code, emulated runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import cuda_artefacts, cuda_emulated
+from bench.cubins import Usage, cubins_of, find_cuobjdump, parse
+from lepton_compiler.backends.tvm.cuda.compilers import find_compiler
+from lepton_compiler.errors import LeptonError, MissingDependency
+from lepton_compiler.testing.cuda_emulator import available
+
+TINY = """\
+graph @net(%x: float32[16,32]) {
+  %w = const float32[32] (0.5)
+  %a = Mul()(%x, %w) : float32[16,32]
+  %y = Softmax(axis=1)(%a) : float32[16,32]
+  return %y
+}
+"""
+CUBIN = b"\x7fELF" + bytes(14) + (190).to_bytes(2, "little") + b"code"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.lir"
+    path.write_text(TINY.replace("(0.5)", "(" + ", ".join(["0.5"] * 32) + ")"))
+    return path
+
+
+def rows(folder: Path, stem: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / f"{stem}.json").read_text())["rows"]
+    return found
+
+
+def test_artefacts_are_compiled_twice_and_looked_at(tiny: Path, tmp_path: Path) -> None:
+    try:
+        find_compiler()
+    except MissingDependency as error:
+        pytest.skip(str(error))
+    arguments = [str(tiny), "--precision", "fp32", "--target", "cuda:sm_80", "--output", str(tmp_path), "-q"]
+    assert cuda_artefacts.main(arguments) == 0
+    (row,) = rows(tmp_path, "cuda_artefacts")
+    assert row["identical"] and not row["error"] and row["kernels"] >= 1 and row["serial"] == 0
+    if find_cuobjdump():
+        assert 0 < row["registers"] <= 255 and row["local"] == {}
+    assert "| tiny.lir | fp32 |" in (tmp_path / "cuda_artefacts.md").read_text()
+    before = (tmp_path / "cuda_artefacts.json").read_bytes()
+    assert cuda_artefacts.main([*arguments, "--resume"]) == 0
+    assert (tmp_path / "cuda_artefacts.json").read_bytes() == before
+
+
+def test_artefacts_that_do_not_compile_are_told_of(tmp_path: Path) -> None:
+    (tmp_path / "bad.lir").write_text("graph @net(%x: float32[?]) {\n")
+    assert cuda_artefacts.main([str(tmp_path / "bad.lir"), "--precision", "fp32", "--output", str(tmp_path), "-q"]) == 1
+    assert "leptonc failed with status 1" in rows(tmp_path, "cuda_artefacts")[0]["error"]
+
+
+def test_what_cuobjdump_prints_is_read() -> None:
+    usage = (
+        "\nResource usage:\n Common:\n  GLOBAL:0\n"
+        " Function first_0:\n  REG:27 STACK:8 SHARED:256 LOCAL:0 CONSTANT[0]:384 TEXTURE:0 SURFACE:0 SAMPLER:0\n"
+        " Function second_0:\n  REG:255 STACK:0 SHARED:0 LOCAL:16 CONSTANT[0]:368 TEXTURE:0 SURFACE:0 SAMPLER:0\n"
+    )
+    cubin = parse("ELF file    1: code.sm_90.cubin\n", usage)
+    assert cubin.architecture == "sm_90"
+    assert cubin.kernels == {"first_0": Usage(27, 8, 256), "second_0": Usage(255, 16, 0)}
+    with pytest.raises(LeptonError, match="no code"):
+        parse("", usage)
+
+
+def test_cubins_are_cut_out_as_the_manifest_lists_them() -> None:
+    images = [{"kind": "cubin", "bytes": len(CUBIN)}, {"kind": "ptx", "bytes": 3}]
+    assert cubins_of(b"\x7fELF of a host" + bytes(32) + CUBIN + b"ptx", {"images": images}) == [CUBIN]
+    with pytest.raises(LeptonError, match="holds 2 cubins, the manifest lists 1"):
+        cubins_of(CUBIN + CUBIN, {"images": images})
+
+
+@pytest.mark.skipif(bool(available()), reason=available())
+def test_models_are_emulated_and_compared(tiny: Path, tmp_path: Path) -> None:
+    arguments = [str(tiny), "--precision", "fp16", "--output", str(tmp_path), "-q"]
+    assert cuda_emulated.main(arguments) == 0
+    (row,) = rows(tmp_path, "cuda_emulated")
+    assert row["checked"] and row["launches"] >= 1 and row["reference"] == "evaluator" and 0 < row["max_rel"] < 1e-2
+    assert not cuda_emulated.Row(**row | {"max_rel": 0.02}).ok and cuda_emulated.Row(**row | {"max_rel": 0.02, "own": 0.015}).ok
+    assert cuda_emulated.main([*arguments, "--most", "-1"]) == 0
+    assert rows(tmp_path, "cuda_emulated")[0]["error"] == "too large"
