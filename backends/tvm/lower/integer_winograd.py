@@ -35,6 +35,8 @@ from lepton_compiler.ir.types import DTYPES, INT32, TensorType
 INT16 = DTYPES["int16"]
 VECTORS_FINISHED = 4
 """Vectors of sums that go through the epilogue together: rounded to bytes, they make one."""
+BLOCKS_ABREAST = (4, 2, 1)
+"""Blocks of weights that are read side by side where each is used once: level 2 gives several streams faster than one."""
 TILES_ABREAST, VECTORS_ABREAST = 4, (4, 2, 3, 1)
 """Tiles, and vectors of channels, whose columns are transformed before their rows."""
 
@@ -145,6 +147,8 @@ class _Kernel:
             if ctx.choice.prefetch != 0
             else None
         )
+        alone = how.rows == 1 and self.ahead is None
+        self.side = next(d for d in BLOCKS_ABREAST if self.blocks % d == 0) if alone else 1
         self.scratch = [
             TensorType(INT16, (strips, self.columns * how.alpha * self.part + len(self.multiples) * self.short)),
             TensorType(INT16, (points, _apart(how.room * self.depth, 2))),
@@ -260,14 +264,16 @@ class _Kernel:
         with ExitStack() as nest:
             if self.ahead is None and self.stays:  # nothing that a loop could keep on the stack for its repetitions
                 group = nest.enter_context(self.loop(0, how.room // how.rows))
-                both = nest.enter_context(T.serial(0, how.alpha**2 * self.blocks))
+                both = nest.enter_context(T.serial(0, how.alpha**2 * self.blocks // self.side))
             else:
-                both = nest.enter_context(self.loop(0, how.alpha**2 * self.blocks))
+                both = nest.enter_context(self.loop(0, how.alpha**2 * self.blocks // self.side))
                 group = nest.enter_context(T.serial(0, how.room // how.rows))
-            point, block, first = tirx.floordiv(both, self.blocks), tirx.floormod(both, self.blocks), group * how.rows
+            ranges, first = self.blocks // self.side, group * how.rows
+            point, block = tirx.floordiv(both, ranges), tirx.floormod(both, ranges) * self.side
             nest.enter_context(when(*([first < left] if self.lines % how.lines else [])))
-            sums = T.alloc_buffer((how.rows * self.block,), "int32", scope="global")
-            places = [(r, k, [ramp((r * how.vectors + k) * lanes, lanes)]) for r in range(how.rows) for k in range(how.vectors)]
+            vectors = self.side * how.vectors
+            sums = T.alloc_buffer((how.rows * vectors * lanes,), "int32", scope="global")
+            places = [(r, k, [ramp((r * vectors + k) * lanes, lanes)]) for r in range(how.rows) for k in range(vectors)]
             for _, _, at in places:
                 store(sums, at, splat(tirx.const(0, "int32"), lanes))
             self.fetch(point, block, group, None)
@@ -275,7 +281,7 @@ class _Kernel:
                 self.fetch(point, block, group, pair)
                 for r, k, at in places:
                     numbers = load(self.v, [point, ramp((first + r) * self.depth + pair * self.dot.group, self.dot.group)])
-                    weights = self.u.tensor(point, block, pair, ramp(k * short, short))
+                    weights = self.u.tensor(point, block + k // how.vectors, pair, ramp(k % how.vectors * short, short))
                     store(sums, at, self.added(load(sums, at), self.dot.broadcast(numbers), weights))
             for r, k, at in places:
                 store(self.m, [point, ramp((first + r) * self.outputs + block * self.block + k * lanes, lanes)], load(sums, at))

@@ -92,8 +92,20 @@ def largest(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.n
     return np.full(shape, np.iinfo(kind).max, kind)
 
 
+def dense(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights of which many pairs would not fit 16 bits, but all of whose magnitudes are signed bytes."""
+    weights = rng.integers(-127, 128, shape).astype(np.int8)
+    weights.flat[: min(6, weights.size)] = 127
+    return weights if kind == "int8" else (weights.view(np.uint8) ^ np.uint8(128))
+
+
+def ends(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers of which each is the smallest or the largest."""
+    return rng.choice(np.array([np.iinfo(kind).min, np.iinfo(kind).max], kind), shape)
+
+
 @pytest.mark.parametrize("cpu", cpus())
-@pytest.mark.parametrize(("weights_of", "data_of"), [(codes, codes), (usual, codes), (usual, largest)])
+@pytest.mark.parametrize(("weights_of", "data_of"), [(codes, codes), (usual, codes), (usual, largest), (dense, codes), (dense, ends)])
 def test_products_are_exact(cpu: str | None, weights_of: Callable[..., np.ndarray], data_of: Callable[..., np.ndarray]) -> None:
     graph, feeds = products(weights_of, data_of)
     found = lc.compile(graph, cpu=cpu, level=1).run(feeds)
@@ -116,21 +128,22 @@ def test_dynamic_quantization_is_exact(cpu: str | None, shape: tuple[int, ...]) 
 
 
 @pytest.mark.parametrize(
-    ("name", "cpu", "largest_weight", "wanted", "avoided"),
+    ("name", "cpu", "weight", "wanted", "avoided"),
     [
         ("x86_64,avx512vnni", "x86-64-v4", 64, "vpdpbusd", "vpmaddwd"),
         ("x86_64", "x86-64-v4", 64, "vpmaddubsw", "vpmovsxbw"),
         ("x86_64", "x86-64-v3", 64, "vpmaddubsw", "vpmovsxbw"),
-        ("x86_64", "x86-64-v3", 127, "vpmaddwd", "vpmaddubsw"),
+        ("x86_64", "x86-64-v3", 127, "vpmaddubsw", "vpmovsxbw"),
+        ("x86_64", "x86-64-v3", -128, "vpmaddwd", "vpmaddubsw"),
         ("x86_64", "x86-64-v2", 64, "pmaddubsw", "pmovsxbw"),
-        ("x86_64", "x86-64-v2", 127, "pmaddwd", "pmaddubsw"),
+        ("x86_64", "x86-64-v2", -128, "pmaddwd", "pmaddubsw"),
         ("x86_64", "x86-64", 64, "pmaddwd", "pmaddubsw"),
     ],
 )
-def test_instructions(name: str, cpu: str, largest_weight: int, wanted: str, avoided: str) -> None:
+def test_instructions(name: str, cpu: str, weight: int, wanted: str, avoided: str) -> None:
     graph = Graph("g")
     b = Builder(graph)
-    x, weights = graph.add_input("x", TensorType(DTYPES["uint8"], (24, 64))), b.constant(np.full((64, 64), largest_weight, np.int8))
+    x, weights = graph.add_input("x", TensorType(DTYPES["uint8"], (24, 64))), b.constant(np.full((64, 64), weight, np.int8))
     graph.set_outputs([b(MatMulInteger(), x, weights)])
     text = kernel_text("k", spec_of(graph.nodes[0]), parse_target(name, cpu), "asm")
     lines = [line.split() for line in text.splitlines()]
