@@ -13,33 +13,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
 
 from lepton_compiler.calibration import Statistics
+from lepton_compiler.calibration.observe import Run
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.passes.quantize.profile import Profile
 from lepton_compiler.passes.quantize.roles import channel_axis, output_channels, weight_of
 from lepton_compiler.quantization.division import Division, divide, division
 from lepton_compiler.quantization.exchange import exchange
-
-SMALLEST = 1 / 16
-"""Bound on a factor, the largest one being 1: a channel may get this much wider on other data than on the samples without being cut off."""
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Powers of the factors that even out data, and of those that even out weights, that are tried."""
-BALANCES = np.linspace(0.0, 1.0, 33)
-"""Ratios of one end of the common range to the other that are tried."""
-LOOSE = 1.25
-"""How many times as wide as the range of one half of the samples that of the other half may be, by factors of the former.
-
-More, and the samples are too few to tell the ranges of single channels: on other data, channels would be cut off.
-"""
-ROWS = 256
-"""Outputs of a layer that the error of its weights is estimated by."""
-WORTH = 0.8
-"""The part of the error that may be left, or the factors are not worth their constants."""
+from lepton_compiler.quantization.factors import (
+    WORTH,
+    Channels,
+    CutOff,
+    Powers,
+    Weights,
+    expected_error,
+    make_factors,
+    promising,
+    total_power,
+)
 
 
 @dataclass(frozen=True)
@@ -82,35 +77,78 @@ def _data_axis(node: Node) -> int | None:
     return -1 if node.op.name in ("MatMul", "Gemm") else None
 
 
-def balance(reads: Mapping[Value, Read], halves: Sequence[Mapping[str, Statistics]]) -> set[str]:
+@dataclass(frozen=True)
+class Trial:
+    """What is tried of a value on one half of the samples that was worked out on the other.
+
+    Attributes:
+        seen: its channels on the first half.
+        weights: of the layers that read it.
+        powers: ways of making factors.
+        cut: what the second half is cut off by them.
+    """
+
+    seen: Channels
+    weights: tuple[Weights, ...]
+    powers: tuple[Powers, ...]
+    cut: CutOff
+
+    def best(self) -> Powers | None:
+        """The way of least error, of roundings and of what is cut off; None where factors are not worth it."""
+        errors = []
+        for powers, cut in zip(self.powers, self.cut.squares, strict=True):
+            rounding = expected_error(make_factors(self.seen, self.weights, powers), self.seen, self.weights)
+            errors.append(rounding + 12 * float((cut * total_power(self.weights)).sum()))
+        k = int(np.argmin(errors))
+        return self.powers[k] if errors[k] < WORTH * errors[0] else None
+
+
+def trials(reads: Mapping[Value, Read], first: Mapping[str, Statistics]) -> dict[Value, Trial]:
+    """What to try on the second half of the samples; values that no factors are promising for are left out."""
+    found = {}
+    for value, read in reads.items():
+        seen, weights = Channels.of([first[value.name]]), tuple(Weights.of(node) for node in read.layers)
+        powers = promising(seen, weights)
+        if len(powers) > 1:
+            cut = CutOff([make_factors(seen, weights, some) for some in powers], seen, read.axis)
+            found[value] = Trial(seen, weights, tuple(powers), cut)
+    return found
+
+
+def watched(run: Run, tried: Mapping[Value, Trial]) -> Run:
+    """A run that lets trials see the values that it gives."""
+
+    def watch(feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        tensors = run(feeds)
+        for value, trial in tried.items():
+            trial.cut.add(np.asarray(feeds[value.name] if value.is_input else tensors[value.name]))
+        return tensors
+
+    return watch
+
+
+def balance(reads: Mapping[Value, Read], halves: Sequence[Mapping[str, Statistics]], tried: Mapping[Value, Trial]) -> set[str]:
     """Divide the channels of values and multiply the weights that they meet, where results of layers on codes get better by it.
 
     Args:
         reads: see `readable`.
         halves: of these values, with their channels, by name; on one half of the samples, and on the other.
+        tried: see `trials`.
 
     Returns:
         The names of the layers whose weights have changed.
     """
     changed = set()
-    for value, read in reads.items():
-        seen = [_seen(found[value.name]) for found in halves]
-        factor = factors(seen, [weights_of(node) for node in read.layers])
-        if factor is None:
+    for value, trial in tried.items():
+        powers, read = trial.best(), reads[value]
+        if powers is None:
             continue
+        factor = make_factors(Channels.of([half[value.name] for half in halves]), trial.weights, powers)
         divide(value, read.where, factor, read.layers)
         for node in read.layers:
             exchange(node, 1, node.present_inputs[1].numpy() * _over_inputs(node, factor))
             changed.add(node.output.name)
     return changed
-
-
-def _seen(found: Statistics) -> Channels:
-    """The channels of a value; those that were zero throughout say nothing about other data, and count as wide as the widest."""
-    assert found.channel_low is not None and found.channel_high is not None and found.channel_square is not None
-    low, high = np.minimum(found.channel_low, 0).astype(np.float64), np.maximum(found.channel_high, 0).astype(np.float64)
-    still = (low == 0) & (high == 0)
-    return Channels(np.where(still, low.min(), low), np.where(still, high.max(), high), found.channel_square)
 
 
 def _over_inputs(node: Node, factor: np.ndarray) -> np.ndarray:
@@ -121,118 +159,3 @@ def _over_inputs(node: Node, factor: np.ndarray) -> np.ndarray:
     shape = node.present_inputs[1].type.static_shape
     rows = np.repeat(factor.reshape(op.groups, -1), shape[0] // op.groups, 0)
     return rows.reshape(*shape[:2], *[1] * (len(shape) - 2))
-
-
-@dataclass(frozen=True)
-class Channels:
-    """Of each channel of a value: the smallest and the largest element, zero being between them, and the mean of the squares."""
-
-    low: np.ndarray
-    high: np.ndarray
-    square: np.ndarray
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Of the weights of a layer.
-
-    Attributes:
-        largest: magnitudes, [outputs, channels of data], the largest of all taps; some outputs only.
-        taps: how many weights an output has for a channel, [outputs, channels].
-        power: sum of squares per channel.
-        part: the part of the outputs that is in `largest`.
-    """
-
-    largest: np.ndarray
-    taps: np.ndarray
-    power: np.ndarray
-    part: float
-
-
-def weights_of(node: Node) -> Weights:
-    """What the error of a layer depends on."""
-    array = node.present_inputs[1].numpy()
-    if node.op.name != "Conv":
-        array = array.T if output_channels(node) else array
-    groups = int(getattr(node.op, "groups", 1))
-    flat = np.abs(array.reshape(len(array), array.shape[1], -1))
-    rows = slice(None, None, max(1, len(flat) // ROWS) if groups == 1 else 1)
-    power = np.square(flat, dtype=np.float64).sum(2).reshape(groups, -1, flat.shape[1]).sum(1).ravel()
-    here = flat.max(2)[rows].reshape(groups, -1, flat.shape[1])
-    largest, taps = np.zeros((groups, here.shape[1], groups, flat.shape[1])), np.zeros((groups, here.shape[1], groups, flat.shape[1]))
-    every = np.arange(groups)
-    largest[every, :, every], taps[every, :, every] = here, flat.shape[2]
-    shape = (-1, groups * flat.shape[1])
-    return Weights(largest.reshape(shape), taps.reshape(shape), power, here.shape[0] * here.shape[1] / len(flat))
-
-
-def factors(halves: Sequence[Channels], weights: Sequence[Weights]) -> np.ndarray | None:
-    """What to divide channels by, so that the results of layers are expected to change least; the largest is 1.
-
-    Args:
-        halves: the channels, on one half of the samples and on the other.
-        weights: of the layers that read them.
-
-    Returns:
-        None where it is not worth it, or where the samples do not tell.
-    """
-    power = np.sum([w.power for w in weights], 0)
-    size = np.max([w.largest.max(0) for w in weights], 0)
-    alike = np.where(size > 0, size.max() / np.where(size > 0, size, 1.0), 1.0)
-    whole = Channels(
-        np.min([h.low for h in halves], 0), np.max([h.high for h in halves], 0), np.asarray(np.mean([h.square for h in halves], 0))
-    )
-    even = [common_range(some.low, some.high, power) for some in (whole, *halves)]
-    plain = np.ones(len(power))
-    loose = LOOSE * max(1.0, _growth(halves, [plain, plain]))
-    best, least = None, WORTH * expected_error(plain, whole, weights, power)
-    for strength, other in product(STRENGTHS, STRENGTHS[:3]):
-        tried, *apart = (_bounded(some**strength * alike**other) for some in even)
-        error = expected_error(tried, whole, weights, power)
-        if error < least and _growth(halves, apart) <= loose:
-            best, least = tried, error
-    return best
-
-
-def _bounded(factor: np.ndarray) -> np.ndarray:
-    return np.asarray(np.clip(factor / factor.max(), SMALLEST, 1.0))
-
-
-def _growth(halves: Sequence[Channels], by_half: Sequence[np.ndarray]) -> float:
-    """How many times as wide as the range of one half that of the other half is, by the factors of the former; the larger of both ways."""
-    a, b = halves
-    return max(_span(other, factor) / (_span(own, factor) or 1.0) for own, other, factor in zip((a, b), (b, a), by_half, strict=True))
-
-
-def _span(seen: Channels, factor: np.ndarray) -> float:
-    """The width of the range that all channels need."""
-    return float((seen.high / factor).max() - (seen.low / factor).min())
-
-
-def expected_error(factor: np.ndarray, seen: Channels, weights: Sequence[Weights], power: np.ndarray) -> float:
-    """The squared error of the results of layers, summed over outputs, but for a constant factor, if errors of roundings are independent."""
-    step = _span(seen, factor) / 255
-    error = step**2 * float((np.square(factor) * power).sum())
-    squares = seen.square / np.square(factor)
-    for some in weights:
-        steps = (some.largest * factor).max(1) / 127
-        error += float((np.square(steps) * (some.taps @ squares)).sum()) / some.part
-    return float(error)
-
-
-def common_range(low: np.ndarray, high: np.ndarray, power: np.ndarray) -> np.ndarray:
-    """What to divide channels by for the least error of data; the largest is 1.
-
-    A common range from -r to 1 has steps in proportion to 1 + r. Channel c fits into it when it is divided by max(-low / r, high), and then adds
-    an error of `power` times the square of step and divisor.
-    """
-    best, least = np.ones(len(low)), np.inf
-    for below, above in [*((below, 1.0) for below in BALANCES), *((1.0, above) for above in BALANCES[:-1])]:
-        if (not below and low.any()) or (not above and high.any()):
-            continue
-        divisor = np.maximum(-low / (below or 1.0), high / (above or 1.0))
-        error = float((power * np.square((below + above) * divisor)).sum())
-        if error < least:
-            best, least = divisor, error
-    largest = best.max()
-    return np.clip(best / largest, SMALLEST, 1.0) if largest > 0 else np.ones(len(low))

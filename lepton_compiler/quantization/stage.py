@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lepton_compiler.calibration import Range, Samples, Statistics, choose_range, evaluator_run, observe, open_samples
+from lepton_compiler.calibration.observe import Run
 from lepton_compiler.errors import LeptonError, UnsupportedError, UsageError
 from lepton_compiler.ir.graph import Graph, Node
 from lepton_compiler.ops.evaluator import evaluate
@@ -20,7 +21,7 @@ from lepton_compiler.passes.quantize.recurrent import expand_recurrent, products
 from lepton_compiler.passes.quantize.roles import layer_name
 from lepton_compiler.passes.quantize.tables import is_table
 from lepton_compiler.quantization import metric as measures
-from lepton_compiler.quantization.balance import balance, readable
+from lepton_compiler.quantization.balance import balance, readable, trials, watched
 from lepton_compiler.quantization.candidate import Candidate, make_candidate, weight_bytes
 from lepton_compiler.quantization.derived import derive_bias_scales
 from lepton_compiler.quantization.held import samples_at_once
@@ -143,8 +144,11 @@ class _Work:
         count = sum(1 for _ in self.samples) if reads else 0
         if count > 1:
             names = {value.name: read.axis for value, read in reads.items()}
-            parts = (islice(self.samples, count // 2), islice(self.samples, count // 2, None))
-            self.balanced = balance(reads, [self._observe("watch channels", names, part) for part in parts])
+            run = self.request.runner(self.graph, list(names), self.recipe.samples)
+            first = self._observe("watch channels", names, run, islice(self.samples, count // 2))
+            tried = trials(reads, first)
+            second = self._observe("watch channels", names, watched(run, tried), islice(self.samples, count // 2, None))
+            self.balanced = balance(reads, (first, second), tried)
 
     @property
     def rules(self) -> Profile:
@@ -162,12 +166,13 @@ class _Work:
         return taken[:count], taken[count:] or taken
 
     def _observe(
-        self, what: str, channels: Mapping[str, int | None], samples: Iterable[Mapping[str, np.ndarray]] | None = None
-    ) -> dict[str, Statistics]:
+        self, what: str, channels: Mapping[str, int | None], run: Run | None = None,
+        samples: Iterable[Mapping[str, np.ndarray]] | None = None,
+    ) -> dict[str, Statistics]:  # fmt: skip
         """Statistics of values on some samples, or on all."""
         assert self.samples is not None
         self.request.stage(what)
-        run = self.request.runner(self.graph, list(channels), self.recipe.samples)
+        run = run or self.request.runner(self.graph, list(channels), self.recipe.samples)
 
         def progress(done: int) -> None:
             self.count = done
