@@ -112,8 +112,9 @@ def lower(spec: KernelSpec, target: Target, own: Mapping[str, Rule] | None = Non
         args[k].in_windows = (k, target.lanes(32)) in spec.in_windows
     for k, value in spec.scalars:
         args[k] = Arg(spec.types[k], number=value)
+    bounded = spec.bounded if target.arch == "x86_64" else frozenset()
     rules = RULES if own is None else {**RULES, **own}
-    if own is None and (whole := _whole(spec, ctx, args)) is not None:
+    if own is None and (whole := _whole(spec, ctx, args, bounded)) is not None:
         return _finish(spec, ctx, args, whole)
     for step in spec.steps:
         kinds = tuple(spec.types[o] for o in step.outputs)
@@ -124,6 +125,7 @@ def lower(spec: KernelSpec, target: Target, own: Mapping[str, Rule] | None = Non
         if step.op.name in ELEMENTS:
             args[step.outputs[0]] = Arg(kinds[0], body=_body(step.op, kinds[0], operands, target), stored=_stored(step.op, operands[0]))
             args[step.outputs[0]].scales = _scales(step.op, operands)
+            args[step.outputs[0]].bounded = step.outputs[0] in bounded
             continue
         ctx.outputs = kinds
         for operand in operands:
@@ -149,7 +151,7 @@ def _flattened(spec: KernelSpec) -> KernelSpec:
     return replace(spec, types=tuple(TensorType(t.dtype, flat) if t.shape and k not in tables else t for k, t in enumerate(spec.types)))
 
 
-def _whole(spec: KernelSpec, ctx: Context, args: dict[int, Arg]) -> list[Any] | None:
+def _whole(spec: KernelSpec, ctx: Context, args: dict[int, Arg], bounded: frozenset[int]) -> list[Any] | None:
     """The results of a kernel that is one convolution or product written as loops, and element-wise operators after it; else None."""
     first = next((s for s in spec.steps if s.op.name not in ELEMENTS), spec.steps[0])
     rest = [s for s in spec.steps if s is not first]
@@ -169,7 +171,8 @@ def _whole(spec: KernelSpec, ctx: Context, args: dict[int, Arg]) -> list[Any] | 
         for operand in inputs:
             if operand is not None:
                 operand.uses += 1
-        local[step.outputs[0]] = Arg(spec.types[step.outputs[0]], body=_body(step.op, spec.types[step.outputs[0]], inputs, ctx.target))
+        number, kind = step.outputs[0], spec.types[step.outputs[0]]
+        local[number] = Arg(kind, body=_body(step.op, kind, inputs, ctx.target), bounded=number in bounded)
     return write([args[i] for i in sorted(read)], result, local[spec.outputs[0]])
 
 
