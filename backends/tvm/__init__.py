@@ -34,6 +34,7 @@ REQUIRED_PASSES: tuple[str, ...] = (
     "quantize-early",
     "split-resize",
     "tabulate",
+    "scale-activations",
     "canonicalize",
     "dce",
     "fuse",
