@@ -8,7 +8,7 @@ import pytest
 import lepton_compiler as lc
 from lepton_compiler.backends.tvm.spec import spec_of
 from lepton_compiler.backends.tvm.value_ranges import ROUNDS, bounded_operands
-from lepton_compiler.ir.graph import Graph
+from lepton_compiler.ir.graph import Graph, Value
 from lepton_compiler.ir.text import parse_graph
 from lepton_compiler.ir.types import DTYPES, FLOAT32, TensorType
 from lepton_compiler.ops.builder import Builder
@@ -65,7 +65,7 @@ def test_what_is_bounded(lines: str, scale: str, bounded: bool) -> None:
 @pytest.mark.parametrize("cpu", CPUS)
 @pytest.mark.parametrize(("kind", "zero"), [("uint8", 255), ("int8", -5)])
 def test_rounded_and_packed(kind: str, zero: int, cpu: str | None) -> None:
-    rng, graph, feeds, outputs = np.random.default_rng(2), Graph("g"), dict[str, np.ndarray](), []
+    rng, graph, feeds, outputs = np.random.default_rng(2), Graph("g"), dict[str, np.ndarray](), list[Value]()
     b = Builder(graph)
     for columns in (4, 8, 24, 40, 64, 70):
         for multiplier in (0.02, 0.9 * ROUNDS / (12 * 255**2), 1e7):
