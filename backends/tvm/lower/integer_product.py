@@ -322,31 +322,37 @@ class ProductKernel:
 
     def finish_tile(self, unit: Unit, tile: Tile, done: Buffer, results: Results) -> None:
         """What follows the sums of a tile, which are in `done` now."""
-        vectors, first = self.plan.vectors, 0
-        if self.shape.outputs % self.width == 0 and TOGETHER % vectors == 0 and results.narrows_together(self.target):
-            groups, pixels = tile.count * vectors // TOGETHER, TOGETHER // vectors
-            first = groups * pixels
-            if groups:
-                with T.serial(0, groups) as k:
-                    self.finish_together(unit, tile, done, k * pixels, results)
-        if first < tile.count:
+        vectors, taken = self.plan.vectors, 0
+        if self.shape.outputs % self.width == 0 and results.narrows_together(self.target):
+            taken = tile.count * vectors // TOGETHER * TOGETHER
+            if taken and TOGETHER % vectors == 0:
+                with T.serial(0, taken // TOGETHER) as k:
+                    places = [(k * (TOGETHER // vectors) + n // vectors, n % vectors) for n in range(TOGETHER)]
+                    self.finish_together(unit, tile, done, places, results)
+            else:
+                for begin in range(0, taken, TOGETHER):
+                    places = [(tirx.const(n // vectors, "int32"), n % vectors) for n in range(begin, begin + TOGETHER)]
+                    self.finish_together(unit, tile, done, places, results)
+        if taken % vectors:
+            for v in range(taken % vectors, vectors):
+                self.finish(unit, tile, done, tirx.const(taken // vectors, "int32"), v, results)
+        if (first := -(-taken // vectors)) < tile.count:
             with T.serial(0, tile.count - first) as p:
                 for v in range(vectors):
                     self.finish(unit, tile, done, first + p, v, results)
 
-    def finish_together(self, unit: Unit, tile: Tile, done: Buffer, first: Expr, results: Results) -> None:
-        """The epilogue of `TOGETHER` whole vectors, from those of the tile's pixel `first` on."""
-        lanes, vectors = self.dot.lanes, self.plan.vectors
+    def finish_together(self, unit: Unit, tile: Tile, done: Buffer, places: Sequence[tuple[Expr, int]], results: Results) -> None:
+        """The epilogue of `TOGETHER` whole vectors: of each the pixel in the tile, and which of the pixel's vectors it is."""
+        lanes = self.dot.lanes
 
-        def vector(k: int) -> tuple[Callable[[Expr], list[Expr]], Callable[[Expr], Expr]]:
-            p, begin = first + k // vectors, tile.block * self.width + k % vectors * lanes
-            pixel, start = tile.begin + p, p * self.width + k % vectors * lanes
+        def vector(p: Expr, v: int) -> tuple[Callable[[Expr], list[Expr]], Callable[[Expr], Expr]]:
+            pixel, begin, start = tile.begin + p, tile.block * self.width + v * lanes, p * self.width + v * lanes
             return (
                 lambda lane: self.index(unit.image, unit.first + tile.line, pixel, begin + lane),
                 lambda lane: self.corrected(load(done, [start + lane]), begin + lane, tile.line, pixel),
             )
 
-        results.store_together([vector(k) for k in range(TOGETHER)], lanes)
+        results.store_together([vector(p, v) for p, v in places], lanes)
 
     def weights(self, block: Expr, r: Expr, tap: Expr, g: Expr, v: int) -> Expr:
         """A vector of weights for the dot product."""

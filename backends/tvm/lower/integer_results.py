@@ -34,8 +34,13 @@ class Results:
         store(self.y, at, expression(self.last, at))
 
     def narrows_together(self, target: Target) -> bool:
-        """Whether results are bytes that are better narrowed `TOGETHER` vectors at a time: x86 without the instruction for one vector."""
-        return self.last.type.dtype in (INT8, UINT8) and target.arch == "x86_64" and 0 < target.vector_bits < 512
+        """Whether results are bytes that are better narrowed `TOGETHER` vectors at a time: on x86, but where an instruction narrows one vector and
+        quotients have to be bounded before.
+        """
+        if self.last.type.dtype not in (INT8, UINT8) or target.arch != "x86_64" or not target.vector_bits:
+            return False
+        self.result.value = tirx.const(0, "int32")
+        return target.vector_bits < 512 or _narrowing(expression(self.last, [tirx.const(0, "int32")] * len(self.last.shape))).packs
 
     def store_together(self, vectors: Sequence[tuple[Callable[[Expr], list[Expr]], Callable[[Expr], Expr]]], lanes: int) -> None:
         """Store vectors of results, narrowed together.
@@ -60,17 +65,21 @@ class Results:
 
 @dataclass(frozen=True)
 class _Narrowing:
-    """A result of 8 bits: the number of 32 bits that it is made of, and how a vector of those is narrowed to a type."""
+    """A result of 8 bits: the number of 32 bits that it is made of, and how a vector of those is narrowed to a type.
+
+    `packs` says that this is a function of its own, which packs.
+    """
 
     number: Expr
     narrow: Callable[[Expr, str], Expr]
+    packs: bool = False
 
 
 def _narrowing(value: Expr) -> _Narrowing:
     if isinstance(value, tirx.Let):
         inner = _narrowing(value.body)
-        return _Narrowing(tirx.Let(value.var, value.value, inner.number), inner.narrow)
+        return _Narrowing(tirx.Let(value.var, value.value, inner.number), inner.narrow, inner.packs)
     if isinstance(value, Call) and is_outlined(value) and len(value.args) == 1:
-        return _Narrowing(value.args[0], lambda numbers, kind: Call(value.op, [numbers], ret_ty=PrimType(kind)))
+        return _Narrowing(value.args[0], lambda numbers, kind: Call(value.op, [numbers], ret_ty=PrimType(kind)), packs=True)
     cut = isinstance(value, tirx.Cast) and str(value.value.ty) == "int32"
     return _Narrowing(value.value if cut else value.astype("int32"), lambda numbers, kind: numbers.astype(kind))
