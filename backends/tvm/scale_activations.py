@@ -1,4 +1,4 @@
-"""Factors of activations that end in codes, taken into the constants of the activations."""
+"""Activations that end in codes: factors taken into their constants, and bounds left to the rounding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lepton_compiler.ir.graph import Graph, Node, Value
-from lepton_compiler.ir.types import FLOAT32
+from lepton_compiler.ir.types import FLOAT32, INT8, UINT8
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.pipeline import Pass, PassContext
 from lepton_compiler.rewrite import rewrite, simplifies
@@ -35,6 +35,37 @@ def scaled_hard_swish(b: Builder, node: Node) -> Replacement:
     return b.Mul(x, b.Clip(b.Add(b.Mul(x, slope), middle), low, high))
 
 
+@simplifies("Relu")
+def relu_by_saturation(b: Builder, node: Node) -> Replacement:
+    """Q(Mul(Relu(x), c), s, least)  -->  Q(Mul(x, c), s, least), c not below zero: codes below the one of zero do not exist"""
+    if not _saturates_at_zero(node.output):
+        return "its result is not only quantized, with the least code for zero"
+    return node.present_inputs[0]
+
+
+def _saturates_at_zero(value: Value) -> bool:
+    """Whether a value ends in codes alone, perhaps after factors that are not below zero, whose least one stands for zero."""
+    if len(value.uses) != 1 or value.is_output or value.type.dtype != FLOAT32:
+        return False
+    (user,) = value.users
+    if user.op.name == "Mul":
+        factors = [v for v in user.present_inputs if v is not value]
+        return all(_not_below_zero(factor) for factor in factors) and _saturates_at_zero(user.output)
+    if user.op.name != "QuantizeLinear" or user.present_inputs[0] is not value or getattr(user.op, "precision", None) is not None:
+        return False
+    kind = user.output.type.dtype
+    zero = user.present_inputs[2] if len(user.present_inputs) > 2 else None
+    if kind not in (INT8, UINT8) or not _not_below_zero(user.present_inputs[1]):
+        return False
+    least = np.iinfo(kind.numpy).min
+    return least == 0 if zero is None else zero.tensor is not None and bool(np.all(zero.numpy() == least))
+
+
+def _not_below_zero(value: Value) -> bool:
+    """Whether a value is constant, finite, and nowhere below zero."""
+    return value.tensor is not None and bool(np.all(np.isfinite(value.numpy()) & (value.numpy() >= 0)))
+
+
 def _is_usual(factor: Value) -> bool:
     """Whether a value is a positive number far from the ends of the range of float32."""
     return factor.tensor is not None and factor.type.size == 1 and USUAL[0] < float(factor.numpy().reshape(())) < USUAL[1]
@@ -52,7 +83,11 @@ def _is_quantized(value: Value) -> bool:
 
 @dataclass(frozen=True)
 class ScaleActivations(Pass):
-    """Q(Mul(HardSwish(x), a))  -->  Q(Mul(x, Clip(Add(Mul(x, a / 6), a / 2), 0, a))): fewer instructions between sums and codes"""
+    """Q(Mul(HardSwish(x), a))  -->  Q(Mul(x, Clip(Add(Mul(x, a / 6), a / 2), 0, a))): fewer instructions between sums and codes
+
+    And, except for firmware and GPUs, whose kernels know `Relu`: Q(Relu(x), s, least)  -->  Q(x, s, least)
+    """
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
-        rewrite(graph, [scaled_hard_swish], ctx.tracer)
+        known = ctx.target.is_firmware or bool(ctx.target.gpus)
+        rewrite(graph, [scaled_hard_swish, *([] if known else [relu_by_saturation])], ctx.tracer)
