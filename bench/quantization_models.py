@@ -18,7 +18,7 @@ import numpy as np
 import lepton_compiler as lc
 from bench import faces, task_inputs
 from bench.pretrained import onnx_file
-from bench.runtime_quantizer import LAYERS, quantize_static, session_run
+from bench.runtime_quantizer import LAYERS, quantize_as_it_can, session_run
 from lepton_compiler import zoo
 from lepton_compiler.quantization import Request, parse_recipe, quantize
 
@@ -165,15 +165,8 @@ def measure(task: Task) -> Measured:
     wanted = [float_run(feeds) for feeds in test]
     ours = quantize(graph, Request(parse_recipe(task.recipe), train)).graph
     runs: dict[str, Run] = {"lepton": lambda feeds: lc.evaluate(ours, feeds)}
-    runs |= {by: _theirs(path, train, operators) for by, operators in THEIRS.items()}
+    runs |= {by: session_run(quantize_as_it_can(path, train, operators)) for by, operators in THEIRS.items()}
     return Measured([_row(task, by, wanted, [run(feeds) for feeds in test]) for by, run in runs.items()], runs)
-
-
-def _theirs(path: Path, train: list[task_inputs.Feeds], operators: Sequence[str] | None) -> Run:
-    try:
-        return session_run(quantize_static(path, train, "minmax", operators=operators))  # type: ignore[no-any-return]
-    except ValueError:  # its quantizer trips over some small biases if weights have a scale per channel
-        return session_run(quantize_static(path, train, "minmax", per_channel=False, operators=operators))  # type: ignore[no-any-return]
 
 
 def face_rows(measured: Mapping[str, Measured]) -> list[Row]:

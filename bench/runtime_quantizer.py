@@ -72,6 +72,14 @@ def quantize_static(
         return out.read_bytes()
 
 
+def quantize_as_it_can(model: Path, samples: Sequence[Mapping[str, np.ndarray]], operators: Sequence[str] | None = None) -> bytes:
+    """By least and largest numbers, weights with a scale per channel, or with a single one where the quantizer trips over small biases."""
+    try:
+        return quantize_static(model, samples, "minmax", operators=operators)
+    except ValueError:
+        return quantize_static(model, samples, "minmax", per_channel=False, operators=operators)
+
+
 def _per_channel_opset(model: Path) -> Any:
     """The model in an opset that has scales per channel: at least 13."""
     import onnx

@@ -126,6 +126,20 @@ def test_wrong_feeds_are_usage_errors(graph):
             model.run(feeds)
 
 
+def test_feeds_of_every_kind_give_the_same(graph):
+    """Arrays that fit as they are, and others that are made so."""
+    model = lc.compile(graph, inputs={"x": (2, 4)})
+    fixed = X.copy()
+    fixed.flags.writeable = False
+    (wanted,) = lc.evaluate(graph, {"x": X}).values()
+    for feed in (X.copy(), fixed, np.asfortranarray(X), np.ma.array(X)):
+        first, second = model.run({"x": feed})["y"], model.run({"x": feed})["y"]
+        np.testing.assert_allclose(first, wanted, rtol=1e-5)
+        assert not np.shares_memory(first, second)
+    with pytest.raises(lc.UsageError):
+        model.run({"x": X.astype(">f4")})
+
+
 @pytest.mark.parametrize("option", ["prune", "recover"])
 def test_planned_options_are_refused(graph, option):
     given: dict[str, Any] = {option: "1"}

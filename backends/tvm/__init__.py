@@ -35,6 +35,7 @@ REQUIRED_PASSES: tuple[str, ...] = (
     "quantize-early",
     "split-resize",
     "tabulate",
+    "scale-activations",
     "canonicalize",
     "dce",
     "fuse",

@@ -72,3 +72,11 @@ def pack_integer_depthwise_pairs(w: Array, block: int) -> Array:
     filled = np.pad(image[:, 0].astype(np.int16), ((0, -channels % block), (0, kh % 2), (0, 0)))
     split = filled.reshape(-1, block, (kh + 1) // 2, 2, kw)
     return np.ascontiguousarray(split.transpose(0, 2, 4, 1, 3)).reshape(len(split), (kh + 1) // 2, kw, block * 2)
+
+
+def pack_integer_depthwise_rows(w: Array, block: int, begins: int) -> Array:
+    """`[C, 1, KH, KW]`, KH odd, to `[begins, ceil(C / block), (KH + 1) / 2, KW, block * 2]` in int16: as `pack_integer_depthwise_pairs`, for filters
+    that begin with the first row of a pair, and, if `begins` is 2, with the second.
+    """
+    moved = [np.pad(w, ((0, 0), (0, 0), (k, 1 - k), (0, 0))) for k in range(begins)]
+    return np.stack([pack_integer_depthwise_pairs(image, block) for image in moved])

@@ -20,6 +20,7 @@ from tvm.ir.prim import expr as prim
 
 from lepton_compiler.backends.tvm.naming import in_sequence
 from lepton_compiler.backends.tvm.nearest import NEAREST_LIMIT
+from lepton_compiler.backends.tvm.pack_bytes import pack_bytes
 
 Expr = Any
 """A `tvm.tirx` expression; TVM carries no types."""
@@ -65,6 +66,8 @@ NEAREST = "tirx.lepton_nearest"
 register_op_attr(NEAREST, "TCallEffectKind", PURE)
 SATURATED = "tirx.lepton_saturated"
 register_op_attr(SATURATED, "TCallEffectKind", PURE)
+NARROWED = "tirx.lepton_narrowed"
+register_op_attr(NARROWED, "TCallEffectKind", PURE)
 WHOLE, WHOLE_BITS = 1.5 * 2**23, 0x4B400000
 """A float32 in whose neighbourhood, 2^22 either way, there are whole numbers only, and its bits."""
 HELIUM_LANES = 4
@@ -126,6 +129,14 @@ def saturated(x: Expr, zero: int, low: int, high: int) -> Expr:
     To be used inside the body of an outlined function. Only the lower 16 bits mean something. `zero` lies between `low` and `high`, and all of them have 16 bits.
     """
     return Call(Op.get(SATURATED), [x, *(tirx.const(n, "int32") for n in (zero, low, high))], ret_ty=PrimType("int32"))
+
+
+def narrowed(x: Expr, zero: int, kind: str) -> Expr:
+    """float32 rounded to the nearest integer, ties to even, plus `zero`, saturated to `kind`, int8 or uint8, whose number `zero` is.
+
+    To be used inside the body of an outlined function. x is at most 2^30 either way, and no NaN.
+    """
+    return Call(Op.get(NARROWED), [x, tirx.const(zero, "int32")], ret_ty=PrimType(kind))
 
 
 def is_outlined(call: Any) -> bool:
@@ -267,6 +278,8 @@ class _Writer:
             return self.rarely(x)
         if operator == SATURATED:
             return self.saturated(x.args[0], self.value(x.args[0]), *(int(n.value) for n in x.args[1:]))
+        if operator == NARROWED:
+            return self.narrowed(x, self.value(x.args[0]), int(x.args[1].value))
         if self.foreign and operator not in INTRINSICS and (operator in EXTERN or operator.removeprefix("tirx.") in FUNCTIONS):
             return self.foreign_call(operator, x)
         values = [self.value(a) for a in x.args]
@@ -334,6 +347,16 @@ class _Writer:
         moved = self.emit(f"fadd {kind} {bounded}, {self.constant(tirx.FloatImm('float32', WHOLE))}")
         bits = self.emit(f"bitcast {kind} {moved} to {whole}")
         return self.emit(f"add {whole} {bits}, {self.constant(tirx.IntImm('int32', zero - WHOLE_BITS))}")
+
+    def narrowed(self, x: Any, value: str, zero: int) -> str:
+        """See `narrowed`: on x86 in whole vectors by the instructions that round and pack, else bounded before."""
+        signed = str(x.ty) == "int8"
+        low, high = (-128, 127) if signed else (0, 255)
+        width = next((n for n in CVTPS2DQ if n <= self.x86 and self.lanes % n == 0), 0)
+        if not width:
+            number = self.saturated(x.args[0], value, zero, low, high)
+            return self.emit(f"trunc {self.vector('i32')} {number} to {self.vector('i8')}")
+        return pack_bytes(self, [self.cvtps2dq(part, width) for part in self.parts(value, "float", width)], width, zero, signed)
 
     def converted(self, value: str) -> str:
         """`VCVTN`: floats rounded to the nearest integers, ties to even, saturated at 32 bits, 0 for NaN."""

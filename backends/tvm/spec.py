@@ -11,6 +11,7 @@ from pathlib import Path
 from lepton_compiler.backends.tvm.carriers import codes
 from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.backends.tvm.sum_bounds import ALL_BITS, sum_bits_of
+from lepton_compiler.backends.tvm.value_ranges import bounded_operands
 from lepton_compiler.backends.tvm.window_packing import lanes_of_few_windows
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
@@ -44,6 +45,8 @@ class KernelSpec:
             whether signs are apart then (`window_packing`); no part of the structure.
         sum_bits: bits that hold the sums of its integer convolution, with the sign, as far as its weights tell (`sum_bounds`);
             no part of the structure.
+        bounded: values that are quantized to 8 bits, and whose quotients are known to be far from what int32 does not hold (`value_ranges`);
+            no part of the structure.
         choice: what tuning chose in place of the analysis.
         kind: what the kernel is as a whole, where a pass made it one that only some backends take (`Fused.kind`).
     """
@@ -57,6 +60,7 @@ class KernelSpec:
     shares: bool = False
     in_windows: frozenset[tuple[int, int, bool]] = frozenset()
     sum_bits: int = ALL_BITS
+    bounded: frozenset[int] = frozenset()
     choice: Choice = ANALYTIC
     kind: str = ""
 
@@ -82,7 +86,7 @@ class KernelSpec:
             target.small,
         )
         windows = sorted((k, apart) for k, lanes, apart in self.in_windows if lanes == target.lanes(32))
-        facts = [self.sum_bits, windows] if target.arch == "x86_64" else []
+        facts = [self.sum_bits, windows, sorted(self.bounded)] if target.arch == "x86_64" else []
         return hashlib.sha256(f"{self._parts()!r}{self.choice!r}{facts!r}{machine!r}{_version(target.backend)}".encode()).hexdigest()[:20]
 
     @property
@@ -193,7 +197,8 @@ def _number(
     types = tuple(v.type for v in numbers)
     weights = dict(enumerate([*(outer or inner for inner, outer in operands), *(v for v in constants if not _is_scalar(v))]))
     spec = KernelSpec(types, inputs, frozenset(known), tuple(scalars), tuple(steps), tuple(numbers[v] for v in outputs))
-    return replace(spec, shares=_may_share(spec), in_windows=_in_windows(spec, weights))
+    bounded = frozenset(numbers[v] for v in bounded_operands(nodes, dict(operands)))
+    return replace(spec, shares=_may_share(spec), in_windows=_in_windows(spec, weights), bounded=bounded)
 
 
 def _in_windows(spec: KernelSpec, values: Mapping[int, Value]) -> frozenset[tuple[int, int, bool]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +30,34 @@ STATUS = {
 """What the results of `NAME_run` mean."""
 
 Library = TypeVar("Library")
+
+
+@dataclass(frozen=True)
+class _Port:
+    """An input or output of a manifest, ready to be compared and made.
+
+    Attributes:
+        name: in feeds and results.
+        element: its numpy dtype.
+        shape: that of its array.
+        varies: whether feeds may have other shapes.
+        dynamic: whether data decides how much of the array is the result.
+    """
+
+    name: str
+    element: np.dtype
+    shape: tuple[int, ...]
+    varies: bool
+    dynamic: bool
+
+    @staticmethod
+    def of(row: Mapping[str, Any]) -> _Port:
+        """From a row of the manifest."""
+        return _Port(row["name"], dtype(row["dtype"]).numpy, tuple(row["shape"]), "varies" in row, "dynamic" in row)
+
+    def takes(self, feed: Any) -> bool:
+        """Whether a feed is an array that needs no conversion and no further check."""
+        return type(feed) is np.ndarray and feed.dtype == self.element and feed.shape == self.shape and feed.flags.c_contiguous
 
 
 class NativeLibrary:
@@ -60,6 +90,8 @@ class NativeLibrary:
         self._arenas: list[np.ndarray] = []
         variants = manifest.get("sizes", {}).get("variants", [])
         self._sizes = {tuple(map(tuple, v["inputs"])): v["sizes"] for v in variants}
+        self._inputs, self._outputs = ([_Port.of(row) for row in manifest[rows]] for rows in ("inputs", "outputs"))
+        self._ranks = [len(port.shape) for port in self._outputs if port.dynamic]
 
     @staticmethod
     def from_bytes(code: bytes, manifest: Mapping[str, Any]) -> NativeLibrary:
@@ -78,13 +110,19 @@ class NativeLibrary:
         Raises:
             UsageError: feeds that do not fit the inputs, all problems at once.
         """
-        arrays = checked_feeds(self.manifest, feeds)
-        outputs = [np.empty(row["shape"], dtype(row["dtype"]).numpy) for row in self.manifest["outputs"]]
+        arrays = self._plain(feeds)
+        if arrays is None:
+            arrays = checked_feeds(self.manifest, feeds)
+        outputs = [np.empty(port.shape, port.element) for port in self._outputs]
         shapes = iter(self.call(arrays, outputs))
-        return {
-            row["name"]: cut(array, next(shapes)) if "dynamic" in row else array
-            for row, array in zip(self.manifest["outputs"], outputs, strict=True)
-        }
+        return {port.name: cut(array, next(shapes)) if port.dynamic else array for port, array in zip(self._outputs, outputs, strict=True)}
+
+    def _plain(self, feeds: Mapping[str, Any]) -> list[np.ndarray] | None:
+        """The feeds in the order of the inputs, where each is an array that fits as it is; None otherwise: `checked_feeds` converts or refuses."""
+        if len(feeds) != len(self._inputs) or self._sizes:
+            return None
+        arrays = [feeds.get(port.name) for port in self._inputs]
+        return arrays if all(port.takes(array) for port, array in zip(self._inputs, arrays, strict=True)) else None  # type: ignore[return-value]
 
     def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], arena: np.ndarray | None = None) -> list[tuple[int, ...]]:
         """Run on dense arrays in the order of the manifest, without any check: the bare call, for benchmarks too.
@@ -96,18 +134,19 @@ class NativeLibrary:
             with self._turn:
                 return self.call(inputs, outputs, self._kept())
         memory = arena if arena is not None else self._arenas.pop() if self._arenas else self._new_arena()
-        ranks = [len(row["shape"]) for row in self.manifest["outputs"] if "dynamic" in row]
-        results = _struct(outputs, [0] * sum(ranks))
+        results = _struct(outputs, [0] * sum(self._ranks))
         try:
             sizes = self._sizes[tuple(a.shape for a in inputs)] if self._sizes else ()
-            status = self._run(_struct(inputs, sizes), results, memory.ctypes.data)
+            status = self._run(_struct(inputs, sizes), results, _address(memory))
         finally:
             if arena is None:
                 self._arenas.append(memory)
         if status:
             raise self._failure(status)
+        if not self._ranks:
+            return []
         dims = iter(results[max(1, len(outputs)) :])
-        return [tuple(next(dims) for _ in range(rank)) for rank in ranks]
+        return [tuple(next(dims) for _ in range(rank)) for rank in self._ranks]
 
     def bound(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Callable[[], None]:
         """A function without arguments that runs on these dense arrays, each call from and into the same memory, for benchmarks.
@@ -115,9 +154,8 @@ class NativeLibrary:
         The arrays are in the order of the manifest; each function has an arena of its own and must not run twice at the same time.
         """
         memory = self._new_arena()
-        ranks = [len(row["shape"]) for row in self.manifest["outputs"] if "dynamic" in row]
         sizes = self._sizes[tuple(a.shape for a in inputs)] if self._sizes else ()
-        structs = _struct(inputs, sizes), _struct(outputs, [0] * sum(ranks))
+        structs = _struct(inputs, sizes), _struct(outputs, [0] * sum(self._ranks))
         run, arena = self._run, ctypes.c_void_p(memory.ctypes.data)
 
         def call(_kept: Sequence[np.ndarray] = (*inputs, *outputs, memory)) -> None:
@@ -194,8 +232,22 @@ def _choices(manifest: Mapping[str, Any]) -> str:
 
 def _struct(arrays: Sequence[np.ndarray], sizes: Sequence[int] = ()) -> Any:
     """The struct of inputs or outputs: a pointer each, then sizes, all of 64 bits."""
-    pointers = [a.ctypes.data for a in arrays] or [0]
-    return (ctypes.c_int64 * (len(pointers) + len(sizes)))(*pointers, *sizes)
+    pointers = [_address(a) for a in arrays] or [0]
+    return _longs(len(pointers) + len(sizes))(*pointers, *sizes)
+
+
+@functools.cache
+def _longs(count: int) -> type[ctypes.Array[ctypes.c_int64]]:
+    """The C type of so many numbers of 64 bits."""
+    return ctypes.c_int64 * count
+
+
+def _address(array: np.ndarray) -> int:
+    """Where an array lies: `array.ctypes.data`, in half of the time where it can be written."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
+    except (TypeError, ValueError, BufferError):  # read-only, empty, or of elements that buffers do not know
+        return int(array.ctypes.data)
 
 
 def cut(buffer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

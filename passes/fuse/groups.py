@@ -13,6 +13,9 @@ from lepton_compiler.analysis.weights import product_of_converted
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.passes.fuse.kinds import Kind, kind
 
+INTERLEAVED = 4
+"""Planes that are put side by side while they are computed."""
+
 
 @dataclass(eq=False)
 class Group:
@@ -107,9 +110,19 @@ def _is_parameter(value: Value, user: Node) -> bool:
 
 
 def _moves_codes(node: Node, group: Group, lanes: int) -> bool:
-    """Whether a kernel that moves codes may quantize them on the way: no anchor could end in that, and vectors of what it writes are full."""
+    """Whether a kernel that moves codes may quantize them on the way: no anchor could end in that, and vectors of what it writes are full, or
+    it puts a few planes side by side.
+    """
     last = group.nodes[0].output.type.shape[-1:]
-    return not _ends_an_anchor(node) and bool(last) and isinstance(last[0], int) and last[0] >= lanes
+    if _ends_an_anchor(node) or not last or not isinstance(last[0], int):
+        return False
+    return last[0] >= lanes or (last[0] <= INTERLEAVED and _puts_last(group.nodes))
+
+
+def _puts_last(nodes: list[Node]) -> bool:
+    """Whether a kernel is a transposition that puts an axis behind the others."""
+    perm = [p % nodes[0].output.type.rank for p in getattr(nodes[0].op, "perm", None) or (0,)]
+    return len(nodes) == 1 and perm[:-1] == sorted(perm[:-1])
 
 
 def _ends_an_anchor(node: Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import zipfile
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 
 import lepton_compiler as lc
-from bench import faces, quantization
+from bench import faces, quantization, quantization_speed
 from bench.paired import Pairs
 from bench.photographs import crops
 from bench.quantization_cases import CASES
 from lepton_compiler import zoo
+from lepton_compiler.measure import Timing
 from lepton_compiler.quantization import Request, parse_recipe, quantize
 
 
@@ -42,6 +44,22 @@ def test_tables_tell_which_answers_change():
     shown = quantization.table(rows)
     assert f"| {case.name} | lepton | int8 | 100.00 % | 0 | 1 | 1.00 | 75.00 % |" in shown and shown.count("\n") == 5
     assert f"| {case.name} | int8, minmax | 3 | 0 | 0.25 | 2 | 1 | 1 |" in quantization.duel_table([duel])
+
+
+def test_speeds_are_compared_round_by_round():
+    subject = quantization_speed.SUBJECTS[0]
+    times = {
+        "x86-64-v3 float": Timing((4e-3, 6e-3, 8e-3)), "x86-64-v3 int8": Timing((2e-3, 2e-3, 4e-3)), "onnxruntime float": Timing((7e-3,) * 3),
+        "onnxruntime int8": Timing((9e-3,) * 3), "onnxruntime int8, layers only": Timing((3e-3, 4e-3, 4e-3)),
+    }  # fmt: skip
+    row = quantization_speed._row(subject, "x86-64-v3", times)
+    assert (row.float_ms, row.int8_ms, row.their_int8_ms, row.their_scheme) == (6, 2, 4, "int8, layers only")
+    assert (row.than_float.median, row.than_theirs.median) == (2, 1.5) and row.than_float.low <= 2 <= row.than_float.high
+    shown = quantization_speed.table([row, dataclasses.replace(row, than_float=quantization_speed.Ratio(8, 8, 8))])
+    assert "| resnet | x86-64-v3 | 6.000 | 2.000 | 2.00 (2.00 to 3.00) | 7.000 | 4.000 | 1.50 (1.00 to 2.00) |" in shown
+    assert "| geometric mean | x86-64-v3 | | | 4.00 | | | 1.50 |" in shown
+    with pytest.raises(lc.LeptonError, match="cosine"):
+        quantization_speed._check(subject, {"y": np.ones(4)}, {"y": np.array([1.0, -1.0, 1.0, 9.0])})
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

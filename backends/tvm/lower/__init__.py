@@ -18,6 +18,7 @@ from lepton_compiler.backends.tvm.lower import (
     grid_sample,
     integer_product,
     integer_winograd,
+    interleave,
     lookup,
     micro_product,
     movement,
@@ -34,7 +35,7 @@ from lepton_compiler.backends.tvm.lower import (
 )
 from lepton_compiler.backends.tvm.lower.context import ELEMENTS, RULES, Arg, Body, Context, Packed, Rule, element_rule, identity
 from lepton_compiler.backends.tvm.lower.whole import Result
-from lepton_compiler.backends.tvm.spec import KernelSpec
+from lepton_compiler.backends.tvm.spec import KernelSpec, Step
 from lepton_compiler.ir.op import Op
 from lepton_compiler.ir.types import TensorType, dtype
 from lepton_compiler.target import Target
@@ -103,7 +104,8 @@ def lower(spec: KernelSpec, target: Target, own: Mapping[str, Rule] | None = Non
     Raises:
         UnsupportedError: a rule refuses the form of its operator.
     """
-    spec = _flattened(spec)
+    interleaved = interleave.flattened(spec, target) if own is None else None
+    spec = interleaved or _flattened(spec)
     ctx = Context(target, spec.choice, spec.sum_bits, internal=own is not None)
     args: dict[int, Arg] = {}
     for k in range(spec.inputs):
@@ -113,8 +115,11 @@ def lower(spec: KernelSpec, target: Target, own: Mapping[str, Rule] | None = Non
         args[k].in_windows, args[k].signs_apart = bool(ways), any(ways)
     for k, value in spec.scalars:
         args[k] = Arg(spec.types[k], number=value)
+    bounded = spec.bounded if target.arch == "x86_64" else frozenset()
     rules = RULES if own is None else {**RULES, **own}
-    if own is None and (whole := _whole(spec, ctx, args)) is not None:
+    if interleaved is not None:
+        return _finish(spec, ctx, args, _interleaved(spec, ctx, args, bounded))
+    if own is None and (whole := _whole(spec, ctx, args, bounded)) is not None:
         return _finish(spec, ctx, args, whole)
     for step in spec.steps:
         kinds = tuple(spec.types[o] for o in step.outputs)
@@ -127,6 +132,7 @@ def lower(spec: KernelSpec, target: Target, own: Mapping[str, Rule] | None = Non
                 kinds[0], body=_body(step.op, kinds[0], operands, target), stored=stored_weight(step.op, operands[0])
             )
             args[step.outputs[0]].scales = scales_of_groups(step.op, operands)
+            args[step.outputs[0]].bounded = step.outputs[0] in bounded
             continue
         ctx.outputs = kinds
         for operand in operands:
@@ -152,7 +158,7 @@ def _flattened(spec: KernelSpec) -> KernelSpec:
     return replace(spec, types=tuple(TensorType(t.dtype, flat) if t.shape and k not in tables else t for k, t in enumerate(spec.types)))
 
 
-def _whole(spec: KernelSpec, ctx: Context, args: dict[int, Arg]) -> list[Any] | None:
+def _whole(spec: KernelSpec, ctx: Context, args: dict[int, Arg], bounded: frozenset[int]) -> list[Any] | None:
     """The results of a kernel that is one convolution or product written as loops, and element-wise operators after it; else None."""
     first = next((s for s in spec.steps if s.op.name not in ELEMENTS), spec.steps[0])
     rest = [s for s in spec.steps if s is not first]
@@ -165,15 +171,30 @@ def _whole(spec: KernelSpec, ctx: Context, args: dict[int, Arg]) -> list[Any] | 
         return None
     result = Result()
     local = {**args, first.outputs[0]: result.arg(kind)}
+    read = _express(rest, spec, local, ctx.target, bounded)
+    return write([args[i] for i in sorted(read & args.keys())], result, local[spec.outputs[0]])
+
+
+def _interleaved(spec: KernelSpec, ctx: Context, args: dict[int, Arg], bounded: frozenset[int]) -> list[Any]:
+    """The result of a kernel that ends in channels put side by side."""
+    *before, last = spec.steps
+    local = dict(args)
+    read = _express(before, spec, local, ctx.target, bounded) | {i for i in last.inputs if i is not None}
+    return interleave.lower_interleaved(ctx, local[last.inputs[0] or 0], [args[i] for i in sorted(read & args.keys())])
+
+
+def _express(steps: Sequence[Step], spec: KernelSpec, known: dict[int, Arg], target: Target, bounded: frozenset[int]) -> set[int]:
+    """Add the results of element-wise operators, as expressions, to the known values; returns what they read."""
     read: set[int] = set()
-    for step in rest:
-        inputs = [None if i is None else local[i] for i in step.inputs]
-        read.update(i for i in step.inputs if i is not None and i in args)
+    for step in steps:
+        inputs = [None if i is None else known[i] for i in step.inputs]
+        read.update(i for i in step.inputs if i is not None)
         for operand in inputs:
             if operand is not None:
                 operand.uses += 1
-        local[step.outputs[0]] = Arg(spec.types[step.outputs[0]], body=_body(step.op, spec.types[step.outputs[0]], inputs, ctx.target))
-    return write([args[i] for i in sorted(read)], result, local[spec.outputs[0]])
+        number, kind = step.outputs[0], spec.types[step.outputs[0]]
+        known[number] = Arg(kind, body=_body(step.op, kind, inputs, target), bounded=number in bounded)
+    return read
 
 
 def _loops(op: Op, operands: Sequence[Arg | None], kind: TensorType, ctx: Context) -> Callable[..., list[Any]] | None:

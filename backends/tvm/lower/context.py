@@ -49,6 +49,8 @@ class Arg:
         operand: which kernel operand this is, if it is one.
         constant: whether that operand is a weight.
         uses: how many operators read it.
+        bounded: whether its quotients are within the range of int32, by far, wherever it is quantized (`value_ranges`), on machines for which
+            that makes a difference.
         stored: the weight operand that this value is a conversion of, element by element.
         in_windows: whether its products are exact in few windows (`window_packing`).
         signs_apart: whether signs and magnitudes of weights are apart in these.
@@ -64,6 +66,7 @@ class Arg:
     uses: int = 0
     in_windows: bool = False
     signs_apart: bool = False
+    bounded: bool = False
     stored: Arg | None = None
     scales: tuple[Arg, int] | None = None
 

@@ -40,7 +40,7 @@ def lower_product(ctx: Context, op: Any, operands: Sequence[Arg | None], others:
     """The kernel of a `ConvInteger` or `MatMulInteger`: `last` is an output element in terms of `result` and of the operands `others`."""
     x, w, x_zero, w_zero = (*operands, None, None)[:4]
     assert x is not None and w is not None
-    kernel = _kernel_class(ctx, op, w)(ctx, op, x, w, x_zero, w_zero)
+    kernel = _kernel_class(ctx, op, x, w)(ctx, op, x, w, x_zero, w_zero)
     ctx.outputs = (last.type,)
     distinct = {id(a): a for a in [x_zero, *others] if a is not None and a.number is None and a is not x}
     stored = [a for a in distinct.values() if a is not x_zero]
@@ -60,12 +60,15 @@ def lower_product(ctx: Context, op: Any, operands: Sequence[Arg | None], others:
     return procedure(ctx, "product", [x, x_zero, *weights, *stored], write, kernel.scratch, private=True)
 
 
-def _kernel_class(ctx: Context, op: Any, w: Arg) -> type[ProductKernel]:
+def _kernel_class(ctx: Context, op: Any, x: Arg, w: Arg) -> type[ProductKernel]:
     from lepton_compiler.backends.tvm.lower.integer_depthwise import DepthwiseKernel, RowPairKernel
+    from lepton_compiler.backends.tvm.lower.integer_row_pairs import PairedRowsKernel, suits_pairs
     from lepton_compiler.backends.tvm.lower.integer_windows import WindowKernel
 
     if getattr(op, "groups", 1) > 1:
-        return RowPairKernel if wide_dot_of(ctx.target) is not None else DepthwiseKernel
+        if wide_dot_of(ctx.target) is None:
+            return DepthwiseKernel
+        return PairedRowsKernel if suits_pairs(geometry_of(op, x.type, w.type)) else RowPairKernel
     return WindowKernel if w.in_windows and dot_of(ctx.target, in_windows=True).pairs else ProductKernel
 
 
@@ -153,11 +156,12 @@ class ProductKernel:
         self.ones = Arg(TensorType(INT8, (1,)), ctx.table(_ones(shape.run))) if self.sums_data else None
         self.units = shape.images * -(-shape.lines // self.plan.rows) * self.plan.ranges
         self.reach = (self.plan.rows - 1) * shape.strides[0] + (shape.kernel[0] - 1) * shape.dilations[0] + 1
-        self.scratch: list[TensorType] = []
-        if self.plan.copies:
-            self.scratch.append(TensorType(dtype(self.dot.data), (self.reach, self.row)))
-        if self.sums_data:
-            self.scratch.append(TensorType(INT32, (self.plan.rows, shape.pixels)))
+        self.scratch = self.spaces()
+
+    def spaces(self) -> list[TensorType]:
+        """Intermediate buffers of a unit of work: the copy, sums of data."""
+        copies = [TensorType(dtype(self.dot.data), (self.reach, self.row))] if self.plan.copies else []
+        return [*copies, *([TensorType(INT32, (self.plan.rows, self.shape.pixels))] if self.sums_data else [])]
 
     def dot_for(self, target: Target, data: str) -> Dot:
         """How products are added up."""
@@ -332,31 +336,38 @@ class ProductKernel:
 
     def finish_tile(self, unit: Unit, tile: Tile, done: Buffer, results: Results) -> None:
         """What follows the sums of a tile, which are in `done` now."""
-        vectors, first = self.plan.vectors, 0
-        if self.shape.outputs % self.width == 0 and TOGETHER % vectors == 0 and results.narrows_together(self.target):
-            groups, pixels = tile.count * vectors // TOGETHER, TOGETHER // vectors
-            first = groups * pixels
-            if groups:
-                with T.serial(0, groups) as k:
-                    self.finish_together(unit, tile, done, k * pixels, results)
-        if first < tile.count:
+        vectors, taken = self.plan.vectors, 0
+        if self.shape.outputs % self.width == 0 and results.narrows_together(self.target):
+            taken = tile.count * vectors // TOGETHER * TOGETHER
+            if taken and TOGETHER % vectors == 0:
+                with T.serial(0, taken // TOGETHER) as k:
+                    places = [(k * (TOGETHER // vectors) + n // vectors, n % vectors) for n in range(TOGETHER)]
+                    self.finish_together(unit, tile, done, places, results)
+            else:
+                for begin in range(0, taken, TOGETHER):
+                    places = [(tirx.const(n // vectors, "int32"), n % vectors) for n in range(begin, begin + TOGETHER)]
+                    self.finish_together(unit, tile, done, places, results)
+        if taken % vectors:
+            for v in range(taken % vectors, vectors):
+                self.finish(unit, tile, done, tirx.const(taken // vectors, "int32"), v, results)
+        if (first := -(-taken // vectors)) < tile.count:
             with T.serial(0, tile.count - first) as p:
                 for v in range(vectors):
                     self.finish(unit, tile, done, first + p, v, results)
 
-    def finish_together(self, unit: Unit, tile: Tile, done: Buffer, first: Expr, results: Results) -> None:
-        """The epilogue of `TOGETHER` whole vectors, from those of the tile's pixel `first` on."""
-        lanes, vectors = self.dot.lanes, self.plan.vectors
+    def finish_together(self, unit: Unit, tile: Tile, done: Buffer, places: Sequence[tuple[Expr, int]], results: Results) -> None:
+        """The epilogue of `TOGETHER` whole vectors: of each the pixel in the tile, and which of the pixel's vectors it is."""
+        lanes = self.dot.lanes
 
-        def vector(k: int) -> tuple[Callable[[Expr], list[Expr]], Callable[[Expr], Expr]]:
-            p, begin = first + k // vectors, tile.block * self.width + k % vectors * lanes
-            (line, pixel), start = self.spot(tile, p), p * self.width + k % vectors * lanes
+        def vector(p: Expr, v: int) -> tuple[Callable[[Expr], list[Expr]], Callable[[Expr], Expr]]:
+            begin, start = tile.block * self.width + v * lanes, p * self.width + v * lanes
+            line, pixel = self.spot(tile, p)
             return (
                 lambda lane: self.index(unit.image, unit.first + line, pixel, begin + lane),
                 lambda lane: self.corrected(load(done, [start + lane]), begin + lane, line, pixel),
             )
 
-        results.store_together([vector(k) for k in range(TOGETHER)], lanes)
+        results.store_together([vector(p, v) for p, v in places], lanes)
 
     def weights(self, block: Expr, r: Expr, tap: Expr, g: Expr, v: int) -> Expr:
         """A vector of weights for the dot product."""

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
+from tvm.ir import Call, PrimType
 from tvm.script.ir_builder import tirx as T
 
 from lepton_compiler.backends.tvm.lower.context import Arg, Expr, expression
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, load, store
 from lepton_compiler.backends.tvm.lower.whole import Result
+from lepton_compiler.backends.tvm.outline import is_outlined
 from lepton_compiler.ir.types import INT8, UINT8
 from lepton_compiler.target import Target
 
@@ -31,36 +33,53 @@ class Results:
         self.result.value = value
         store(self.y, at, expression(self.last, at))
 
-    def code(self, at: Sequence[Expr], value: Expr) -> Expr:
-        """What follows from a sum as an int32 of which the lower byte counts."""
-        self.result.value = value
-        return _before_narrowing(expression(self.last, at))
-
     def narrows_together(self, target: Target) -> bool:
-        """Whether results are bytes that are better narrowed `TOGETHER` vectors at a time: x86 without the instruction for one vector."""
-        return self.last.type.dtype in (INT8, UINT8) and target.arch == "x86_64" and 0 < target.vector_bits < 512
+        """Whether results are bytes that are better narrowed `TOGETHER` vectors at a time: on x86, but where an instruction narrows one vector and
+        quotients have to be bounded before.
+        """
+        if self.last.type.dtype not in (INT8, UINT8) or target.arch != "x86_64" or not target.vector_bits:
+            return False
+        self.result.value = tirx.const(0, "int32")
+        return target.vector_bits < 512 or _narrowing(expression(self.last, [tirx.const(0, "int32")] * len(self.last.shape))).packs
 
     def store_together(self, vectors: Sequence[tuple[Callable[[Expr], list[Expr]], Callable[[Expr], Expr]]], lanes: int) -> None:
         """Store vectors of results, narrowed together.
 
         Of each two functions of the lane: the index of its element, and the sum that this follows from.
         """
-        codes = T.alloc_buffer((len(vectors) * lanes,), "int32", scope="global")
-        narrow = T.alloc_buffer((len(vectors) * lanes,), "uint8", scope="global")
+        count, kind = len(vectors) * lanes, self.last.type.dtype.name
+        self.result.value = vectors[0][1](tirx.const(0, "int32"))
+        split = _narrowing(expression(self.last, vectors[0][0](tirx.const(0, "int32"))))
+        numbers = T.alloc_buffer((count,), str(split.number.ty), scope="global")
+        narrow = T.alloc_buffer((count,), kind, scope="global")
         for k, (at, value) in enumerate(vectors):
             with T.vectorized(0, lanes) as lane:
-                store(codes, [k * lanes + lane], self.code(at(lane), value(lane)))
-        whole = [tirx.Ramp(0, 1, len(vectors) * lanes)]
-        store(narrow, whole, load(codes, whole).astype(f"uint8x{len(vectors) * lanes}"))
-        kind = self.last.type.dtype.name
+                self.result.value = value(lane)
+                store(numbers, [k * lanes + lane], _narrowing(expression(self.last, at(lane))).number)
+        whole = [tirx.Ramp(0, 1, count)]
+        store(narrow, whole, split.narrow(load(numbers, whole), f"{kind}x{count}"))
         for k, (at, _) in enumerate(vectors):
             with T.vectorized(0, lanes) as lane:
-                value = load(narrow, [k * lanes + lane])
-                store(self.y, at(lane), value if kind == "uint8" else tirx.reinterpret(kind, value))
+                store(self.y, at(lane), load(narrow, [k * lanes + lane]))
 
 
-def _before_narrowing(value: Expr) -> Expr:
+@dataclass(frozen=True)
+class _Narrowing:
+    """A result of 8 bits: the number of 32 bits that it is made of, and how a vector of those is narrowed to a type.
+
+    `packs` says that this is a function of its own, which packs.
+    """
+
+    number: Expr
+    narrow: Callable[[Expr, str], Expr]
+    packs: bool = False
+
+
+def _narrowing(value: Expr) -> _Narrowing:
     if isinstance(value, tirx.Let):
-        return tirx.Let(value.var, value.value, _before_narrowing(value.body))
-    narrowed = isinstance(value, tirx.Cast) and str(value.value.ty) == "int32"
-    return value.value if narrowed else value.astype("int32")
+        inner = _narrowing(value.body)
+        return _Narrowing(tirx.Let(value.var, value.value, inner.number), inner.narrow, inner.packs)
+    if isinstance(value, Call) and is_outlined(value) and len(value.args) == 1:
+        return _Narrowing(value.args[0], lambda numbers, kind: Call(value.op, [numbers], ret_ty=PrimType(kind)), packs=True)
+    cut = isinstance(value, tirx.Cast) and str(value.value.ty) == "int32"
+    return _Narrowing(value.value if cut else value.astype("int32"), lambda numbers, kind: numbers.astype(kind))

@@ -13,7 +13,7 @@ from lepton_compiler.backends.tvm.lower.context import Arg, Expr, Read, element
 from lepton_compiler.backends.tvm.lower.conversion import convert, decoded, number_as
 from lepton_compiler.backends.tvm.lower.scalar import type_of
 from lepton_compiler.backends.tvm.naming import named
-from lepton_compiler.backends.tvm.outline import nearest, outlined, rarely, saturated
+from lepton_compiler.backends.tvm.outline import narrowed, nearest, outlined, rarely, saturated
 from lepton_compiler.ir.types import FLOAT32, DType, TensorType, dtype
 
 LEAST_DIVISOR = 2.0**-60
@@ -38,7 +38,8 @@ def quantize(
     known = zero.number if zero is not None else 0
     rounding = _rounding(op.dtype, real) if op.dtype.is_integer else None
     if op.dtype.is_integer and op.dtype.bits <= 16 and real == "float32" and known is not None:
-        rounding, offset = _saturating(op.dtype, int(known)), []
+        narrow = x.bounded and op.dtype.bits == 8
+        rounding, offset = (_narrowing if narrow else _saturating)(op.dtype, int(known)), []
     if multiplies and rounding is not None and (factor := _divisor(op, x, scale)) is not None:
         whole = outlined(_dividing(factor, rounding), read(x, index), *offset)
         return convert(whole, dtype(type_of(whole)), op.dtype)
@@ -119,6 +120,11 @@ def _saturating(target: DType, zero: int) -> Callable[..., Expr]:
     """As `_rounding`, for a known zero point and at most 16 bits."""
     info = ml_dtypes.iinfo(target.numpy)
     return lambda ratio: saturated(ratio, zero, int(info.min), int(info.max))
+
+
+def _narrowing(target: DType, zero: int) -> Callable[..., Expr]:
+    """As `_saturating`, for 8 bits and quotients that are known to be within the range of int32; the result has the type itself."""
+    return lambda ratio: narrowed(ratio, zero, target.name)
 
 
 def _rounding(target: DType, real: str) -> Callable[..., Expr]:

@@ -21,6 +21,9 @@ DEPTHWISE: list[tuple[str, tuple[int, ...], int, dict[str, Any]]] = [
     ("uint8", (2, 32, 14, 15), 3, {"pads": (1, 1, 1, 1)}),
     ("uint8", (1, 24, 13, 17), 3, {"pads": (1, 1, 1, 1), "strides": (2, 2)}),
     ("int8", (1, 48, 9, 9), 5, {"pads": (2, 2, 2, 2)}),
+    ("uint8", (2, 20, 15, 18), 5, {"pads": (2, 2, 2, 2), "strides": (2, 2)}),
+    ("uint8", (1, 40, 23, 12), 7, {"pads": (3, 3, 3, 3)}),
+    ("uint8", (1, 16, 11, 13), 5, {"strides": (3, 1), "dilations": (1, 2)}),
     ("uint8", (1, 16, 8, 30), 3, {}),
     ("int8", (1, 7, 8, 9), 3, {"pads": (2, 2, 2, 2), "dilations": (2, 2)}),
     ("uint8", (1, 32, 20, 16), 3, {"pads": (1, 0, 0, 1), "strides": (2, 1)}),
@@ -53,7 +56,7 @@ def test_codes_beside_ties(cpu: str | None) -> None:
     check(graph, feeds, cpu)
 
 
-@pytest.mark.parametrize("cpu", CPUS[:2])
+@pytest.mark.parametrize("cpu", CPUS)
 def test_depthwise(cpu: str | None) -> None:
     rng, graph, feeds = np.random.default_rng(1), Graph("g"), dict[str, np.ndarray]()
     b, outputs = Builder(graph), []
