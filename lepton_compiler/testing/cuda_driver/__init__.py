@@ -38,11 +38,11 @@ class FakeGpu:
         self.library = _library()
         self._kernels: dict[str, tuple[str, tuple[int, ...] | None]] = {}
         self._callback = _LAUNCH(self._launch)
-        self.library.fake_on_launch(self._callback)
         self.configure()
 
     def configure(self, devices: int = 1, capability: tuple[int, int] = (8, 0), memory: int = FOUR_GIGABYTES) -> None:
-        """Be so many GPUs of a compute capability, with so many bytes each."""
+        """Be so many GPUs of a compute capability, with so many bytes each, whose kernels this object runs from now on."""
+        self.library.fake_on_launch(self._callback)
         self.library.fake_configure(devices, *capability, ctypes.c_size_t(memory))
 
     def know(self, text: str, manifest: Mapping[str, Any]) -> None:
