@@ -62,6 +62,7 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "cuEventSynchronize": (c_void_p,),
     "cuEventElapsedTime": (POINTER(c_float), c_void_p, c_void_p),
     "cuLaunchKernel": (c_void_p, *(c_uint,) * 7, c_void_p, HANDLE, HANDLE),
+    "cuLaunchCooperativeKernel": (c_void_p, *(c_uint,) * 7, c_void_p, HANDLE),
 }
 
 
@@ -230,11 +231,16 @@ class DeviceSession:
             self.driver("cuFuncSetAttribute", function, MOST_SHARED, shared_bytes)
         return int(function.value or 0)
 
-    def launch(self, function: int, grid: Sequence[int], block: Sequence[int], shared_bytes: int, pointers: Sequence[int]) -> None:
-        """Start a kernel whose parameters are pointers, in the stream."""
+    def launch(
+        self, function: int, grid: Sequence[int], block: Sequence[int], shared_bytes: int, pointers: Sequence[int], together: bool = False
+    ) -> None:
+        """Start a kernel whose parameters are pointers, in the stream; `together` if its blocks wait for each other."""
         values = [c_uint64(p) for p in pointers]
         places = (c_void_p * max(1, len(values)))(*(ctypes.addressof(v) for v in values))
-        self.driver("cuLaunchKernel", function, *grid, *block, shared_bytes, self.stream, places, None)
+        if together:
+            self.driver("cuLaunchCooperativeKernel", function, *grid, *block, shared_bytes, self.stream, places)
+        else:
+            self.driver("cuLaunchKernel", function, *grid, *block, shared_bytes, self.stream, places, None)
 
     def synchronize(self) -> None:
         """Wait for the stream.

@@ -42,13 +42,13 @@ class FakeGpu:
         self.library = _library()
         self._kernels: dict[str, tuple[str, tuple[int, ...] | None]] = {}
         self._callback = _LAUNCH(self._launch)
-        self.library.fake_on_launch(self._callback)
         self.configure()
 
     def configure(
         self, devices: int = 1, capability: tuple[int, int] = (8, 0), memory: int = FOUR_GIGABYTES, processors: int = 108
     ) -> None:
-        """Be so many GPUs of a compute capability, with so many bytes and multiprocessors each."""
+        """Be so many GPUs of a compute capability, with so many bytes and multiprocessors each, whose kernels this object runs from now on."""
+        self.library.fake_on_launch(self._callback)
         self.library.fake_configure(devices, *capability, processors, ctypes.c_size_t(memory))
 
     def know(self, text: str, manifest: Mapping[str, Any]) -> None:

@@ -161,7 +161,10 @@ class KernelBench:
     def _launch(self, contender: Contender, turn: int) -> None:
         places = [addresses[turn % len(addresses)] for _, addresses in (self.buffers[key] for key in contender.keys)]
         for launch, function in contender.steps:
-            self.session.launch(function, launch.grid, launch.block, launch.shared_bytes, [places[k] for k in launch.arguments])
+            for k in launch.cleared:
+                self.session.fill(places[k], 0, self.buffers[contender.keys[k]][0])
+            given = [places[k] for k in launch.arguments]
+            self.session.launch(function, launch.grid, launch.block, launch.shared_bytes, given, launch.together)
 
     def _recorded(self, contender: Contender) -> tuple[int, int]:
         """A graph of enough runs to be timed, each with other copies of the constants where those are to come from memory."""
