@@ -149,6 +149,19 @@ class Convolution(nn.Module):
         return y
 
 
+class Recurrence(nn.Module):
+    """One recurrent layer."""
+
+    def __init__(self, layer: type[nn.LSTM] | type[nn.GRU], features: int, hidden: int, bidirectional: bool) -> None:
+        super().__init__()
+        self.layer = layer(features, hidden, batch_first=True, bidirectional=bidirectional)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[N, time, features]`."""
+        y: torch.Tensor = self.layer(x)[0]
+        return y
+
+
 def nets(batches: Sequence[int]) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
     """Net and shape of its input, by name."""
     torch.manual_seed(0)
@@ -162,7 +175,7 @@ def nets(batches: Sequence[int]) -> dict[str, tuple[nn.Module, tuple[int, ...]]]
 
 
 def layers() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
-    """Single products and convolutions."""
+    """Single products, convolutions and recurrent layers."""
     torch.manual_seed(0)
     products = [
         (128, 768, 768),
@@ -185,4 +198,7 @@ def layers() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
             (512, 512, 3, 1, 7),
         ):
             found[f"conv {batch}x{c}x{edge} to {o}, {size}x{size}/{stride}"] = Convolution(c, o, size, stride), (batch, c, edge, edge)
+        for kind, hidden, both in ((nn.LSTM, 128, False), (nn.LSTM, 256, True), (nn.GRU, 64, True), (nn.GRU, 512, False)):
+            name = f"{kind.__name__.lower()} {batch}x100x{hidden}{', both directions' if both else ''}"
+            found[name] = Recurrence(kind, hidden, hidden, both), (batch, 100, hidden)
     return found
