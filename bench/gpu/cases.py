@@ -38,6 +38,9 @@ PRODUCTS = (
 """Rows, depth, columns."""
 CONVOLUTIONS = ((3, 64, 7, 2, 224), (64, 64, 3, 1, 56), (256, 64, 1, 1, 56), (128, 128, 3, 1, 28), (512, 512, 3, 1, 7))
 """Channels, channels of the result, edge of the kernel, stride, edge of the image."""
+RECURRENT = (("lstm", 128, False), ("lstm", 256, True), ("gru", 64, True), ("gru", 512, False))
+"""Kind, units, whether there are both directions."""
+STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,12 @@ def layer_shapes() -> dict[str, Shape]:
         for batch in BATCHES
         for c, o, size, stride, edge in CONVOLUTIONS
     }
-    return products | convolutions
+    recurrent: dict[str, Shape] = {
+        f"{kind} {batch}x{STEPS}x{units}{', both directions' if both else ''}": (batch, STEPS, units)
+        for batch in BATCHES
+        for kind, units, both in RECURRENT
+    }
+    return products | convolutions | recurrent
 
 
 def cases(wanted: Sequence[str], precisions: Sequence[str], candidates: bool = False) -> list[Case]:

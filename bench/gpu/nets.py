@@ -160,6 +160,19 @@ class Convolution(nn.Module):
         return y
 
 
+class Recurrence(nn.Module):
+    """One recurrent layer."""
+
+    def __init__(self, layer: type[nn.LSTM] | type[nn.GRU], hidden: int, bidirectional: bool) -> None:
+        super().__init__()
+        self.layer = layer(hidden, hidden, batch_first=True, bidirectional=bidirectional)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[N, time, features]`."""
+        y: torch.Tensor = self.layer(x)[0]
+        return y
+
+
 def module(subject: str) -> nn.Module:
     """A net or a layer of `cases`, ready to infer, with the same weights on every machine."""
     name, _, rest = subject.partition(" ")
@@ -176,6 +189,9 @@ def module(subject: str) -> nn.Module:
         case "gemm":
             _, depth, columns = map(int, rest.split("x"))
             made = Product(depth, columns)
+        case "lstm" | "gru":
+            sizes, _, both = rest.partition(",")
+            made = Recurrence(nn.LSTM if name == "lstm" else nn.GRU, int(sizes.split("x")[-1]), bool(both))
         case _:
             _, channels, _, out, size, _, stride = map(int, re.findall(r"\d+", rest))
             made = Convolution(channels, out, size, stride)

@@ -47,7 +47,7 @@ def _codes(interface: Interface) -> list[str]:
         f"  {upper}_ERROR_BOUND = 5,  /* a size that the data decides is larger than it was bounded to */",
         f"  {upper}_ERROR_DRIVER = 6, /* there is no driver, or it is too old */",
         f"  {upper}_ERROR_DEVICE = 7, /* there is no such GPU */",
-        f"  {upper}_ERROR_ARCHITECTURE = 8, /* the artefact has no code for the GPU */",
+        f"  {upper}_ERROR_ARCHITECTURE = 8, /* the artefact has no code for the GPU, or the GPU has no room for a kernel */",
         f"  {upper}_ERROR_MEMORY = 9, /* the GPU has too little memory */",
         f"  {upper}_ERROR_CUDA = 10   /* the driver refused something: the message says what */",
         "};",

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from typing import Any
 
 import numpy as np
 import pytest
 
 import lepton_compiler as lc
+from lepton_compiler.backends.tvm.cuda.compilers import compile_images, find_compiler
 from lepton_compiler.backends.tvm.cuda.recurrent.arrangement import Arrangement, arrange, candidates
 from lepton_compiler.backends.tvm.cuda.recurrent.kernel import layer_kernel, problem_of_spec, steps_of
 from lepton_compiler.backends.tvm.cuda.recurrent.library import library
 from lepton_compiler.backends.tvm.cuda.recurrent.problem import Problem
+from lepton_compiler.backends.tvm.cuda.text.prelude import PRELUDE
 from lepton_compiler.backends.tvm.spec import spec_of
-from lepton_compiler.errors import LeptonError
+from lepton_compiler.errors import LeptonError, MissingDependency
 from lepton_compiler.feeds import random_feeds
 from lepton_compiler.gpus import GPUS
 from lepton_compiler.ir.graph import Graph, Value
@@ -235,3 +240,44 @@ def test_what_does_not_fit_keeps_launches_for_each_step(agrees):
     model = agrees(model_of(RNN(8), (5, 2, 4), dtype="float64"))
     assert layers_of(model) == [{"how": "launches for each step", "steps": 5, "reason": "there is no kernel for a layer of this form"}]
     assert arrange(Problem("lstm", 10, 1, 1, 2048), BOTH) is None
+
+
+# -- the code for real devices
+
+
+def real_unit() -> str:
+    """Kernels of all kinds, at the limit of registers: in one block, in blocks that wait, with a rounded state."""
+    chosen: list[tuple[Recurrent, dict[str, Any]]] = [
+        (LSTM(128), {"time": 30, "batch": 1}),
+        (GRU(256, direction="bidirectional"), {"time": 30, "batch": 4, "bias": True}),
+        (DynamicQuantizeLSTM(256), {"time": 30, "batch": 2, "lengths": True, "initial": True}),
+    ]
+    texts = [PRELUDE, library()]
+    for k, (layer, options) in enumerate(chosen):
+        spec = spec_of(graph_of(layer, feeds_of(layer, **options)).nodes[0])
+        step = steps_of(spec)
+        assert step is not None
+        best = arrange(problem_of_spec(spec, step), BOTH)
+        assert best is not None
+        texts.append(layer_kernel(f"layer{k}", spec, step, best).text)
+    return "\n".join(texts)
+
+
+def test_nvrtc_or_nvcc_compiles_them():
+    try:
+        find_compiler()
+    except MissingDependency as error:
+        pytest.skip(str(error))
+    images, _ = compile_images(real_unit(), BOTH, None, 1)
+    assert [(image.gpu.name, image.is_ptx) for image in images] == [("sm_80", False), ("sm_90", False), ("sm_90", True)]
+    assert all(f".entry layer{k}".encode() in images[-1].code for k in range(3)) and b"red.release.gpu" in images[-1].code
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
+def test_weights_stay_in_registers(tmp_path):
+    """Nothing is spilled, and the registers are no more than a multiprocessor has for a block."""
+    (tmp_path / "unit.cu").write_text(real_unit())
+    command = ["nvcc", "-std=c++17", "-arch=sm_80", "-cubin", "-w", "-Xptxas", "-v", "unit.cu", "-o", "unit.cubin"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", done.stderr) == [("0", "0")] * 3
