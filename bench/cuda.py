@@ -16,6 +16,10 @@ import lepton_compiler as lc
 from lepton_compiler.cli.options import Parser, add_common_options
 from lepton_compiler.cli.outcome import guarded, print_json
 from lepton_compiler.errors import LeptonError, MissingDependency
+from lepton_compiler.ir.text import parse_graph
+from lepton_compiler.ops.builder import Builder
+from lepton_compiler.ops.matmul import MatMulInteger
+from lepton_compiler.runtime.model import CompiledModel
 
 EXAMPLE = """\
 examples:
@@ -23,8 +27,11 @@ examples:
   python -m bench.cuda resnet50 gemm --precision fp16 --rounds 20
 A ratio is the other's time divided by lepton's, the median over rounds in which all take turns: above 1 lepton is faster.
 """
-PRECISIONS = ("fp32", "fp16")
-TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 1e-2}
+PRECISIONS = ("fp32", "fp16", "int8")
+TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 1e-2, "int8": 5e-2}
+"""Products of integers are to be exact."""
+INTEGER = ("resnet", "mobilenet", "gemm", "conv")
+"""How names of the cases begin that are measured in 8-bit integers, too."""
 PER_ROUND = 5e-3
 """Seconds of each runtime's turn."""
 
@@ -55,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The options."""
     parser = Parser(prog="python -m bench.cuda", description="Measure on a GPU beside PyTorch.", epilog=EXAMPLE)
     parser.add_argument("cases", nargs="*", metavar="CASE", help="parts of names: resnet50, bert, gemm, conv...; all if absent")
-    parser.add_argument("--precision", action="append", choices=["fp32", "tf32", "fp16"], default=[], help="default: fp32 and fp16")
+    parser.add_argument("--precision", action="append", choices=["fp32", "tf32", "fp16", "int8"], default=[], help="default: all but tf32")
     parser.add_argument("--rounds", type=int, default=30, metavar="N", help="rounds in which all take turns (default 30)")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes per net")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write cuda.json and cuda.md there")
@@ -78,6 +85,8 @@ def _run(args: argparse.Namespace) -> int:
     rows: list[Row] = []
     for name in chosen:
         for precision in args.precision or PRECISIONS:
+            if precision == "int8" and not name.startswith(INTEGER):
+                continue
             rows.append(_measured(torch, name, *cases[name], precision, args))
             if not args.quiet and not args.json:
                 print(line(rows[-1]), flush=True)
@@ -113,10 +122,14 @@ def _torch() -> Any:
 def _measured(torch: Any, name: str, net: Any, shape: tuple[int, ...], precision: str, args: argparse.Namespace) -> Row:
     row = Row(name, precision)
     try:
-        runs, outputs, expected = _contenders(torch, net.eval(), shape, precision, not args.no_compile)
+        exact = precision == "int8" and name.startswith("gemm")
+        if exact:
+            runs, outputs, expected = _integer_contenders(torch, tuple(net.weight.shape), shape, not args.no_compile)
+        else:
+            runs, outputs, expected = _contenders(torch, net.eval(), shape, precision, not args.no_compile)
         span = float(expected.max() - expected.min())
-        row.max_rel = float((outputs["lepton"]().float().cpu() - expected).abs().max()) / span
-        row.ok = row.max_rel <= TOLERANCE[precision]
+        row.max_rel = float((outputs["lepton"]().cpu().to(expected.dtype) - expected).abs().max()) / span
+        row.ok = row.max_rel <= (0 if exact else TOLERANCE[precision])
         times = _interleaved(torch, runs, args.rounds)
         row.ms = {runtime: 1e3 * statistics.median(found) for runtime, found in times.items()}
         for runtime in times:
@@ -136,7 +149,7 @@ def _contenders(
     example = torch.randn(shape)
     with torch.no_grad():
         expected = net(example)
-    half = precision == "fp16"
+    half = precision in ("fp16", "int8")  # PyTorch has no convolutions of integers for GPUs
     runs, results = {}, {}
     runs["lepton"], results["lepton"] = _lepton(torch, net, example, expected, precision)
     device_net, x = net.cuda(), example.cuda()
@@ -151,18 +164,52 @@ def _contenders(
     return runs, results, expected
 
 
-def _lepton(torch: Any, net: Any, example: Any, expected: Any, precision: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """The net through ONNX, for the GPU that is there; runs go into the current stream and are replayed as a CUDA graph."""
+def _integer_contenders(
+    torch: Any, weight: tuple[int, ...], shape: tuple[int, ...], compiled: bool
+) -> tuple[dict[str, Callable[[], Any]], dict[str, Callable[[], Any]], Any]:
+    """The same for a product of bytes by constant bytes, whose result is int32; PyTorch's function takes more than 16 rows."""
+    torch.manual_seed(0)
+    x, w = (torch.randint(-128, 128, size, dtype=torch.int8) for size in (shape, weight))
+    expected = x.double() @ w.double()
+    graph = parse_graph(f"graph @product(%x: int8[{shape[0]},{shape[1]}]) {{\n  return %x\n}}\n")
+    b = Builder(graph)
+    graph.set_outputs([b(MatMulInteger(), graph.inputs[0], b.constant(w.numpy()))])
+    runs, results = {}, {}
+    model = lc.compile(graph, target=_target(torch), level=3)
+    runs["lepton"], results["lepton"] = _enqueued(torch, model, x.cuda(), torch.empty(expected.shape, dtype=torch.int32, device="cuda"))
+    if shape[0] > 16:
+        columns, data = w.cuda().t().contiguous().t(), x.cuda()
+        product = lambda value: torch._int_mm(value, columns)  # noqa: E731
+        runs["eager"], results["eager"] = _recorded(torch, product, data)
+        if compiled:
+            runs["compile"], results["compile"] = _compiled(torch, product, data)
+    return runs, results, expected
+
+
+def _target(torch: Any) -> str:
+    """The GPU that is there."""
     major, minor = torch.cuda.get_device_capability(0)
+    return f"cuda:sm_{major}{minor}"
+
+
+def _lepton(torch: Any, net: Any, example: Any, expected: Any, precision: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """The net through ONNX, for the GPU that is there; `int8` quantizes it, by samples of the same kind as the example."""
+    how: dict[str, Any] = {"precision": precision}
+    if precision == "int8":
+        how = {"quantize": "int8", "calibration": [{"x": torch.randn_like(example).numpy()} for _ in range(4)]}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "net.onnx")
         torch.onnx.export(net.cpu().float(), (example,), str(path), input_names=["x"], output_names=["y"], dynamo=False)
-        model = lc.compile(path, target=f"cuda:sm_{major}{minor}", level=3, precision=precision)
+        model = lc.compile(path, target=_target(torch), level=3, **how)
+    return _enqueued(torch, model, example.cuda().contiguous(), torch.empty(tuple(expected.shape), device="cuda"))
+
+
+def _enqueued(torch: Any, model: CompiledModel, x: Any, y: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Runs from one tensor to another go into the current stream and are replayed as a CUDA graph."""
     library: Any = model.library
-    x, y = example.cuda().contiguous(), torch.empty(tuple(expected.shape), device="cuda")
     addresses = [x.data_ptr()], [tuple(x.shape)], [y.data_ptr()]
 
-    def run() -> None:
+    def run(_kept: Any = x) -> None:
         library.call(*addresses, 0, torch.cuda.current_stream().cuda_stream, waits=False)
 
     run()
