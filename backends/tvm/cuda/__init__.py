@@ -48,7 +48,7 @@ def build_sizes(
         check_static(graph)
         nodes = kernel_nodes(graph)
         check_supported(nodes, options.target)
-        specs.append({n: spec_of(n) for n in nodes})
+        specs.append({n: spec_of(n, gpu=True) for n in nodes})
     jobs, folder = options.jobs or os.cpu_count() or 1, options.cache_dir or default_cache()
     every = [spec for found in specs for spec in found.values()]
     ready = build_kernels(every, options.target, jobs=jobs, cache=KernelCache(folder), progress=progress)
