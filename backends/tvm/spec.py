@@ -128,16 +128,19 @@ def schedule_version() -> str:
     return digest.hexdigest()[:12]
 
 
-def spec_of(node: Node, small: bool = False) -> KernelSpec:
-    """The kernel of a `Fused` node, or of a single node, of static types throughout; a `small` one keeps weights of integers as they are."""
+def spec_of(node: Node, small: bool = False, gpu: bool = False) -> KernelSpec:
+    """The kernel of a `Fused` node, or of a single node, of static types throughout; a `small` one keeps weights of integers as they are.
+
+    For a `gpu` it is not found out what takes long and only processors want to know of such weights.
+    """
     if isinstance(node.op, Fused):
         region = node.regions[0]
-        spec = _number(list(zip(region.inputs, node.inputs, strict=True)), _constants(region), list(region), region.outputs)
+        spec = _number(list(zip(region.inputs, node.inputs, strict=True)), _constants(region), list(region), region.outputs, not gpu)
         spec = replace(spec, kind=node.op.kind)
     else:
         operands = [(v, v) for v in dict.fromkeys(node.present_inputs) if not _is_scalar(v)]
-        spec = _number(operands, [v for v in dict.fromkeys(node.present_inputs) if _is_scalar(v)], [node], node.outputs)
-    return spec if small else replace(spec, sum_bits=sum_bits_of(node))
+        spec = _number(operands, [v for v in dict.fromkeys(node.present_inputs) if _is_scalar(v)], [node], node.outputs, not gpu)
+    return spec if small or gpu else replace(spec, sum_bits=sum_bits_of(node))
 
 
 def chosen(spec: KernelSpec, choices: Mapping[str, Mapping[str, int]]) -> KernelSpec:
@@ -173,9 +176,13 @@ def _is_scalar(value: Value) -> bool:
 
 
 def _number(
-    operands: Sequence[tuple[Value, Value | None]], constants: Sequence[Value], nodes: Sequence[Node], outputs: Sequence[Value]
+    operands: Sequence[tuple[Value, Value | None]],
+    constants: Sequence[Value],
+    nodes: Sequence[Node],
+    outputs: Sequence[Value],
+    windows: bool,
 ) -> KernelSpec:
-    """Number the values of a body: `operands` pairs its inputs with what feeds them."""
+    """Number the values of a body: `operands` pairs its inputs with what feeds them; `windows`: look for weights in few windows."""
     numbers: dict[Value, int] = {inner: k for k, (inner, _) in enumerate(operands)}
     known = {k for k, (_, outer) in enumerate(operands) if outer is not None and outer.is_constant}
     for value in constants:
@@ -198,7 +205,7 @@ def _number(
     weights = dict(enumerate([*(outer or inner for inner, outer in operands), *(v for v in constants if not _is_scalar(v))]))
     spec = KernelSpec(types, inputs, frozenset(known), tuple(scalars), tuple(steps), tuple(numbers[v] for v in outputs))
     bounded = frozenset(numbers[v] for v in bounded_operands(nodes, dict(operands)))
-    return replace(spec, shares=_may_share(spec), in_windows=_in_windows(spec, weights), bounded=bounded)
+    return replace(spec, shares=_may_share(spec), in_windows=_in_windows(spec, weights) if windows else frozenset(), bounded=bounded)
 
 
 def _in_windows(spec: KernelSpec, values: Mapping[int, Value]) -> frozenset[tuple[int, int, bool]]:

@@ -63,7 +63,7 @@ def build_sizes(
         check_static(graph)
         nodes = kernel_nodes(graph)
         check_supported(nodes, options.target)
-        specs.append({n: chosen(spec_of(n), options.choices) for n in nodes})
+        specs.append({n: chosen(spec_of(n, gpu=True), options.choices) for n in nodes})
     jobs, folder = options.jobs or os.cpu_count() or 1, options.cache_dir or default_cache()
     every = [spec for found in specs for spec in found.values()]
     ready = build_kernels(every, options.target, jobs=jobs, cache=KernelCache(folder), progress=progress)
@@ -129,7 +129,7 @@ def tune(
             nodes = kernel_nodes(graph)
             check_supported(nodes, options.target)
             tuning = Tuning(options, database, device, request.seconds / len(graphs), folder, build, detail)
-            results.append(tuning.run(graph, [spec_of(node) for node in nodes]))
+            results.append(tuning.run(graph, [spec_of(node, gpu=True) for node in nodes]))
             choices |= results[-1].choices
     return choices, report(results, time.monotonic() - start)
 
