@@ -45,7 +45,7 @@ def generated_product(kernel: KernelText, anchor: Anchor, arithmetic: Arithmetic
     plan = generate(
         symbol,
         problem(lambda buffer: by_buffer[hash(buffer)], arithmetic),
-        epilogue_of(kernel, symbol, anchor.output, anchor.product),
+        epilogue_of(kernel, symbol, anchor.output, anchor.product.sums),
         smallest(gpus),
     )
     if plan.workspace_bytes:
