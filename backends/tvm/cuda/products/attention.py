@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from tvm import tirx
@@ -15,7 +15,7 @@ from lepton_compiler.backends.tvm.c99.expressions import bare
 from lepton_compiler.backends.tvm.carriers import carrier
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
 from lepton_compiler.backends.tvm.cuda.products.generated import add_plan, epilogue_of, names_of, smallest, writer_at
-from lepton_compiler.backends.tvm.cuda.products.product import Expr
+from lepton_compiler.backends.tvm.cuda.products.product import Expr, Sums
 from lepton_compiler.backends.tvm.cuda.tensor_cores import Attention, Element, Epilogue, generate_attention
 from lepton_compiler.backends.tvm.cuda.tensor_cores import Rows as Vectors
 from lepton_compiler.backends.tvm.cuda.text.support import INLINE
@@ -53,18 +53,6 @@ def attention_kernel(spec: KernelSpec, gpus: Sequence[Gpu], symbol: str, where: 
     return text, [*parameters, KernelParameter("output", 0, kind)]
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """`Product`'s fields that tell what becomes of weighted sums of values."""
-
-    batch: int
-    rows: int
-    columns: int
-    place: Callable[[Expr, Expr, Expr], tuple[Expr, ...]]
-    ending: Callable[[Expr, Sequence[Expr]], Expr]
-    kind: str = "float32"
-
-
 class _Parts:
     """The operators of a kernel, by what they are in it."""
 
@@ -81,10 +69,10 @@ class _Parts:
         self.buffers = {k: _buffer(k, spec.types[k]) for k in read}
         self.operands = [self._base(value) for value in (*self.first.inputs, self.second.inputs[1]) if value is not None]
         self.scale, self.scaled = self._scale()
-        self.mask, self.ahead = self._causal()
-        sizes = self._sizes(self._shape(self.mask.outputs[0])[-2]) if self.mask is not None else None
+        self.later, self.ahead = self._causal()
+        sizes = self._sizes(self._shape(self.later.outputs[0])[-2]) if self.later is not None else None
         if sizes is None:
-            self.mask, sizes = None, self._sizes(None)
+            self.later, sizes = None, self._sizes(None)
         if sizes is None:
             raise self.refused("its operands do not lie in vectors with even steps between them")
         self.sizes: Sizes = sizes
@@ -99,7 +87,7 @@ class _Parts:
         """What the generator is asked, by the names of the parameters; `score` says whether there is a function for scores."""
         s, bases = self.sizes, [base for base, _ in self.operands]
         q, k, v = (_vectors(names[base], rows) for base, rows in zip(bases, (s.query, s.key, s.value), strict=True))
-        element, ahead = ELEMENT_TYPES[self.spec.types[bases[0]].dtype.name], None if self.mask is None else self.ahead
+        element, ahead = ELEMENT_TYPES[self.spec.types[bases[0]].dtype.name], None if self.later is None else self.ahead
         return Attention(
             q, k, v, element, s.batch, s.queries, s.keys, s.head, s.width, self.scale, ahead, score=score, empty=self._empty()
         )  # fmt: skip
@@ -145,7 +133,10 @@ class _Parts:
             value = reader.outputs[0]
 
     def _causal(self) -> tuple[Step | None, int]:
-        """The step that hides what comes after a query, and how many keys after its own number a query sees."""
+        """The step that hides what comes after a query, and how many keys after its own number a query sees.
+
+        Only `fuse-attention` puts ranges into such a kernel, and only to hide keys by minus infinity.
+        """
         for step in self.spec.steps:
             test = self.makers.get(step.inputs[0] or 0) if step.op.name == "Where" else None
             if test is None or test.op.name != "LessOrEqual":
@@ -166,10 +157,10 @@ class _Parts:
         assert last is not None
         result = Result()
         args = {self.scaled: result.arg(TensorType(FLOAT32, self.spec.types[self.scaled].shape))}
-        if self.mask is not None:
-            hidden = self.mask.inputs[1]
+        if self.later is not None:
+            hidden = self.later.inputs[1]
             assert hidden is not None
-            args[self.mask.outputs[0]] = self.arg(hidden, args)
+            args[self.later.outputs[0]] = self.arg(hidden, args)
         masked = self.arg(last, args)
         if masked is args[self.scaled]:
             return []
@@ -188,7 +179,7 @@ class _Parts:
 
     # -- results
 
-    def sums(self) -> _Sums:
+    def sums(self) -> Sums:
         """What becomes of weighted sums of values."""
         result, start, last = Result(), self.second.outputs[0], self.spec.outputs[0]
         end = self.arg(last, {start: result.arg(self.spec.types[start])})
@@ -204,7 +195,7 @@ class _Parts:
             result.value = total
             return expression(end, index)
 
-        return _Sums(math.prod(self.sizes.batch), self.sizes.queries, self.sizes.width, place, ending)
+        return Sums(math.prod(self.sizes.batch), self.sizes.queries, self.sizes.width, "float32", place, ending)
 
     def _after(self, value: int, start: int) -> list[tuple[Step, int]]:
         """The steps from the second product to the result, each with the operand that comes from it."""

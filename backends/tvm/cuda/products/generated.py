@@ -60,7 +60,7 @@ def generated_product(kernel: KernelText, anchor: Anchor, arithmetic: Arithmetic
     """
     names, symbol = names_of(kernel), f"{kernel.symbol}_product"
     problem, device = problem_of(anchor, arithmetic), smallest(gpus)
-    epilogue = _with_zero_points(kernel, epilogue_of(kernel, symbol, anchor.output, anchor.product), anchor.product)
+    epilogue = _with_zero_points(kernel, epilogue_of(kernel, symbol, anchor.output, anchor.product.sums), anchor.product)
     tiling = tiling_of(kernel.choice, shape_of(symbol, problem), device) if kernel.choice else None
     plan = generate(symbol, problem, epilogue, device, tiling)
     if plan.workspace_bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from lepton_compiler.backends.tvm.cuda.tensor_cores import Arithmetic, Convolution, Gemm
 
@@ -48,21 +48,23 @@ class Side:
     chunk: int
 
 
-class Sums(Protocol):
-    """Matrices of sums, and what becomes of each sum: what generators of kernels write the end of. `Product` tells what the fields are."""
+@dataclass(frozen=True)
+class Sums:
+    """Matrices of sums, and what becomes of each: what the end of a kernel is written from.
 
-    @property
-    def batch(self) -> int: ...  # noqa: D102
-    @property
-    def rows(self) -> int: ...  # noqa: D102
-    @property
-    def columns(self) -> int: ...  # noqa: D102
-    @property
-    def kind(self) -> str: ...  # noqa: D102
-    @property
-    def place(self) -> Callable[[Expr, Expr, Expr], tuple[Expr, ...]]: ...  # noqa: D102
-    @property
-    def ending(self) -> Callable[[Expr, Sequence[Expr]], Expr]: ...  # noqa: D102
+    Attributes:
+        batch, rows, columns: sizes.
+        kind: the type of a sum.
+        place: index of the result's element.
+        ending: the element that is stored, from a variable for the sum and that index.
+    """
+
+    batch: int
+    rows: int
+    columns: int
+    kind: str
+    place: Callable[[Expr, Expr, Expr], tuple[Expr, ...]]
+    ending: Callable[[Expr, Sequence[Expr]], Expr]
 
 
 @dataclass(frozen=True)
@@ -100,3 +102,8 @@ class Product:
     def multiplications(self) -> int:
         """Products of two numbers."""
         return math.prod((self.batch, self.rows, self.columns, self.depth))
+
+    @property
+    def sums(self) -> Sums:
+        """What the end of its kernel is written from."""
+        return Sums(self.batch, self.rows, self.columns, self.kind, self.place, self.ending)
