@@ -179,7 +179,8 @@ def shifts_of_signs(w: Array, lanes: int, taps: int) -> Array:
     """Likewise what the sums with signs apart lack, int32 `[vectors * lanes]`: 128 times each weight, 127 times each negative one."""
     rows = _rows(w, lanes, taps).astype(np.int32)
     lacking = np.where(rows < 0, INVERT, KEEP) * rows
-    return lacking.reshape(_vectors(w.shape, lanes, taps), -1, lanes, rows.shape[2]).sum((1, 3), dtype=np.int32).reshape(-1)
+    sums: Array = lacking.reshape(_vectors(w.shape, lanes, taps), -1, lanes, rows.shape[2]).sum((1, 3), dtype=np.int32)
+    return sums.reshape(-1)
 
 
 def places_of_windows(w: Array, lanes: int, taps: int, apart: int, line_step: int, tap_step: int, farthest: int) -> Array:
@@ -231,10 +232,11 @@ def lanes_of_few_windows(op: Op, tensor: Tensor) -> dict[int, bool]:
     """
     if not tensor.type.size:
         return {}
-    taps, shape, strides, pads = 0, tensor.type.static_shape, (1,), (0,)
+    shape = tensor.type.static_shape
+    taps, copied = 0, shape[0]
     if isinstance(op, ConvInteger):
-        taps, strides, pads = 1 if set(op.dilations[-1:]) == {1} else shape[-1], op.strides, op.pads
-    copied = 0 if any(pads) else (shape[1] if taps else shape[0]) * math.prod(strides)
+        taps = 1 if set(op.dilations[-1:]) == {1} else shape[-1]
+        copied = 0 if any(op.pads) else shape[1] * math.prod(op.strides)
     found = dict[int, bool]()
     for lanes in LANES:
         groups, together, apart = _costs(tensor, lanes, taps)
