@@ -165,15 +165,18 @@ def main() -> None:
 
 
 def write(found: list[Row], fought: list[Duel], folder: Path = RESULTS) -> None:
-    """Put results into `quantization.json` and `.md`, beside those of nets that were not measured this time."""
-    file, again = folder / "quantization.json", {row.net for row in found}
+    """Put results into `quantization.json` and `.md`, beside those of nets and schemes that were not measured this time."""
+    file, again = folder / "quantization.json", {(row.net, row.by, row.scheme) for row in found}
+    fresh = {duel.net for duel in fought}
     if file.exists():
         known = json.loads(file.read_text())
-        found = [*(Row(**row) for row in known["rows"] if row["net"] not in again), *found]
+        found = [*(Row(**row) for row in known["rows"] if (row["net"], row["by"], row["scheme"]) not in again), *found]
         old = [Duel(d["net"], d["against"], Pairs(**d["right"]), Pairs(**d["like_float"])) for d in known["duels"]]
-        fought = [*(duel for duel in old if duel.net not in again), *fought]
+        fought = [*(duel for duel in old if duel.net not in fresh), *fought]
     order = {case.name: place for place, case in enumerate(CASES)}
-    found.sort(key=lambda row: order[row.net])
+    makers = [("float", "float32"), *(("lepton", scheme) for scheme in OURS), *(("ONNX Runtime", f"int8, {m}") for m in THEIRS)]
+    places = {maker: place for place, maker in enumerate(makers)}
+    found.sort(key=lambda row: (order[row.net], places.get((row.by, row.scheme), len(places))))
     fought.sort(key=lambda duel: order[duel.net])
     file.write_text(json.dumps({"rows": [asdict(row) for row in found], "duels": [asdict(duel) for duel in fought]}, indent=1) + "\n")
     (folder / "quantization.md").write_text(f"{table(found)}\n{duel_table(fought)}")

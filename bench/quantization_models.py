@@ -148,6 +148,7 @@ TASKS = (
         same_decision,
         "same decision",
         "output",
+        "int8",
     ),
     Task(
         "efficientnet_lite0", lambda: onnx_file("efficientnet_lite0"), {}, task_inputs.photograph_crops, same_class, "same class of 1,000"

@@ -344,10 +344,11 @@ class _Work:
             )
             reason = reason if name in best.kept else "it is too small, or its data is not float32"
             return LayerRow(name, node.op.name, shape, "float32", reason, share=share)
+        reason = f"{done.reason}; channels of its data are balanced against weights" if name in self.balanced else done.reason
         covered = done.range or (self.ranges.get(done.data) if done.data else None)
         error = best.errors.get(name)
         return LayerRow(
-            name, node.op.name, shape, done.precision, done.reason,
+            name, node.op.name, shape, done.precision, reason,
             covered.low if covered else None, covered.high if covered else None, done.scale, done.zero_point,
             done.weights_sqnr, error.sqnr if error else None, share,
         )  # fmt: skip
