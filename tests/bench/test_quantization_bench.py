@@ -62,6 +62,13 @@ def test_speeds_are_compared_round_by_round():
         quantization_speed._check(subject, {"y": np.ones(4)}, {"y": np.array([1.0, -1.0, 1.0, 9.0])})
 
 
+def test_the_page_shows_what_was_measured():
+    page = (quantization.RESULTS.parent.parent / "docs" / "quantization.md").read_text(encoding="utf-8")
+    for name in ("quantization", "quantization_models", "quantization_speed"):
+        shown = (quantization.RESULTS / f"{name}.md").read_text(encoding="utf-8")
+        assert f"<!-- bench/results/{name}.md -->\n{shown}" in page
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_shipped_nets_shrink_as_promised(case):
     graph = lc.optimize(lc.import_model(case.model), 2)
