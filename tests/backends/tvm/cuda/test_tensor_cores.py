@@ -299,6 +299,9 @@ def test_kernels_compile_without_spilling(tmp_path):
         "half": gemm_case("half", (512, 512, 64), "float16", A100, tiling=Tiling(128, 128, 64, 64, 32, 4, 1, 64)),
         "fp32": gemm_case("fp32", (512, 512, 64), "float32", A100, tiling=Tiling(128, 128, 64, 32, 16, 4, 1, 64)),
         "conv": CASES["conv"]("conv"),
+        "int8": gemm_case("int8", (512, 512, 128), "int8", A100, transposed="b", tiling=Tiling(128, 128, 64, 64, 64, 4, 1, 128)),
+        "conv_int8": CASES["conv_int8"]("conv_int8"),
+        "turned": gemm_case("turned", (512, 512, 128), "int8", A100, tiling=Tiling(128, 64, 64, 32, 64, 4, 1, 128)),
     }
     (tmp_path / "unit.cu").write_text("\n".join([library(), *(case.plan.text for case in chosen.values())]))
     command = [
