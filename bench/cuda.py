@@ -33,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--compile", type=Path, metavar="DIR", help="compile the cases into DIR/1, DIR/2...; this needs no GPU")
     parser.add_argument("--run", type=Path, metavar="DIR", help="measure the cases in DIR; this needs numpy, ml_dtypes and a GPU")
     parser.add_argument("--target", default="cuda:sm_90", help="for --compile (default cuda:sm_90)")
-    parser.add_argument("--precision", action="append", choices=["fp32", "tf32", "fp16"], default=[], help="default: fp32 and fp16")
+    parser.add_argument("--precision", action="append", choices=["fp32", "tf32", "fp16", "int8"], default=[], help="default: all but tf32")
     parser.add_argument("--candidates", action="store_true", help="compile other tiles for nets and layers, too, for the stage 'tune'")
     parser.add_argument("--tune-db", type=Path, metavar="FILE", help="compile with the choices of that stage's tuning.jsonl")
     parser.add_argument("--limit", type=positive, default=48, metavar="MB", help="most that a folder DIR/N has (default 48)")

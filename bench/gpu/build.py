@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,10 +94,9 @@ def build(case: Case, options: Options, stamp: str) -> Archive | Collection:
     return _model(case, options, stamp) if case.kind == "model" else _net(case, options, stamp)
 
 
-def _compiled(source: Any, case: Case, options: Options) -> lc.CompiledModel:
-    return lc.compile(
-        source, target=options.target, level=3, precision=case.precision, jobs=options.jobs, name="bench_model", tune_db=options.database
-    )  # fmt: skip
+def _compiled(source: Any, case: Case, options: Options, samples: Sequence[Mapping[str, np.ndarray]] = ()) -> lc.CompiledModel:
+    how: dict[str, Any] = {"quantize": "int8", "calibration": samples} if case.precision == "int8" else {"precision": case.precision}
+    return lc.compile(source, target=options.target, level=3, jobs=options.jobs, name="bench_model", tune_db=options.database, **how)
 
 
 def _model(case: Case, options: Options, stamp: str) -> Archive:
@@ -131,7 +130,7 @@ def _net(case: Case, options: Options, stamp: str) -> Archive | Collection:
         torch.onnx.export(net, (example,), str(path), input_names=["x"], output_names=["y"], dynamo=False)
         if case.kind == "candidates":
             return collect(case, path, options.target, stamp, options.jobs or os.cpu_count() or 1, default_cache())
-        model = _compiled(path, case, options)
+        model = _compiled(path, case, options, [{"x": example.numpy()}])
     with torch.no_grad():
         expected = net(example).numpy()
     stride = max(1, expected.size // MOST_EXPECTED) | 1

@@ -1,4 +1,4 @@
-"""What is measured on a GPU: models of the zoo for agreement, nets and single layers for speed, each in every precision."""
+"""What is measured on a GPU: models of the zoo for agreement, nets and single layers for speed, each in every precision that it has."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Literal
 from lepton_compiler import zoo
 
 Kind = Literal["model", "net", "layer", "candidates"]
-PRECISIONS = ("fp32", "fp16")
-TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 1e-2}
-"""Largest difference, relative to the range of an output."""
+PRECISIONS = ("fp32", "fp16", "int8")
+TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 1e-2, "int8": 5e-2}
+"""Largest difference, relative to the range of an output; that of `int8` is the quantizer's, whose kernels are exact."""
+QUANTIZED = ("resnet50", "mobilenetv2", "gemm", "conv")
+"""How the nets and layers are called that are measured with 8-bit integers, too."""
 SANITIZED = (
     "onnx/light_squeezenet",
     "onnx/light_shufflenet",
@@ -50,7 +52,7 @@ class Case:
     Attributes:
         kind: of subject.
         subject: id of the model; or net with its batch and length; or layer with its sizes. Of candidates: the net or layer that they are for.
-        precision: of products.
+        precision: of products; `int8` quantizes the net or layer.
     """
 
     kind: Kind
@@ -101,5 +103,10 @@ def cases(wanted: Sequence[str], precisions: Sequence[str], candidates: bool = F
     subjects += [("model", entry.id) for entry in zoo.entries() if entry.format == "onnx"]
     if candidates:
         subjects += [("candidates", subject) for kind, subject in subjects if kind != "model"]
-    every = [Case(kind, subject, precision) for kind, subject in subjects for precision in reversed(precisions)]
+    every = [
+        Case(kind, subject, precision)
+        for kind, subject in subjects
+        for precision in reversed(precisions)
+        if precision != "int8" or (kind in ("net", "layer") and subject.startswith(QUANTIZED))
+    ]
     return [case for case in every if not wanted or any(part in f"{case.kind} {case.name}" for part in wanted)]

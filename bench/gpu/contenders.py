@@ -91,7 +91,7 @@ def peers(subject: str, shape: tuple[int, ...], precision: str, compiled: bool, 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = True
     net, x = module(subject).cuda(), torch.from_numpy(patterned_input(shape)).cuda()
-    if precision == "fp16":
+    if precision in ("fp16", "int8"):  # PyTorch has no convolutions of integers on GPUs
         net, x = net.half(), x.half()
     if len(shape) == 4:
         net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
