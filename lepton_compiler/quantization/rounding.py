@@ -20,6 +20,8 @@ ROWS = 4096
 """Rows of data, such as windows of a convolution, that a layer is fitted on."""
 CHUNK = 256
 """Windows of a convolution that are in memory at once."""
+BLOCK = 64
+"""Columns whose errors reach the columns after them in one product."""
 DAMPING = 0.01
 """Of the mean square of the data, what is added to each: the less data, the less the fit may follow it."""
 LARGEST = 2e11
@@ -118,15 +120,26 @@ def _round(square: np.ndarray, weights: np.ndarray, scales: np.ndarray, bits: in
     columns = np.broadcast_to(order[:, None, :], weights.shape)
     inverse = np.linalg.inv(np.take_along_axis(np.take_along_axis(damped, order[:, :, None], 1), order[:, None, :], 2))
     upper = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
-    left, scale = np.take_along_axis(weights, columns, 2), np.take_along_axis(scales, columns, 2)
-    codes = np.empty_like(left)
-    for k in range(size):
-        codes[..., k] = np.clip(np.rint(left[..., k] / scale[..., k]), -most, most)
-        error = (left[..., k] - codes[..., k] * scale[..., k]) / upper[:, None, k, k]
-        left[..., k + 1 :] -= error[..., None] * upper[:, None, k, k + 1 :]
+    codes = _in_turn(np.take_along_axis(weights, columns, 2), np.take_along_axis(scales, columns, 2), upper, most)
     together = np.empty_like(codes)
     np.put_along_axis(together, columns, codes, 2)
     return np.asarray(np.where(_change(together, weights, scales, damped) < _change(nearest, weights, scales, damped), together, nearest))
+
+
+def _in_turn(weights: np.ndarray, scales: np.ndarray, upper: np.ndarray, most: int) -> np.ndarray:
+    """Codes [groups, out, in] of columns that are rounded one after another, by the triangular factor [groups, in, in] of the inverse."""
+    left, scale = (np.ascontiguousarray(a.transpose(0, 2, 1)) for a in (weights, scales))
+    size = upper.shape[1]
+    codes = np.empty_like(left)
+    for begin in range(0, size, BLOCK):
+        end = min(begin + BLOCK, size)
+        errors = np.empty_like(left[:, begin:end])
+        for k in range(begin, end):
+            codes[:, k] = np.clip(np.rint(left[:, k] / scale[:, k]), -most, most)
+            error = errors[:, k - begin] = (left[:, k] - codes[:, k] * scale[:, k]) / upper[:, k, k, None]
+            left[:, k + 1 : end] -= error[:, None, :] * upper[:, k, k + 1 : end, None]
+        left[:, end:] -= upper[:, begin:end, end:].transpose(0, 2, 1) @ errors
+    return codes.transpose(0, 2, 1)
 
 
 def _change(codes: np.ndarray, weights: np.ndarray, scales: np.ndarray, square: np.ndarray) -> np.ndarray:
