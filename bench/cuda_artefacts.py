@@ -91,22 +91,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     folder = args.output or (None if args.models else RESULTS)
-    done = kept((folder or RESULTS) / f"{STEM}.json", ("model", "precision"), args.resume)
-    cuobjdump, rows = find_cuobjdump(), []
+    rows = {key: Row(**row) for key, row in kept((folder or RESULTS) / f"{STEM}.json", ("model", "precision"), args.resume).items()}
+    cuobjdump = find_cuobjdump()
     facts: dict[str, Any] = {}
     for case in cases(args):
         for precision in precisions(args):
-            old = done.get((case.name, precision))
-            is_done = old and not old["error"] and (args.once or old["identical"] is not None)
-            rows.append(Row(**old) if old and is_done else measure(case, precision, args.target, args.once, cuobjdump))
+            key = case.name, precision
+            if key not in rows or rows[key].error or (rows[key].identical is None and not args.once):
+                rows[key] = measure(case, precision, args.target, args.once, cuobjdump)
             if not args.quiet:
-                print("  ".join(rows[-1].cells()), file=sys.stderr, flush=True)
-            facts = {"target": args.target, "cuobjdump": cuobjdump is not None, "rows": [asdict(row) for row in rows]}
+                print("  ".join(rows[key].cells()), file=sys.stderr, flush=True)
+            facts = {"target": args.target, "cuobjdump": cuobjdump is not None, "rows": [asdict(row) for row in rows.values()]}
             if folder is not None:
-                write(folder, STEM, facts, table(rows, args.target))
+                write(folder, STEM, facts, table(list(rows.values()), args.target))
     if args.json:
         print_json(facts)
-    return 1 if any(row.error or row.identical is False for row in rows) else 0
+    return 1 if any(row.error or row.identical is False for row in rows.values()) else 0
 
 
 def measure(case: Case, precision: str, target: str, once: bool, cuobjdump: str | None) -> Row:

@@ -78,7 +78,9 @@ def add_case_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--precision", action="append", choices=["fp32", "tf32", "fp16", "bf16"], default=[], help="default: fp32 and fp16")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write results there (default: bench/results, if all models run)")
-    parser.add_argument("--resume", action="store_true", help="keep the rows that the file of results has, and do the others")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the rows that the file of results has, and do what is missing or failed"
+    )
 
 
 def cases(args: argparse.Namespace) -> list[Case]:

@@ -102,20 +102,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     folder = args.output or (None if args.models else RESULTS)
-    done = kept((folder or RESULTS) / f"{STEM}.json", ("model", "precision"), args.resume)
-    rows: list[Row] = []
+    rows = {key: Row(**row) for key, row in kept((folder or RESULTS) / f"{STEM}.json", ("model", "precision"), args.resume).items()}
     for case in sorted(cases(args), key=lambda case: case.path.stat().st_size):
         for precision in precisions(args):
-            old = done.get((case.name, precision))
-            before = Row(**old) if old else None
-            rows.append(emulate(case, precision, args) if before is None or before.failed else before)
+            key = case.name, precision
+            if key not in rows or rows[key].failed:
+                rows[key] = emulate(case, precision, args)
             if not args.quiet:
-                print("  ".join(rows[-1].cells()), file=sys.stderr, flush=True)
+                print("  ".join(rows[key].cells()), file=sys.stderr, flush=True)
             if folder is not None:
-                write(folder, STEM, {"target": TARGET, "rows": [asdict(row) for row in rows]}, table(rows))
+                write(folder, STEM, {"target": TARGET, "rows": [asdict(row) for row in rows.values()]}, table(list(rows.values())))
     if args.json:
-        print_json({"target": TARGET, "rows": [asdict(row) for row in rows]})
-    return 1 if any(row.failed for row in rows) else 0
+        print_json({"target": TARGET, "rows": [asdict(row) for row in rows.values()]})
+    return 1 if any(row.failed for row in rows.values()) else 0
 
 
 def emulate(case: Case, precision: str, args: argparse.Namespace) -> Row:
