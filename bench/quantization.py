@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -142,13 +143,30 @@ def duel_table(found: Sequence[Duel]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def native_shares(case: Case, cpu: str, level: int | str) -> dict[str, float]:
+    """Bytes of the constants of a library that takes one sample at a time, by scheme, relative to the float net's."""
+    samples, quick = case.samples()[:2], "rounding=nearest,correct-bias=off"
+    shapes = {name: array.shape for name, array in samples[0].items()}
+    recipes = {"int8": f"int8{{{quick},observer=minmax}}", "w8": f"w8{{{quick}}}", "w4": f"w4{{{quick}}}"}
+    whole = lc.compile(case.model, "x86_64", level, shapes, cpu=cpu).manifest["weights_bytes"]
+    made = {name: lc.compile(case.model, "x86_64", level, shapes, cpu=cpu, quantize=r, calibration=samples) for name, r in recipes.items()}
+    return {name: model.manifest["weights_bytes"] / whole for name, model in made.items()}
+
+
 def main() -> None:
     """Measure, print, and write if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--net", choices=[case.name for case in CASES], action="append")
     parser.add_argument("--scheme", choices=OURS, action="append", help="of ours, only these")
+    parser.add_argument("--sizes", metavar="CPU", help="only what native libraries for this processor hold, as x86-64-v3")
     parser.add_argument("--write", action="store_true", help="also write bench/results/quantization.json and .md")
     args = parser.parse_args()
+    if args.sizes:
+        levels: tuple[int | str, ...] = (2, "s")
+        for case, level in product(CASES, levels):
+            shares = native_shares(case, args.sizes, level)
+            print(f"{case.name} -O{level}:", *(f"{name} {share:.3f}" for name, share in shares.items()), flush=True)
+        return
     found, fought = list[Row](), list[Duel]()
     for case in CASES:
         if not args.net or case.name in args.net:

@@ -139,7 +139,16 @@ TASKS = (
         "461",
         "int8{observer=minmax,refine-samples=8}",
     ),
-    Task("ch_pp_ocrv4_rec", _zoo("ch_pp_ocrv4_rec"), {"x": (1, 3, 48, 320)}, task_inputs.text_lines, same_text, "same text"),
+    Task(
+        "ch_pp_ocrv4_rec",
+        _zoo("ch_pp_ocrv4_rec"),
+        {"x": (1, 3, 48, 320)},
+        task_inputs.text_lines,
+        same_text,
+        "same text",
+        "",
+        "int8{refine-samples=16}",
+    ),
     Task(
         "silero_vad_16k_op15",
         _zoo("silero_vad_16k_op15"),

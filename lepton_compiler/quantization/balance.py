@@ -25,6 +25,7 @@ from lepton_compiler.passes.quantize.roles import channel_axis, output_channels,
 from lepton_compiler.quantization.division import Division, divide, division
 from lepton_compiler.quantization.exchange import exchange
 from lepton_compiler.quantization.factors import (
+    CAUTION,
     WORTH,
     Channels,
     CutOff,
@@ -98,7 +99,7 @@ class Trial:
         errors = []
         for powers, cut in zip(self.powers, self.cut.squares, strict=True):
             rounding = expected_error(make_factors(self.seen, self.weights, powers), self.seen, self.weights)
-            errors.append(rounding + 12 * float((cut * total_power(self.weights)).sum()))
+            errors.append(rounding + 12 * CAUTION * float((cut * total_power(self.weights)).sum()))
         k = int(np.argmin(errors))
         return self.powers[k] if errors[k] < WORTH * errors[0] else None
 

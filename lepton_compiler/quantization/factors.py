@@ -20,8 +20,10 @@ BALANCES = np.linspace(0.0, 1.0, 33)
 """Ratios of one end of the common range to the other that are tried."""
 ROWS = 256
 """Outputs of a layer that the error of its weights is estimated by."""
-WORTH = 0.8
+WORTH = 0.7
 """The part of the error that may be left, or factors are not worth their constants."""
+CAUTION = 4.0
+"""How many times the error of what samples show to be cut off counts: other data goes further than a few hundred samples do."""
 TRIED = 4
 """Ways of making factors that are tried on other samples than they are made with."""
 

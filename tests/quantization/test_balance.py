@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -85,7 +87,7 @@ def test_factors_leave_the_results_of_the_float_model():
                     statistics[value.name].add_channels(seen[value.name], read.axis)
             found.append(statistics)
         tried = trials(reads, found[0])
-        run = watched(lambda feeds, other=other: _all_values(other, feeds), tried)
+        run = watched(partial(_all_values, other), tried)
         for feeds in samples(16)[8:]:
             run(feeds)
         assert balance(reads, found, tried)
@@ -111,8 +113,8 @@ def test_features_of_an_input_are_scaled_before_they_are_rounded():
     plain, done = (quantize(graph, Request(parse_recipe(recipe % how), feeds)).graph for how in ("false", "true"))
     assert sqnr(graph, done, feeds[:4]) > sqnr(graph, plain, feeds[:4]) + 3
     assert sum(node.op.name == "QuantizeLinear" for node in done) == 1
-    found = lc.compile(done).run(feeds[0])
-    np.testing.assert_allclose(*(next(iter(r.values())) for r in (found, lc.evaluate(done, feeds[0]))), rtol=1e-5, atol=1e-5)
+    (found,), (wanted,) = lc.compile(done).run(feeds[0]).values(), lc.evaluate(done, feeds[0]).values()
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def statistics_of(array):
