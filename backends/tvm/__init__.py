@@ -38,6 +38,7 @@ REQUIRED_PASSES: tuple[str, ...] = (
     "canonicalize",
     "dce",
     "fuse",
+    "round-inside",
 )
 """Pipeline items that run before `build`."""
 
