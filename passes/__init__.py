@@ -39,6 +39,7 @@ TABLE = {
     "simplify-slices": "lepton_compiler.passes.simplify_slices:SimplifySlices",
     "simplify-transposes": "lepton_compiler.passes.simplify_transposes:SimplifyTransposes",
     "split-transposed": "lepton_compiler.backends.tvm.split_transposed:SplitTransposed",
+    "round-inside": "lepton_compiler.backends.tvm.round_inside:RoundInside",
     "scale-activations": "lepton_compiler.backends.tvm.scale_activations:ScaleActivations",
     "quantize-early": "lepton_compiler.backends.tvm.quantize_early:QuantizeEarly",
     "split-resize": "lepton_compiler.backends.tvm.split_resize:SplitResize",

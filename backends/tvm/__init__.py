@@ -39,6 +39,7 @@ REQUIRED_PASSES: tuple[str, ...] = (
     "canonicalize",
     "dce",
     "fuse",
+    "round-inside",
 )
 """Pipeline items that run before `build`."""
 

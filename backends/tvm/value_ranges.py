@@ -18,6 +18,8 @@ ROUNDS = 2.0**30
 """Quotients up to this one, half of what int32 holds, are rounded by an instruction that knows no larger ones: each operator may round upwards."""
 FINITE = 2.0**100
 """Far from the largest number of float32."""
+CODE_BITS = 8
+"""Integers up to which their type says enough: no producer is looked at."""
 PRODUCT = 255**2
 """The largest product of two 8-bit numbers less their zero points."""
 
@@ -58,18 +60,39 @@ class _Ranges:
         value = self.outside.get(value) or value if value is not None else None
         if value is None:
             return None
+        if value not in self.known and value.type.dtype.is_integer and value.type.dtype.bits <= CODE_BITS:
+            self.known[value] = _of_type(value, _of_constant(value) if value.is_constant else None)
         if value not in self.known:
             self.known[value] = _of_type(value, _of_constant(value) if value.is_constant else self._computed(value))
         return self.known[value]
 
     def _computed(self, value: Value) -> Range | None:
         node = value.producer
+        if node is not None and node.op.name == "Fused":
+            return self._dequantized_there(node, value)
         if node is None or node.op.name not in RULES:
             return None
         operands = [None if v is None else self.of(v) for v in node.inputs]
         if any(found is None and v is not None for found, v in zip(operands, node.inputs, strict=True)):
             return None
         return RULES[node.op.name](node, *operands)
+
+    def _dequantized_there(self, kernel: Node, value: Value) -> Range | None:
+        """The range of what another kernel gives, where that is codes times a scale."""
+        region = kernel.regions[0]
+        inner = region.outputs[kernel.outputs.index(value)]
+        if inner.producer is None or inner.producer.op.name != "DequantizeLinear":
+            return None
+        self.outside = {**self.outside, **dict(zip(region.inputs, kernel.inputs, strict=True))}
+        return self.of(inner)
+
+
+def is_bounded(value: Value) -> bool:
+    """Whether the numbers of a value inside of a kernel are known to be at most `ROUNDS` either way, and no NaN."""
+    kernel = value.producer.graph.owner if value.producer is not None else None
+    outside = dict(zip(kernel.regions[0].inputs, kernel.inputs, strict=True)) if kernel is not None and kernel.op.name == "Fused" else {}
+    found = _Ranges(outside).of(value)
+    return found is not None and max(-found[0], found[1]) <= ROUNDS
 
 
 def _of_type(value: Value, found: Range | None) -> Range | None:
@@ -129,6 +152,7 @@ RULES: dict[str, Callable[..., Range]] = {
     "Mul": _product,
     "Neg": lambda node, x: (-x[1], -x[0]),
     "Relu": lambda node, x: (max(x[0], 0.0), max(x[1], 0.0)),
+    "Round": lambda node, x: (math.floor(x[0]), math.ceil(x[1])),
     "Sigmoid": _unit,
     "Sub": lambda node, a, b: (a[0] - b[1], a[1] - b[0]),
     "Tanh": _unit,

@@ -82,3 +82,33 @@ def test_rounded_and_packed(kind: str, zero: int, cpu: str | None) -> None:
         np.testing.assert_array_equal(found[name], wanted)
     kernels = lc.optimize(graph, level=1, passes="fuse").nodes
     assert [bool(spec_of(node).bounded) for node in kernels] == [True, True, False] * 6
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_scales_of_channels_that_are_codes_themselves(cpu: str | None) -> None:
+    """What another kernel gives is known to be codes times a scale; codes in the middle of a kernel are rounded to as numbers."""
+    graph = parse_graph(
+        """
+graph @main(%x: uint8[48,40], %g: uint8[1,40]) {
+  %s = const float32[] (0.013)
+  %u = const float32[] (0.4)
+  %one = const float32[] (1.0)
+  %z = const uint8[] (100)
+  %d = DequantizeLinear()(%x, %u, %z) : float32[48,40]
+  %f = DequantizeLinear()(%g, %s, %z) : float32[1,40]
+  %m = Mul()(%d, %f) : float32[48,40]
+  %q = QuantizeLinear(dtype=uint8)(%m, %one, %z) : uint8[48,40]
+  %e = DequantizeLinear()(%q, %u, %z) : float32[48,40]
+  %y = QuantizeLinear(dtype=uint8)(%e, %one, %z) : uint8[48,40]
+  return %y
+}
+"""
+    )
+    rng = np.random.default_rng(3)
+    feeds = {v.name: rng.integers(0, 256, v.type.static_shape).astype(np.uint8) for v in graph.inputs}
+    kernels = lc.optimize(graph, level=0, passes="fuse,round-inside").nodes
+    assert [len(spec_of(node).bounded) for node in kernels] == [0, 1]
+    assert [node.op.name for node in kernels[1].regions[0]] == ["DequantizeLinear", "Mul", "Round", "Clip", "Mul", "QuantizeLinear"]
+    (wanted,), (found,) = (values.values() for values in (lc.evaluate(graph, feeds), lc.compile(graph, level=0, cpu=cpu).run(feeds)))
+    assert len(np.unique(wanted)) > 20
+    np.testing.assert_array_equal(found, wanted)
