@@ -205,9 +205,9 @@ struct Layer {
     for (int k = threadIdx.x; k < rows * (L::HIDDEN / VECTOR); k += L::THREADS) {
       const int row = k / (L::HIDDEN / VECTOR), column = k % (L::HIDDEN / VECTOR) * VECTOR;
       if constexpr (VECTOR == 4)
-        *reinterpret_cast<float4*>(state(to) + row * WIDTH + column) = __ldcg(reinterpret_cast<const float4*>(exchanged(from, row) + column));
+        *reinterpret_cast<float4*>(state(to) + row * WIDTH + column) = fetch(reinterpret_cast<const float4*>(exchanged(from, row) + column));
       else
-        state(to)[row * WIDTH + column] = __ldcg(exchanged(from, row) + column);
+        state(to)[row * WIDTH + column] = fetch(exchanged(from, row) + column);
     }
     __syncthreads();
   }
