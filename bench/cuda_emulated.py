@@ -17,7 +17,11 @@ from lepton_compiler.cli.options import Parser, add_common_options
 from lepton_compiler.cli.outcome import guarded, print_json
 
 STEM = "cuda_emulated"
-TOO_LARGE = "too large"
+NOT_COMPARED = {
+    "too large": "more than `--most` multiply-accumulates",
+    "overflows": "the evaluator's result in this precision is not finite, as the model's numbers are larger than it holds",
+}
+"""What the rows without a comparison that are no failures say, and what it means."""
 DRAWS = 2
 """How much further from a model than the evaluator kernels may be in a lower precision that takes the evaluator too far: they round elsewhere."""
 EXAMPLE = """\
@@ -46,7 +50,7 @@ class Row:
         own: what the precision costs by itself, where that is asked: how far the graph in it, by the evaluator, is from the model.
         tolerance: what `--verify` allows.
         reference: whose result is compared with: ONNX Runtime's, or the evaluator's.
-        error: why nothing was compared; a fault, or `too large`.
+        error: why nothing was compared; a fault, or one of `NOT_COMPARED`.
     """
 
     model: str
@@ -69,7 +73,7 @@ class Row:
     @property
     def failed(self) -> bool:
         """Whether something is wrong."""
-        return not self.ok and self.error != TOO_LARGE
+        return not self.ok and self.error not in NOT_COMPARED
 
     def cells(self) -> list[str]:
         """The row of a table."""
@@ -139,7 +143,9 @@ def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
     head = ["model", "precision", "MMACs", "launches", "checked", "seconds", "error", "beside", "the precision's own"]
     lines = [f"`python -m bench.cuda_emulated`: `--target {TARGET} -O3`, smallest file first.", "", f"| {' | '.join(head)} |"]
-    return "\n".join([*lines, f"|{'---|' * len(head)}", *(f"| {' | '.join(row.cells())} |" for row in rows)]) + "\n"
+    lines += [f"|{'---|' * len(head)}", *(f"| {' | '.join(row.cells())} |" for row in rows)]
+    notes = [f"- {word}: {meaning}." for word, meaning in NOT_COMPARED.items() if any(row.error == word for row in rows)]
+    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
 
 if __name__ == "__main__":

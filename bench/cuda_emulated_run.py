@@ -7,6 +7,7 @@ millions of multiply-accumulates nothing is run; up to CHECKED millions every ac
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -51,7 +52,10 @@ def measure(case: Case, precision: str, most: float, checked: float) -> dict[str
     except LeptonError as error:
         raise LeptonError("; ".join(gpu.faults) or str(error)) from error
     row["seconds"] = round(time.perf_counter() - begin, 1)
-    check, row["own"] = _checked(case, graph, feeds, outputs, precision)
+    check, own = _checked(case, graph, feeds, outputs, precision)
+    if own is not None and not math.isfinite(own):
+        return row | {"error": "overflows"}
+    row["own"] = own
     return row | {"max_rel": check.as_json()["max_rel"], "tolerance": check.tolerance, "reference": check.reference}
 
 
