@@ -8,14 +8,11 @@ import os
 import pickle
 import select
 import struct
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Any
 
-import lepton_compiler
+from lepton_compiler.backends.tvm.child import Child
 from lepton_compiler.errors import Diagnostic
 
 KERNEL_SECONDS = 300
@@ -25,15 +22,15 @@ _idle: list[Worker] = []
 _lock = threading.Lock()
 
 
-class Worker:
+class Worker(Child):
     """A process that compiles one kernel at a time; started again after it died or was stopped."""
 
     def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
+        super().__init__("lepton_compiler.backends.tvm.worker")
 
     def ask(self, message: object) -> Any:
         """Send a request; returns the answer, or a Diagnostic where the process died or took too long."""
-        process = self._running()
+        process = self.process if self.process is not None and self.process.poll() is None else self.start()
         assert process.stdin is not None and process.stdout is not None
         write_message(process.stdin, message)
         if not select.select([process.stdout], [], [], KERNEL_SECONDS)[0]:
@@ -47,25 +44,6 @@ class Worker:
             self.stop()
             return Diagnostic("the compiler process died", hint="it may have run out of memory: try --jobs 1")
         return answer
-
-    def stop(self) -> None:
-        """End the process."""
-        process, self.process = self.process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self.process is None or self.process.poll() is not None:
-            root = str(Path(lepton_compiler.__file__).resolve().parents[1])
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join([p for p in (*sys.path, root) if p])}
-            command = [sys.executable, "-P", "-m", "lepton_compiler.backends.tvm.worker"]
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-        return self.process
 
 
 @contextlib.contextmanager

@@ -62,22 +62,12 @@ class Archive:
             "expected.npz": _packed(self.expected),
             "own.npz": _packed(self.own),
         }
-        partial = path.with_suffix(".part")
-        with (
-            lzma.open(partial, "wb", format=lzma.FORMAT_XZ, filters=FILTERS) as stream,
-            tarfile.open(fileobj=stream, mode="w") as tar,
-        ):
-            for name, data in members.items():
-                row = tarfile.TarInfo(name)
-                row.size = len(data)
-                tar.addfile(row, io.BytesIO(data))
-        partial.replace(path)
+        write_members(path, members)
 
     @staticmethod
     def read(path: Path) -> Archive:
         """The inverse of `write`."""
-        with lzma.open(path) as stream, tarfile.open(fileobj=stream) as tar:
-            members = {row.name: tar.extractfile(row).read() for row in tar}  # type: ignore[union-attr]
+        members = read_members(path)
         facts = json.loads(members["facts.json"])
         feeds, expected, own = (dict(np.load(io.BytesIO(members[f"{name}.npz"]))) for name in ("feeds", "expected", "own"))
         return Archive(
@@ -89,6 +79,23 @@ class Archive:
 def archives(folder: Path) -> list[Path]:
     """The archives in a folder and in those below it."""
     return sorted(folder.rglob("*.tar.xz"))
+
+
+def write_members(path: Path, members: Mapping[str, bytes]) -> None:
+    """Write a compressed archive of such contents by name, in this order; there is none before it is whole."""
+    partial = path.with_suffix(".part")
+    with lzma.open(partial, "wb", format=lzma.FORMAT_XZ, filters=FILTERS) as stream, tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, data in members.items():
+            row = tarfile.TarInfo(name)
+            row.size = len(data)
+            tar.addfile(row, io.BytesIO(data))
+    partial.replace(path)
+
+
+def read_members(path: Path) -> dict[str, bytes]:
+    """The inverse of `write_members`."""
+    with lzma.open(path) as stream, tarfile.open(fileobj=stream) as tar:
+        return {row.name: tar.extractfile(row).read() for row in tar}  # type: ignore[union-attr]
 
 
 def facts_of(path: Path) -> dict[str, Any]:

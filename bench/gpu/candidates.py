@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
-import lzma
 import pickle
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.gpu.archive import FILTERS
+from bench.gpu.archive import read_members, write_members
 from bench.gpu.cases import Case
 from lepton_compiler.backends.tvm.kernels import Kernel
 from lepton_compiler.backends.tvm.spec import KernelSpec
@@ -69,22 +66,12 @@ class Collection:
         """Write the file; `archive.facts_of` reads its beginning."""
         facts = {"case": vars(self.case), "stamp": self.stamp, "kernels": len(self.kernels)}
         members = {"facts.json": json.dumps(facts).encode(), "kernels.pickle": pickle.dumps((self.touched, self.kernels))}
-        partial = path.with_suffix(".part")
-        with (
-            lzma.open(partial, "wb", format=lzma.FORMAT_XZ, filters=FILTERS) as stream,
-            tarfile.open(fileobj=stream, mode="w") as tar,
-        ):
-            for name, data in members.items():
-                row = tarfile.TarInfo(name)
-                row.size = len(data)
-                tar.addfile(row, io.BytesIO(data))
-        partial.replace(path)
+        write_members(path, members)
 
     @staticmethod
     def read(path: Path) -> Collection:
         """The inverse of `write`; for files of one's own, since unpickling runs what the file says."""
-        with lzma.open(path) as stream, tarfile.open(fileobj=stream) as tar:
-            members = {row.name: tar.extractfile(row).read() for row in tar}  # type: ignore[union-attr]
+        members = read_members(path)
         facts = json.loads(members["facts.json"])
         touched, kernels = pickle.loads(members["kernels.pickle"])
         return Collection(Case(**facts["case"]), facts["stamp"], touched, kernels)

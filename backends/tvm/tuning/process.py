@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import lepton_compiler
+from lepton_compiler.backends.tvm.child import Child
 from lepton_compiler.backends.tvm.workers import read_message, write_message
 from lepton_compiler.errors import Diagnostic, LeptonError
 
@@ -20,16 +17,12 @@ class MeasureError(LeptonError):
     """What was to be measured crashed, hung or failed."""
 
 
-class MeasuringProcess:
+class MeasuringProcess(Child):
     """Runs a module that answers requests; started by the first one.
 
     Args:
         module: its `main` reads a request, a tuple, from standard input and writes a tuple of one answer, or a `Diagnostic`, until it ends.
     """
-
-    def __init__(self, module: str) -> None:
-        self.module = module
-        self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -42,7 +35,7 @@ class MeasuringProcess:
         Raises:
             MeasureError: the request failed, the process died, or there was no answer within `limit` seconds; the process has ended.
         """
-        process = self.process = self.process or self._started()
+        process = self.process or self.start()
         assert process.stdin is not None and process.stdout is not None
         write_message(process.stdin, message)
         if not select.select([process.stdout], [], [], limit)[0]:
@@ -53,23 +46,6 @@ class MeasuringProcess:
             self.stop()
             raise MeasureError([answer] if isinstance(answer, Diagnostic) else "the measuring process died")
         return answer[0]
-
-    def stop(self) -> None:
-        """End the process."""
-        process, self.process = self.process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
-
-    def _started(self) -> subprocess.Popen[bytes]:
-        root = str(Path(lepton_compiler.__file__).resolve().parents[1])
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([p for p in (*sys.path, root) if p])}
-        command = [sys.executable, "-P", "-m", self.module]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
 
 def serve(answer: Callable[[str, Sequence[Any]], Any]) -> None:
