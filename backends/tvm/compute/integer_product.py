@@ -14,7 +14,9 @@ from typing import Any
 import numpy.typing as npt
 
 from lepton_compiler.backends.tvm.dot import Dot
+from lepton_compiler.backends.tvm.phases import SHARE
 from lepton_compiler.backends.tvm.schedules.tiling import pixel_tile, vectors_per_block
+from lepton_compiler.backends.tvm.schedules.work import PER_NANOSECOND
 from lepton_compiler.target import Target
 
 Array = npt.NDArray[Any]
@@ -104,8 +106,17 @@ def plan(shape: Geometry, dot: Dot, target: Target, *, copies: bool) -> Plan:
     most = max(1, min(shape.lines, (room - reach) // shape.strides[0] + 1))
     rows = -(-shape.lines // -(-shape.lines // most))
     units, blocks = shape.images * -(-shape.lines // rows), -(-shape.outputs // (vectors * dot.lanes))
-    ranges = -(-blocks // -(-blocks // min(blocks, -(-SLOTS // units))))
+    slots = min(blocks, -(-SLOTS // units))
+    if copies:  # each range makes its own
+        slots = max(1, min(slots, _nanoseconds(shape, dot) // SHARE))
+    ranges = -(-blocks // -(-blocks // slots))
     return Plan(vectors, 1 if single else pixel_tile(shape.pixels, vectors, target), rows, ranges, copies)
+
+
+def _nanoseconds(shape: Geometry, dot: Dot) -> int:
+    """Time for the dot products on one thread, estimated as `schedules.work` does."""
+    dots = shape.images * shape.lines * shape.pixels * -(-shape.outputs // dot.lanes) * shape.kernel[0] * shape.taps * -(-shape.run // dot.group)
+    return dots * (1 if dot.accumulates else 3 if dot.pairs else 2) // PER_NANOSECOND
 
 
 def _single_vectors(outputs: int, dot: Dot) -> int:
