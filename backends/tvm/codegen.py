@@ -40,6 +40,11 @@ NO_LOOP_VECTORS = "-vectorize-loops:bool=false"
 """LLVM's own vectors are left out with Helium: where it predicates the tail of an inner loop, it miscounted the rounds of the loop around it
 (LLVM 22; a padded 3 x 3 filter of two channels, whose loops over rows and columns begin where the data decides)."""
 
+ALIGNED_STACK = "lepton_aligned_stack"
+UNALIGNED_BITS = 128
+"""Registers up to which the stack is aligned for by the calling convention of x86-64. LLVM spills longer ones to wherever the stack happens to be,
+across lines and pages of the memory, unless something else in the function asks for alignment; so a variable does, which is otherwise unused."""
+
 STACK_BYTES = 256 << 10
 """Most that a kernel may keep on the stack; larger intermediates must be workspaces, which are parameters."""
 
@@ -167,6 +172,8 @@ def _lower(func: PrimFunc, symbol: str, target: Target) -> tuple[Any, tuple[Phas
                 built[name] = lowered[name]
                 continue
             built[name] = _with_functions(lowered[name], outline.take_definitions(vcvtr, target.has_helium, x86))
+            if target.arch == "x86_64" and target.vector_bits > UNALIGNED_BITS:
+                built[name] = _aligned(built[name], target.vector_bits // 8)
         return tvm.IRModule(built), phases, stack
 
 
@@ -177,6 +184,17 @@ def _with_functions(func: PrimFunc, definitions: str) -> PrimFunc:
     link = tirx.AttrStmt(tirx.IntImm("int32", 0), "pragma_import_llvm", StringImm(definitions), tirx.Evaluate(tirx.IntImm("int32", 0)))
     *work, last = func.body.seq
     return func.with_body(tirx.SeqStmt([*work, link, last]))
+
+
+def _aligned(func: PrimFunc, size: int) -> PrimFunc:
+    """The function with a stack frame whose variables are aligned to `size` bytes."""
+    text = f"""define available_externally i32 @{ALIGNED_STACK}() alwaysinline nounwind {{
+  %p = alloca [{size} x i8], align {size}
+  call void asm sideeffect "", "r"(ptr %p) nounwind
+  ret i32 0
+}}"""
+    call = tirx.Evaluate(tirx.call_extern("int32", ALIGNED_STACK))
+    return _with_functions(func.with_body(tirx.SeqStmt([call, *func.body.seq])), text)
 
 
 def _allocations(stmt: Any) -> Iterator[Any]:
