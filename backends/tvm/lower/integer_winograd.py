@@ -14,6 +14,7 @@ subtracted. Where one chunk holds all tiles, each step is a phase that threads s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from tvm.script.ir_builder import tirx as T
 from lepton_compiler.backends.tvm.compute.integer_product import spans
 from lepton_compiler.backends.tvm.compute.integer_winograd import INVERSE, ONES, SHIFT, Plan, input_transform, output_transform, plan
 from lepton_compiler.backends.tvm.dot import Dot, dot_of, splat, vector_type, wide_dot_of
-from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, expression
+from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr
+from lepton_compiler.backends.tvm.lower.integer_results import Results
 from lepton_compiler.backends.tvm.lower.procedure import Buffer, chunks, load, procedure, store, when
 from lepton_compiler.backends.tvm.lower.whole import Result, read_through
 from lepton_compiler.backends.tvm.outline import outlined
@@ -125,7 +127,7 @@ class _Kernel:
     """The three steps for one chunk of tiles; parallel loops where there is only one chunk."""
 
     def __init__(self, ctx: Context, op: Any, how: Plan, dot: Dot, x: Arg, w: Arg, out: tuple[int, ...]) -> None:
-        self.how, self.dot, self.out = how, dot, out
+        self.how, self.dot, self.out, self.target = how, dot, out, ctx.target
         self.loop = T.parallel if how.chunks == 1 else T.serial
         self.images, self.height, self.width, self.inputs = x.shape
         self.top, self.left = op.pads[0], op.pads[1]
@@ -342,14 +344,33 @@ class _Kernel:
 
     def finish(self, done: Buffer, at: Sequence[Expr], width: int, y: Buffer, result: Result, last: Arg) -> None:
         """The results at the pixels of a tile that are the image's."""
-        (image, top, left, channel), m = at, self.how.m
-        with T.serial(0, m * m) as pixel:
+        (image, top, left, channel), m, lanes = at, self.how.m, self.dot.lanes
+        results, abreast = Results(y, result, last), self.pixels_abreast(width)
+        together = abreast > 1 and results.narrows_together(self.target)
+        with T.serial(0, m * m // abreast if together else m * m) as step:
+            pixel = step * abreast if together else step
             line, column = top + tirx.floordiv(pixel, m), left + tirx.floormod(pixel, m)
             edges = [(line < self.out[1], self.out[1]), (column < self.out[2], self.out[2])]
-            with when(*(inside for inside, size in edges if size % m)), T.vectorized(0, width) as lane:
-                result.value = load(done, [pixel * width + lane])
-                index = [image, line, column, channel + lane]
-                store(y, index, expression(last, index))
+
+            def vector(p: int, v: int) -> tuple[Callable[[Expr], list[Expr]], Callable[[Expr], Expr]]:
+                return (
+                    lambda lane: [image, line, column + p, channel + v * lanes + lane],
+                    lambda lane: load(done, [(pixel + p) * width + v * lanes + lane]),
+                )
+
+            with when(*(inside for inside, size in edges if size % m)):
+                if together:
+                    results.store_together([vector(p, v) for p in range(abreast) for v in range(width // lanes)], lanes)
+                else:
+                    with T.vectorized(0, width) as lane:
+                        results.store([image, line, column, channel + lane], load(done, [pixel * width + lane]))
+
+    def pixels_abreast(self, width: int) -> int:
+        """Pixels of a line of a tile whose vectors, of `width` channels each, are narrowed to bytes together; the image ends with the last of them."""
+        lanes, m = self.dot.lanes, self.how.m
+        if width % lanes or VECTORS_FINISHED % (width // lanes):
+            return 1
+        return math.gcd(VECTORS_FINISHED // (width // lanes), m, self.out[2])
 
 
 def _unscaled(m: int, column: int) -> Callable[..., Expr]:
