@@ -115,7 +115,8 @@ def plan(shape: Geometry, dot: Dot, target: Target, *, copies: bool) -> Plan:
 
 def _nanoseconds(shape: Geometry, dot: Dot) -> int:
     """Time for the dot products on one thread, estimated as `schedules.work` does."""
-    dots = shape.images * shape.lines * shape.pixels * -(-shape.outputs // dot.lanes) * shape.kernel[0] * shape.taps * -(-shape.run // dot.group)
+    sums = shape.images * shape.lines * shape.pixels * -(-shape.outputs // dot.lanes)
+    dots = sums * shape.kernel[0] * shape.taps * -(-shape.run // dot.group)
     return dots * (1 if dot.accumulates else 3 if dot.pairs else 2) // PER_NANOSECOND
 
 

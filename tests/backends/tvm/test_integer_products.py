@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import lepton_compiler as lc
+from lepton_compiler.backends.tvm.compute.integer_product import Geometry, plan
+from lepton_compiler.backends.tvm.dot import dot_of
 from lepton_compiler.backends.tvm.spec import spec_of
 from lepton_compiler.backends.tvm.worker import compile_spec, kernel_text
 from lepton_compiler.ir.graph import Graph, Value
@@ -159,3 +161,11 @@ def test_loops_over_windows_count_as_work_for_threads() -> None:
     (windows,) = compile_spec("k", spec, target).phases
     (wide,) = compile_spec("k", replace(spec, in_windows=frozenset()), target).phases
     assert 0.3 * wide.nanoseconds < windows.nanoseconds < 1.5 * wide.nanoseconds
+
+
+def test_little_work_has_one_copy() -> None:
+    target = parse_target("x86_64", "x86-64-v3")
+    dot, pads = dot_of(target, in_windows=True), (1, 1, 1, 1)
+    few, many = (Geometry(1, (size, size), 16, 64, (3, 3), pads=pads) for size in (6, 24))
+    assert [plan(few, dot, target, copies=copies).ranges for copies in (True, False)] == [1, 4]
+    assert plan(many, dot, target, copies=True).ranges == 4

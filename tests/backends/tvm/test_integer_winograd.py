@@ -111,6 +111,31 @@ def test_chunks_threads_and_epilogues(cache: str) -> None:
         np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.parametrize("cpu", cpus())
+def test_bytes_of_several_pixels_are_narrowed_together(cpu: str | None) -> None:
+    rng, graph, feeds, outputs = np.random.default_rng(6), Graph("g"), dict[str, np.ndarray](), []
+    b, target = Builder(graph), parse_target("native", cpu)
+    shapes = [(16, 14, 4), (16, 13, 4), (16, 9, 2), (16, 6, 2), (20, 14, 4), (24, 12, 4)]
+    for out, width, _ in shapes:
+        feeds[f"x{len(feeds)}"] = rng.integers(0, 256, (1, 7, width, 16), dtype=np.uint8)
+        x = graph.add_input(f"x{len(feeds) - 1}", TensorType(UINT8, (1, 7, width, 16)))
+        y = convolution(graph, x, rng.integers(-99, 100, (out, 16, 3, 3)).astype(np.int8), b.constant(np.array(3, np.uint8)), 0, PADS)
+        real = b.Mul(b(Cast(to=FLOAT32), y), b.constant(rng.uniform(1e-4, 4e-4, out).astype(np.float32)))
+        outputs.append(b.QuantizeLinear(real, b.constant(np.float32(0.5)), b.constant(np.array(99, np.uint8)), dtype=UINT8))
+    graph.set_outputs(outputs)
+    optimized = lc.optimize(graph, 2)
+    products = [node for node in optimized if "ConvInteger" in str(node)]
+    assert len(products) == len(shapes)
+    choices = {spec_of(n).structure: Choice(winograd=m).to_json() for n, (_, _, m) in zip(products, shapes, strict=True)}
+    for node in products:
+        packed = {p.packed.function for p in lower(_chosen(node, choices), target).parameters if p.packed}
+        assert "integer_winograd" in packed or target.arch != "x86_64"
+    artifact = build(optimized, BuildOptions("m", target, choices=choices))
+    found = NativeLibrary.from_bytes(artifact.files["libm.so"], {**artifact.manifest, "name": "m"}).run(feeds)
+    for name, wanted in lc.evaluate(graph, feeds).items():
+        np.testing.assert_array_equal(found[name], wanted, name)
+
+
 @pytest.mark.parametrize("m", [2, 4])
 def test_the_transforms_are_the_filter(m: int) -> None:
     rng = np.random.default_rng(0)
