@@ -27,7 +27,8 @@ QUICK = 0.02
 """Seconds. A call that takes less is repeated in its turn, since the one before has left its own data in the caches."""
 
 REPEATS = 5
-"""Measured calls in the turn of a quick contender, after one that is not measured."""
+TURN = 1e-3
+"""Measured calls in the turn of a quick contender, after one that is not measured; more of very short ones, until they took so many seconds."""
 
 PAUSE = 0.03
 """Seconds between contenders with several threads: the threads of a runtime look for work in a loop for some time after a call, and
@@ -65,9 +66,10 @@ def interleaved(calls: Mapping[str, Call], seconds: float, threads: int = 1) -> 
         seconds: how long to measure altogether, warm-up not counted.
         threads: of each contender; with more than one there is a pause before each turn.
     """
-    quick = {}
+    repeats = {}
     for name, call in calls.items():
-        quick[name] = min(_timed(call) for _ in range(WARM_UP)) < QUICK
+        once = min(_timed(call) for _ in range(WARM_UP))
+        repeats[name] = max(REPEATS, math.ceil(TURN / once)) if once < QUICK else 1
     samples: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     rounds, names = 0, list(calls)
@@ -75,17 +77,17 @@ def interleaved(calls: Mapping[str, Call], seconds: float, threads: int = 1) -> 
         for name in names if rounds % 2 == 0 else reversed(names):
             if threads > 1 and len(calls) > 1:
                 time.sleep(PAUSE)
-            samples[name].append(_turn(calls[name], quick[name]))
+            samples[name].append(_turn(calls[name], repeats[name]))
         rounds += 1
     return {name: Timing(tuple(values)) for name, values in samples.items()}
 
 
-def _turn(call: Call, quick: bool) -> float:
-    """Seconds of one call."""
-    if not quick:
+def _turn(call: Call, repeats: int) -> float:
+    """Seconds of one call: the median of some."""
+    if repeats == 1:
         return _timed(call)
     call()
-    return statistics.median(_timed(call) for _ in range(REPEATS))
+    return statistics.median(_timed(call) for _ in range(repeats))
 
 
 def _timed(call: Call) -> float:
