@@ -1,7 +1,8 @@
 """Models of the zoo, int8 beside ONNX Runtime's int8: `python -m bench.quantization_models [--model NAME] [--write]`.
 
 `bench.task_inputs` tells what the inputs are. ONNX Runtime's quantizer is taken with its defaults, which quantize every operator that it knows,
-and with products and convolutions alone.
+and with products and convolutions alone. Where our int8 is given a bound on the loss, that is measured on the calibration samples, as everything
+that decides anything.
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import lepton_compiler as lc
-from bench import faces, task_inputs
+from bench import faces, task_inputs, text_lines
 from bench.pretrained import onnx_file
 from bench.runtime_quantizer import LAYERS, quantize_as_it_can, session_run
 from lepton_compiler import zoo
+from lepton_compiler.ir.graph import Graph
 from lepton_compiler.quantization import Request, parse_recipe, quantize
+from lepton_compiler.quantization.metric import Metric
 
 RESULTS = Path(__file__).parent / "results"
 Outputs = Mapping[str, np.ndarray]
@@ -36,22 +39,26 @@ class Task:
     Attributes:
         model: its name.
         file: gives the float ONNX file.
-        bound: shapes or constants of inputs.
+        inputs: shapes or constants of inputs.
         samples: for calibration, and for the comparison.
         judge: from outputs of the float and of the quantized model to a number, and what that number is.
         what: the name of that number.
         output: the one that signal to noise is told of; the first one where empty.
         recipe: how we quantize.
+        bound: inside which loss of which score, `recipe` and layers in floating point together, to be measured too.
+        more: what such samples are called, and further ones for the judge.
     """
 
     model: str
     file: Callable[[], Path]
-    bound: Mapping[str, Any]
+    inputs: Mapping[str, Any]
     samples: Callable[[Path], task_inputs.Split]
     judge: Callable[[Sequence[Outputs], Sequence[Outputs]], float]
     what: str
     output: str = ""
     recipe: str = "int8{refine-samples=8}"
+    bound: tuple[float, Metric] | None = None
+    more: tuple[str, Callable[[], Sequence[task_inputs.Feeds]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,12 +94,6 @@ def least_cosine(wanted: Sequence[Outputs], found: Sequence[Outputs]) -> float:
         a, b = w[name].ravel().astype(np.float64), f[name].ravel().astype(np.float64)
         cosines.append(float(a @ b / np.sqrt((a @ a) * (b @ b))))
     return min(cosines)
-
-
-def same_text(wanted: Sequence[Outputs], found: Sequence[Outputs]) -> float:
-    """The share of lines whose text is the same."""
-    pairs = [(next(iter(w.values())), next(iter(f.values()))) for w, f in zip(wanted, found, strict=True)]
-    return float(np.mean([task_inputs.read_line(w) == task_inputs.read_line(f) for w, f in pairs]))
 
 
 def same_decision(wanted: Sequence[Outputs], found: Sequence[Outputs]) -> float:
@@ -143,11 +144,13 @@ TASKS = (
         "ch_pp_ocrv4_rec",
         _zoo("ch_pp_ocrv4_rec"),
         {"x": (1, 3, 48, 320)},
-        task_inputs.text_lines,
-        same_text,
+        text_lines.split,
+        text_lines.same_text,
         "same text",
         "",
         "int8{refine-samples=16}",
+        (0.05, text_lines.belief),
+        ("8 lines, whatever the float model reads", text_lines.former),
     ),
     Task(
         "silero_vad_16k_op15",
@@ -170,13 +173,51 @@ def measure(task: Task) -> Measured:
     """Ours, and ONNX Runtime's with the same calibration samples."""
     path = task.file()
     train, test = task.samples(path)
-    graph = lc.optimize(lc.import_model(path, inputs=dict(task.bound)), 2)
+    runs = _ours(task, path, train) | {by: session_run(quantize_as_it_can(path, train, operators)) for by, operators in THEIRS.items()}
     float_run = session_run(path)
     wanted = [float_run(feeds) for feeds in test]
-    ours = quantize(graph, Request(parse_recipe(task.recipe), train)).graph
-    runs: dict[str, Run] = {"lepton": lambda feeds: lc.evaluate(ours, feeds)}
-    runs |= {by: session_run(quantize_as_it_can(path, train, operators)) for by, operators in THEIRS.items()}
-    return Measured([_row(task, by, wanted, [run(feeds) for feeds in test]) for by, run in runs.items()], runs)
+    rows = [_row(task, by, wanted, [run(feeds) for feeds in test]) for by, run in runs.items()]
+    if task.more is not None:
+        rows += _more_rows(task, *task.more, float_run, runs)
+    return Measured(rows, runs)
+
+
+def _ours(task: Task, path: Path, train: Sequence[task_inputs.Feeds]) -> dict[str, Run]:
+    """What runs our int8, and that within the bound of the task; what the recipe leaves open is decided once."""
+    graph = lc.optimize(lc.import_model(path, inputs=dict(task.inputs)), 2)
+    found = quantize(graph, Request(parse_recipe(task.recipe), train))
+    runs = {"lepton": evaluator(found.graph)}
+    if task.bound is not None:
+        bound, metric = task.bound
+        within = quantize(graph, Request(parse_recipe(found.report.recipe), train, bound, metric))
+        share = share_of_multiplications(graph, within.report.kept)
+        runs[f"lepton, loss within {100 * bound:.3g} %: {100 * share:.1f} % in floating point"] = evaluator(within.graph)
+    return runs
+
+
+def evaluator(graph: Graph) -> Run:
+    """Runs a graph of ours."""
+    return lambda feeds: lc.evaluate(graph, feeds)
+
+
+def share_of_multiplications(graph: Graph, names: Sequence[str]) -> float:
+    """The part of the multiplications of a graph of known sizes that the nodes do whose first results have these names."""
+    work = {
+        node.output.name: node.op.cost([None if v is None else v.type for v in node.inputs], [v.type for v in node.outputs]).macs
+        for node in graph
+        if len(node.outputs) == 1
+    }
+    return float(sum(work[name] for name in names) / sum(work.values()))
+
+
+def _more_rows(
+    task: Task, what: str, samples: Callable[[], Sequence[task_inputs.Feeds]], float_run: Run, runs: Mapping[str, Run]
+) -> list[Row]:
+    """The judge's numbers on further samples."""
+    feeds = samples()
+    wanted = [float_run(f) for f in feeds]
+    rows = [_row(task, by, wanted, [run(f) for f in feeds]) for by, run in runs.items()]
+    return [replace(row, what=f"{row.what}, {what}") for row in rows]
 
 
 def face_rows(measured: Mapping[str, Measured]) -> list[Row]:

@@ -1,7 +1,7 @@
 """Inputs for `bench.quantization_models`: samples to calibrate with, and others to compare on.
 
-They are what the models are for where that can be had offline: files of this repository for magika, its text drawn as lines for PP-OCR,
-photographs for EfficientNet and MTCNN, none of which is among both kinds of samples. The vocabulary of MiniLM is not in its package, so its
+They are what the models are for where that can be had offline: files of this repository for magika, text drawn as lines for PP-OCR
+(`bench.text_lines`), photographs for EfficientNet and MTCNN, none of which is among both kinds of samples. The vocabulary of MiniLM is not in its package, so its
 sentences are token numbers of Zipf's distribution; the voice that silero-vad hears is synthetic: pulses through formants, with pauses.
 """
 
@@ -48,55 +48,6 @@ def sentences(path: Path) -> Split:
         ids[0, :length], mask[0, :length] = [101, *words, 102], 1
         found.append({"input_ids": ids, "attention_mask": mask})
     return _split(found, 12)
-
-
-def text_lines(path: Path) -> Split:
-    """Lines of this repository's README, drawn 48 pixels high, as PP-OCR reads them.
-
-    To compare on are those that the float model reads as they are drawn: where it errs, its first two characters are about as probable, and
-    which of them comes first says nothing.
-    """
-    lines = _drawn_lines(72)
-    calibration, others = lines[:8] + lines[48:], lines[8:48]
-    run, letters = session_run(path), _letters(path)
-    read = ["".join(letters[c] for c in read_line(next(iter(run(feeds).values())))) for _, feeds in others]
-    right = [feeds for (text, feeds), found in zip(others, read, strict=True) if found == text]
-    return [feeds for _, feeds in calibration], right
-
-
-def _drawn_lines(count: int) -> list[tuple[str, Feeds]]:
-    """Three words each, or what fits on 320 pixels, dark on light; with the inputs that they are."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    font = ImageFont.load_default(30)
-    words = (ROOT / "README.md").read_text().replace("`", "").replace("|", " ").split()
-    found = []
-    for k in range(count):
-        shade = k % 16
-        image, text = Image.new("RGB", (320, 48), (250 - 3 * shade, 245, 240)), " ".join(words[3 * k : 3 * k + 3])[:22]
-        ImageDraw.Draw(image).text((6, 6 + k % 4), text, (10 * shade, 30, 20), font=font)
-        pixels = np.asarray(image, np.float32)[..., ::-1].transpose(2, 0, 1)
-        found.append((text, {"x": np.ascontiguousarray((pixels / 255 - 0.5) / 0.5)[None].astype(np.float32)}))
-    return found
-
-
-def _letters(path: Path) -> list[str]:
-    """What the classes of PP-OCR's recognition stand for: nothing, the characters that the file names, a blank."""
-    import onnx
-
-    (named,) = [p.value for p in onnx.load(str(path)).metadata_props if p.key == "character"]
-    return ["", *named.split("\n"), " "]
-
-
-def read_line(scores: np.ndarray) -> list[int]:
-    """The characters of a line: the best class of each column of [1, columns, classes], without repetitions and class 0, which is nothing.
-
-    The last class is a blank; blanks at the ends are left out.
-    """
-    best, blank = scores[0].argmax(-1), scores.shape[-1] - 1
-    read = [int(c) for k, c in enumerate(best) if c and (not k or best[k - 1] != c)]
-    ends = [k for k, c in enumerate(read) if c != blank]
-    return read[ends[0] : ends[-1] + 1] if ends else []
 
 
 def voice(path: Path) -> Split:
