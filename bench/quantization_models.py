@@ -149,7 +149,7 @@ TASKS = (
         "same text",
         "",
         "int8{refine-samples=16}",
-        (0.05, text_lines.belief),
+        (0.1, text_lines.belief),
         ("8 lines, whatever the float model reads", text_lines.former),
     ),
     Task(

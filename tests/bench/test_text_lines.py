@@ -88,9 +88,8 @@ def test_our_int8_is_measured_with_and_without_the_bound(monkeypatch, tmp_path):
 
 def test_rows_on_further_samples_say_so():
     task = quantization_models.TASKS[0]
-    scores = {0: np.array([[1.0, 0.0]]), 1: np.array([[0.0, 1.0]])}
-    runs = {"theirs": lambda feeds: {"y": scores[0]}}
-    (row,) = quantization_models._more_rows(task, "others", lambda: [{"x": 0}, {"x": 1}], lambda feeds: {"y": scores[feeds["x"]]}, runs)
+    samples = [{"x": scores} for scores in np.eye(2)[:, None]]
+    (row,) = quantization_models._more_rows(task, "others", lambda: samples, lambda feeds: feeds, {"theirs": lambda feeds: samples[0]})
     assert (row.model, row.by, row.what, row.agreement) == (task.model, "theirs", f"{task.what}, others", 0.5)
 
 
