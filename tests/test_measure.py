@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from functools import partial
+from itertools import count as count_from
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ def test_contenders_take_turns_and_the_order_alternates(monkeypatch):
 
 def test_quick_calls_are_repeated_in_their_turn(monkeypatch):
     monkeypatch.setattr(measure, "QUICK", math.inf)
+    monkeypatch.setattr(measure, "TURN", 0.0)
     count = {"a": 0, "b": 0}
 
     def call(name):
@@ -41,6 +43,16 @@ def test_quick_calls_are_repeated_in_their_turn(monkeypatch):
 
     interleaved({name: partial(call, name) for name in count}, seconds=0)
     assert count == dict.fromkeys("ab", measure.WARM_UP + measure.FEWEST * (1 + measure.REPEATS))
+
+
+def test_very_short_calls_are_repeated_until_a_turn_is_long_enough(monkeypatch):
+    clock = count_from(0)
+    monkeypatch.setattr(measure, "TURN", 1.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock) / 8)
+    monkeypatch.setattr(measure, "QUICK", 0.2)
+    calls: list[None] = []
+    interleaved({"a": partial(calls.append, None)}, seconds=0)
+    assert len(calls) == measure.WARM_UP + measure.FEWEST * (1 + 8)
 
 
 @pytest.mark.parametrize(("threads", "names", "pauses"), [(1, "ab", 0), (2, "a", 0), (2, "ab", 2 * measure.FEWEST)])
