@@ -2,7 +2,8 @@
 
 A ResNet of our own on images of 28 x 28 and PP-OCR's text detection on pages of 640 x 640 are quantized by us and by ONNX Runtime with the same
 samples. Float and int8, ours for each processor that is asked for and ONNX Runtime's, are then measured in turn in one process on one thread:
-the bare call on memory that stays where it is, for all of them. Nothing is compiled meanwhile.
+the bare call on memory that stays where it is, for all of them. Nothing is compiled meanwhile. Our artefacts are called from C, a small net many
+times in a row; ONNX Runtime is called through its Python binding, which takes some microseconds.
 
 ONNX Runtime picks its kernels by what the processor has, whatever we compile for: beside our code for AVX2 it may use AVX-512 and VNNI.
 """
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 import lepton_compiler as lc
+from bench.c_loop import caller
 from bench.calibration_memory import PREPROCESSING, draw_pages
 from bench.machine import machine
 from bench.quantization_cases import CASES
@@ -59,6 +61,7 @@ class Subject:
         shape: of its input `x`.
         samples: gives the calibration data; the first one is what is measured with.
         recipe: how we quantize.
+        calls: of our artefacts in a row, from C: such that they take a millisecond or more.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Subject:
     shape: tuple[int, ...]
     samples: Callable[[Graph], list[dict[str, np.ndarray]]]
     recipe: str
+    calls: int
 
 
 @dataclass(frozen=True)
@@ -108,9 +112,14 @@ def _pages(graph: Graph) -> list[dict[str, np.ndarray]]:
 
 
 SUBJECTS = (
-    Subject("resnet", lambda: CASES[0].model, (1, 1, 28, 28), lambda graph: CASES[0].samples()[:IMAGES], "int8"),
+    Subject("resnet", lambda: CASES[0].model, (1, 1, 28, 28), lambda graph: CASES[0].samples()[:IMAGES], "int8", 50),
     Subject(
-        "ch_pp_ocrv4_det", lambda: zoo.fetch(zoo.find("ch_pp_ocrv4_det")), (1, 3, PAGE, PAGE), _pages, "int8{observer=mse,refine-samples=2}"
+        "ch_pp_ocrv4_det",
+        lambda: zoo.fetch(zoo.find("ch_pp_ocrv4_det")),
+        (1, 3, PAGE, PAGE),
+        _pages,
+        "int8{observer=mse,refine-samples=2}",
+        1,
     ),
 )
 
@@ -141,9 +150,12 @@ def measure(subject: Subject, cpus: Sequence[str], seconds: float, stage: Callab
         stage(f"{subject.name}: compile for {cpu}")
         made = {kind: lc.compile(source, level=3, cpu=_llvm_name(cpu)) for kind, source in (("float", graph), ("int8", whole))}
         _check(subject, *(model.run(samples[0]) for model in made.values()))
-        calls |= {f"{cpu} {kind}": native_call(model, samples[0]) for kind, model in made.items()}
+        calls |= {f"{cpu} {kind}": native_call(model, samples[0], caller(subject.calls)) for kind, model in made.items()}
     stage(f"{subject.name}: measure")
     times = interleaved(calls, seconds)
+    for name in calls:
+        if not name.startswith(PEER):
+            times[name] = Timing(tuple(t / subject.calls for t in times[name].seconds))
     return [_row(subject, cpu, times) for cpu in cpus]
 
 

@@ -106,12 +106,12 @@ def geometric_mean(ratios: Sequence[float]) -> float:
     return math.exp(statistics.fmean(map(math.log, ratios))) if ratios else math.nan
 
 
-def native_call(model: Any, feeds: Mapping[str, np.ndarray]) -> Call:
-    """The bare call of a compiled model on dense arrays that stay where they are, as a C program makes it."""
+def native_call(model: Any, feeds: Mapping[str, np.ndarray], caller: Callable[[Any, Any, Any, Any], int] | None = None) -> Call:
+    """The bare call of a compiled model on dense arrays that stay where they are, as a C program makes it; `caller`: see `NativeLibrary.bound`."""
     rows = model.manifest["inputs"], model.manifest["outputs"]
     inputs = [np.ascontiguousarray(feeds[row["name"]]) for row in rows[0]]
     outputs = [np.empty(row["shape"], dtype(row["dtype"]).numpy) for row in rows[1]]
-    return model.library.bound(inputs, outputs)  # type: ignore[no-any-return]
+    return model.library.bound(inputs, outputs, caller)  # type: ignore[no-any-return]
 
 
 def load_peers(

@@ -148,15 +148,19 @@ class NativeLibrary:
         dims = iter(results[max(1, len(outputs)) :])
         return [tuple(next(dims) for _ in range(rank)) for rank in self._ranks]
 
-    def bound(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Callable[[], None]:
+    def bound(
+        self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], caller: Callable[[Any, Any, Any, Any], int] | None = None
+    ) -> Callable[[], None]:
         """A function without arguments that runs on these dense arrays, each call from and into the same memory, for benchmarks.
 
-        The arrays are in the order of the manifest; each function has an arena of its own and must not run twice at the same time.
+        The arrays are in the order of the manifest; each function has an arena of its own and must not run twice at the same time. A `caller`
+        gets the artefact's function and its three arguments and gives what it returns, such as a loop in C.
         """
         memory = self._new_arena()
         sizes = self._sizes[tuple(a.shape for a in inputs)] if self._sizes else ()
         structs = _struct(inputs, sizes), _struct(outputs, [0] * sum(self._ranks))
-        run, arena = self._run, ctypes.c_void_p(memory.ctypes.data)
+        run = self._run if caller is None else functools.partial(caller, self._run)
+        arena = ctypes.c_void_p(memory.ctypes.data)
 
         def call(_kept: Sequence[np.ndarray] = (*inputs, *outputs, memory)) -> None:
             if status := run(*structs, arena):
