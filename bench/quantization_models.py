@@ -18,7 +18,6 @@ import numpy as np
 
 import lepton_compiler as lc
 from bench import faces, task_inputs, text_lines
-from bench.pretrained import onnx_file
 from bench.runtime_quantizer import LAYERS, quantize_as_it_can, session_run
 from lepton_compiler import zoo
 from lepton_compiler.ir.graph import Graph
@@ -78,6 +77,13 @@ class Measured:
 
     rows: list[Row]
     runs: dict[str, Run] = field(default_factory=dict)
+
+
+def onnx_file(name: str) -> Path:
+    """See `pretrained.onnx_file`; PyTorch is imported by the nets that need it, not by those of the zoo."""
+    from bench.pretrained import onnx_file as exported
+
+    return exported(name)
 
 
 def same_class(wanted: Sequence[Outputs], found: Sequence[Outputs]) -> float:
