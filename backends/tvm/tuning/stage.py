@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,14 +21,11 @@ from lepton_compiler.backends.tvm.tuning.model_bench import Build, ModelBench, M
 from lepton_compiler.backends.tvm.tuning.process import MeasureError
 from lepton_compiler.backends.tvm.tuning.search import Found, Search, tunable
 from lepton_compiler.backends.tvm.tuning.statistics import Comparison, compare
+from lepton_compiler.backends.tvm.tuning.tuned import NEGLIGIBLE, SEARCH_SHARE, Tuned
 from lepton_compiler.errors import LeptonError
 from lepton_compiler.ir.graph import Graph
 from lepton_compiler.tuning import Database, Row, TuningReport, describe, this_cpu
 
-SEARCH_SHARE = 0.85
-"""Share of the time for the search; the rest is for the whole model."""
-NEGLIGIBLE = 0.003
-"""Share of the model's time below which a kernel is left as it is."""
 MOST_EVICTED = 32 << 20
 """Bytes that are read between calls at most: more than the part of a shared cache that one core can count on."""
 MODEL_SECONDS = (2.0, 8.0)
@@ -41,17 +38,6 @@ INSTANCES = (ANALYTIC[0], TUNED[0], TUNED[1], ANALYTIC[1])
 """Libraries that run in turns: each model twice, at different places in memory."""
 
 Detail = Callable[[str], None]
-
-
-@dataclass
-class Tuned:
-    """What tuning a graph gave: choices by kernel, and what to tell."""
-
-    choices: dict[str, Mapping[str, int]] = field(default_factory=dict)
-    kernels: int = 0
-    finished: int = 0
-    measured: int = 0
-    ratio: float = 1.0
 
 
 @dataclass(frozen=True)

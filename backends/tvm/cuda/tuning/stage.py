@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +19,12 @@ from lepton_compiler.backends.tvm.cuda.version import schedule_version
 from lepton_compiler.backends.tvm.spec import KernelSpec, kernel_operands
 from lepton_compiler.backends.tvm.tuning.process import MeasureError
 from lepton_compiler.backends.tvm.tuning.statistics import compare
+from lepton_compiler.backends.tvm.tuning.tuned import NEGLIGIBLE, SEARCH_SHARE, Tuned
 from lepton_compiler.errors import LeptonError
 from lepton_compiler.feeds import random_feeds
 from lepton_compiler.ir.graph import Graph
 from lepton_compiler.tuning import Database, Row, TuningReport, describe
 
-SEARCH_SHARE = 0.85
-"""Share of the time for the search; the rest is for the whole model."""
-NEGLIGIBLE = 0.003
-"""Share of the model's time below which a kernel is left as it is."""
 MODEL_SECONDS = (0.5, 8.0)
 """Least and most time for the comparison of whole models."""
 MODEL_LEVEL = 0.01
@@ -36,18 +33,6 @@ NAME = "lepton_tuned"
 
 Build = Callable[[Graph, BuildOptions], Artifact]
 Detail = Callable[[str], None]
-
-
-@dataclass
-class Tuned:
-    """What tuning a graph gave: choices by kernel, and what to tell."""
-
-    choices: dict[str, Mapping[str, int]] = field(default_factory=dict)
-    kernels: int = 0
-    finished: int = 0
-    measured: int = 0
-    skipped: int = 0
-    ratio: float = 1.0
 
 
 @dataclass(frozen=True)
