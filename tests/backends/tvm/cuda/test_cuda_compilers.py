@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,30 @@ import pytest
 
 import lepton_compiler as lc
 from lepton_compiler.backends.tvm.cuda import compilers
-from lepton_compiler.backends.tvm.cuda.compilers import Nvcc, compile_images, find_compiler
+from lepton_compiler.backends.tvm.cuda.compilers import Nvcc, Nvrtc, compile_images, find_compiler
 from lepton_compiler.errors import LeptonError, MissingDependency, UnsupportedError, UsageError
 from lepton_compiler.gpus import GPUS
 from lepton_compiler.ir.text import parse_graph
 from lepton_compiler.target import parse_target
 
 TINY = "graph @net(%x: float32[3,4]) {\n  %y = Relu()(%x) : float32[3,4]\n  return %y\n}\n"
+KINDS = """graph @net(%x: float16[1,16,8,8], %w: float16[32,16,3,3], %q: float16[4,64,64], %k: float16[4,64,64], %v: float16[4,64,64], %c: uint8[64,64], %d: int8[64,64], %h: float16[128,128]) {
+  %s = const float32[] (0.5)
+  %z = const uint8[] (128)
+  %n = const int8[] (0)
+  %y = Conv(pads=(1, 1, 1, 1))(%x, %w) : float16[1,32,8,8]
+  %m = MatMul()(%h, %h) : float16[128,128]
+  %scores = MatMul()(%q, %k) : float16[4,64,64]
+  %p = Softmax(axis=-1)(%scores) : float16[4,64,64]
+  %a = MatMul()(%p, %v) : float16[4,64,64]
+  %t = Sin()(%a) : float16[4,64,64]
+  %e = DequantizeLinear()(%c, %s, %z) : float32[64,64]
+  %f = DequantizeLinear()(%d, %s, %n) : float32[64,64]
+  %g = MatMul()(%e, %f) : float32[64,64]
+  %i = QuantizeLinear(dtype=uint8)(%g, %s, %z) : uint8[64,64]
+  return %y, %m, %t, %i
+}
+"""
 UNIT = 'extern "C" __global__ void twice(float *x) { x[threadIdx.x] *= 2.0f; }\n'
 
 
@@ -83,6 +101,17 @@ def test_images_are_the_same_twice_and_kept(compiler, tmp_path):
     assert [(image.gpu.name, image.is_ptx) for image in first] == [("sm_80", False), ("sm_80", True)]
     assert first[0].code[:4] == b"\x7fELF" and b".visible .entry twice" in first[1].code
     assert len(list(tmp_path.rglob("*.cubin"))) == len(list(tmp_path.rglob("*.ptx"))) == 1
+
+
+@pytest.mark.parametrize("kind", [Nvrtc, Nvcc])
+def test_each_compiler_takes_kernels_of_each_kind(kind, monkeypatch, tmp_path):
+    path = compilers._nvrtc_library() if kind is Nvrtc else shutil.which("nvcc")
+    if path is None:
+        pytest.skip(f"there is no {kind.__name__.lower()}")
+    monkeypatch.setattr(compilers, "find_compiler", lambda: kind(path))
+    model = lc.compile(parse_graph(KINDS), target="cuda:sm_80", level=3, cache_dir=tmp_path)
+    assert model.manifest["cuda_compiler"].startswith(kind.__name__.lower()) and model.manifest["attention"]["kernels"] == 1
+    assert {image["kind"] for image in model.manifest["images"]} == {"cubin", "ptx"}
 
 
 def test_text_that_is_wrong_is_an_error(compiler):

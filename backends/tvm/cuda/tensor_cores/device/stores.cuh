@@ -14,8 +14,7 @@ __device__ __forceinline__ void put(T* to, const Pack<T, COUNT>& pack) {
     Pack<unsigned, COUNT / PER_WORD> words = {};
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
-      unsigned element = 0;
-      __builtin_memcpy(&element, &pack.values[i], sizeof(T));
+      unsigned element = static_cast<unsigned>(pack.values[i]) & ((1u << 8 * sizeof(T)) - 1);  // narrow elements are integers in C
       words.values[i / PER_WORD] |= element << i % PER_WORD * 8 * sizeof(T);
     }
     *reinterpret_cast<Pack<unsigned, COUNT / PER_WORD>*>(to) = words;
