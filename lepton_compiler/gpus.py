@@ -24,6 +24,9 @@ class Gpu:
         shared_per_block: bytes of shared memory that a block may ask for.
         registers: 32-bit registers of a multiprocessor.
         threads: that a multiprocessor holds at the same time.
+        machine: architecture that machine code is compiled for, where that is not `name`: `sm_90a` has instructions that neither PTX for later
+            GPUs nor their machine code has, and its code runs on all GPUs of the capability (CUDA C++ Programming Guide,
+            "Architecture-Specific Features"). It is the only one of its major version.
     """
 
     name: str
@@ -33,6 +36,17 @@ class Gpu:
     shared_per_block: int
     registers: int = 65536
     threads: int = 2048
+    machine: str = ""
+
+    @property
+    def architecture(self) -> str:
+        """What its machine code is compiled for, as the compiler calls it."""
+        return self.machine or self.name
+
+    @property
+    def virtual(self) -> str:
+        """What PTX for it and for all later GPUs is compiled for, as the compiler calls it."""
+        return self.name.replace("sm", "compute")
 
     @property
     def capability(self) -> tuple[int, int]:
@@ -54,7 +68,7 @@ GPUS: dict[str, Gpu] = {
         Gpu("sm_86", "A10, A40, GeForce RTX 30", 84, 6, 99 << 10, threads=1536),
         Gpu("sm_87", "Jetson Orin", 16, 4, 163 << 10, threads=1536),
         Gpu("sm_89", "L4, L40, GeForce RTX 40", 142, 16, 99 << 10, threads=1536),
-        Gpu("sm_90", "H100, H200", 132, 78, 227 << 10),
+        Gpu("sm_90", "H100, H200", 132, 78, 227 << 10, machine="sm_90a"),
         Gpu("sm_100", "B200", 148, 132, 227 << 10),
         Gpu("sm_120", "GeForce RTX 50", 170, 14, 99 << 10, threads=1536),
     )

@@ -37,7 +37,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Code:
-    """What one compilation gives: a cubin, and the PTX that it was made of."""
+    """What one compilation gives: a cubin, and the PTX that it was made of. For a virtual architecture (`compute_NN`) there is no cubin."""
 
     cubin: bytes
     ptx: bytes
@@ -51,8 +51,8 @@ class Compiler(Protocol):
         """Its name and version: what the same text gives the same code with."""
         ...
 
-    def compile(self, text: str, gpu: Gpu) -> Code:
-        """The code of a unit.
+    def compile(self, text: str, architecture: str) -> Code:
+        """The code of a unit for `sm_NN`, or `compute_NN`.
 
         Raises:
             LeptonError: it does not compile.
@@ -73,21 +73,24 @@ def compile_images(text: str, gpus: Sequence[Gpu], cache: Path | None, jobs: int
         MissingDependency: there is no compiler.
         LeptonError: the unit does not compile.
     """
-    compiler = find_compiler()
-    with ThreadPoolExecutor(max(1, min(jobs, len(gpus)))) as pool:
-        codes = list(pool.map(lambda gpu: _cached(compiler, text, gpu, cache), gpus))
-    images = [Image(gpu, False, code.cubin) for gpu, code in zip(gpus, codes, strict=True)]
-    return [*images, Image(gpus[-1], True, codes[-1].ptx)], compiler.version
+    compiler, newest = find_compiler(), gpus[-1]
+    names = [gpu.architecture for gpu in gpus]
+    if newest.architecture != newest.name:  # whose PTX no later GPU would take
+        names.append(newest.virtual)
+    with ThreadPoolExecutor(max(1, min(jobs, len(names)))) as pool:
+        codes = list(pool.map(lambda name: _cached(compiler, text, name, cache), names))
+    images = [Image(gpu, False, code.cubin) for gpu, code in zip(gpus, codes, strict=False)]
+    return [*images, Image(newest, True, codes[-1].ptx)], compiler.version
 
 
-def _cached(compiler: Compiler, text: str, gpu: Gpu, cache: Path | None) -> Code:
+def _cached(compiler: Compiler, text: str, architecture: str, cache: Path | None) -> Code:
     if cache is None:
-        return compiler.compile(text, gpu)
-    key = hashlib.sha256(f"{compiler.version}{FLAGS}{gpu.name}{text}".encode()).hexdigest()
+        return compiler.compile(text, architecture)
+    key = hashlib.sha256(f"{compiler.version}{FLAGS}{architecture}{text}".encode()).hexdigest()
     paths = [cache / key[:2] / f"{key}.{kind}" for kind in ("cubin", "ptx")]
     if all(path.is_file() for path in paths):
         return Code(*(path.read_bytes() for path in paths))
-    code = compiler.compile(text, gpu)
+    code = compiler.compile(text, architecture)
     for path, data in zip(paths, (code.cubin, code.ptx), strict=True):
         with contextlib.suppress(OSError):  # a cache that cannot be written is no error
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,15 +140,18 @@ class Nvcc:
         found = re.search(r"V(\d+\.\d+\.\d+)", self._run([self.path, "--version"], None))
         return f"nvcc {found[1] if found else ''}"
 
-    def compile(self, text: str, gpu: Gpu) -> Code:
+    def compile(self, text: str, architecture: str) -> Code:
         """See `Compiler`."""
         with tempfile.TemporaryDirectory(prefix="lepton-") as folder:
             unit = Path(folder, "unit")
             unit.with_suffix(".cu").write_text(text)
-            arch = gpu.name.replace("sm", "compute")
-            self._run([self.path, "-ptx", f"-arch={arch}", *FLAGS, "-w", "-o", "unit.ptx", "unit.cu"], folder)
-            self._run([self.path, "-cubin", f"-arch={gpu.name}", "-o", "unit.cubin", "unit.ptx"], folder)
-            return Code(unit.with_suffix(".cubin").read_bytes(), unit.with_suffix(".ptx").read_bytes())
+            virtual = architecture.replace("sm", "compute")
+            self._run([self.path, "-ptx", f"-arch={virtual}", *FLAGS, "-w", "-o", "unit.ptx", "unit.cu"], folder)
+            ptx = unit.with_suffix(".ptx").read_bytes()
+            if architecture == virtual:
+                return Code(b"", ptx)
+            self._run([self.path, "-cubin", f"-arch={architecture}", "-o", "unit.cubin", "unit.ptx"], folder)
+            return Code(unit.with_suffix(".cubin").read_bytes(), ptx)
 
     def _run(self, command: list[str], folder: str | None) -> str:
         try:
@@ -172,9 +178,9 @@ class Nvrtc:
         """Its release."""
         return f"nvrtc {self._run(['version'], b'').decode().strip()}"
 
-    def compile(self, text: str, gpu: Gpu) -> Code:
+    def compile(self, text: str, architecture: str) -> Code:
         """See `Compiler`."""
-        both = self._run(["compile", f"--gpu-architecture={gpu.name}", *FLAGS, "-w"], text.encode())
+        both = self._run(["compile", f"--gpu-architecture={architecture}", *FLAGS, "-w"], text.encode())
         size = int.from_bytes(both[:8], "little")
         return Code(both[8 : 8 + size], both[8 + size :])
 

@@ -198,7 +198,7 @@ def _calls(product: Product, tiling: Tiling) -> list[str]:
     warps = f"  lepton::multiply_on_tensor_cores<{kind}, {sizes}, {tiling.warp_m}, {tiling.warp_n}, {steps}, {pipeline}>{arguments}"
     if not tiling.groups:
         return [warps]
-    groups = f"  lepton::multiply_on_warpgroups<{kind}, {sizes}, {pipeline}>{arguments}"
+    groups = f"  lepton::multiply_on_warpgroups<{kind}, {sizes}, {tiling.threads // 128}, {pipeline}>{arguments}"
     return ["#ifdef LEPTON_WARPGROUPS", groups, "#else", warps, "#endif"]
 
 
