@@ -20,7 +20,7 @@ from pathlib import Path
 from lepton_compiler.errors import LeptonError, MissingDependency
 
 DEVICE = Path(__file__).parent / "device"
-RUNTIME = ("fibers", "memory", "warp")
+RUNTIME = ("fibers", "memory", "warp", "warpgroup")
 COMMON = ("-std=c++17", "-fPIC", f"-I{DEVICE}", "-fvisibility=hidden", "-w")
 CHECKED = ("-O1", "-fsanitize=thread")
 UNCHECKED = ("-O2",)

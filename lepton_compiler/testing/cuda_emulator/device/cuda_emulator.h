@@ -10,6 +10,7 @@
 #include "launch.h"
 #include "runtime.h"
 #include "warp.h"
+#include "warpgroup.h"
 
 #define LEPTON_EMULATED 1
 #define __CUDA_ARCH__ 800

@@ -10,6 +10,7 @@
 
 #include "launch.h"
 #include "memory.h"
+#include "warpgroup.h"
 
 #if !defined(__x86_64__)
 #include <ucontext.h>
@@ -101,6 +102,7 @@ struct Block {
   uint16_t arrived;             // the thread that waits there
   std::vector<Fiber> fibers;
   std::vector<uint32_t> warp_epochs;
+  std::vector<uint32_t> publications, published;  // by thread: how often it published what it wrote, now and at the last barrier
   std::vector<char> shared, statics;  // dynamic shared memory; static one, while another block runs
   char* stacks;
 };
@@ -124,7 +126,7 @@ size_t static_bytes() { return __start_lepton_shared ? static_cast<size_t>(__sto
 
 void set_now() {
   const Thread& t = running->thread;
-  set_moment({here->number, here->epoch, here->warp_epochs[t.warp], here->met, static_cast<uint16_t>(t.linear), static_cast<uint16_t>(t.warp)});
+  set_moment({here->number, here->epoch, here->warp_epochs[t.warp], here->met, here->publications[t.linear], static_cast<uint16_t>(t.linear), static_cast<uint16_t>(t.warp)});
 }
 
 void resume(Fiber& fiber, size_t number) {
@@ -146,6 +148,7 @@ void body() {
   const Thread copy = running->thread;
   running->visible = &copy;
   call_now(arguments_now);
+  end_products();
   suspend(State::finished, 0);
 }
 
@@ -177,6 +180,7 @@ void release() {
   }
   reduced = sum | (all << 30);
   ++here->epoch;
+  here->published = here->publications;
   ++figures.barriers;
 }
 
@@ -200,6 +204,7 @@ void enter(Block& block) {
   if (bytes) std::memcpy(__start_lepton_shared, block.statics.data(), bytes);
   here = &block;
   own_shared(launch_now->together ? block.number : 0);
+  set_published(block.published.data());
 }
 
 void start_block(Block& block, Index index, uint32_t number) {
@@ -208,6 +213,8 @@ void start_block(Block& block, Index index, uint32_t number) {
   block.index = index, block.number = number, block.epoch = block.met = 0;
   block.fibers.resize(threads_of(*launch_now));
   block.warp_epochs.assign((block.fibers.size() + WARP - 1) / WARP, 0);
+  block.publications.assign(block.fibers.size(), 0);
+  block.published.assign(block.fibers.size(), 0);
   block.statics.assign(static_bytes(), static_cast<char>(0xFF));
   std::memset(block.shared.data(), 0xFF, block.shared.size());
   for (unsigned z = 0; z < size.z; ++z)
@@ -248,6 +255,7 @@ void run_alone(uint64_t blocks, Block& block) {
   for (uint64_t i = 0; i < blocks && !failed; ++i) {
     here = nullptr;
     forget_shared();
+    forget_products();
     start_block(block, place_of(launch_now->backwards ? blocks - 1 - i : i), static_cast<uint32_t>(i));
     run_block(block);
     if (!failed && count(State::at_grid)) stuck();
@@ -270,6 +278,7 @@ void release_grid(std::vector<Block>& blocks) {
 }
 
 void run_together(std::vector<Block>& blocks) {
+  forget_products();
   for (size_t i = 0; i < blocks.size(); ++i) start_block(blocks[i], place_of(i), static_cast<uint32_t>(i));
   while (!failed) {
     size_t waiting = 0;
@@ -379,7 +388,12 @@ void group_collective(void* slot, Collective work, const char* name, int line) {
   for (size_t k = 0; k < size_t(GROUP); ++k)
     if (&here->fibers[first + k] != running) here->fibers[first + k].state = State::runnable;
   ++figures.collectives;
-  work(slots);
+  if (work) work(slots);
+}
+
+void group_publish() {
+  ++here->publications[running->thread.linear];
+  set_now();
 }
 
 void copy_async(void* to, const void* from, unsigned bytes, unsigned valid, int line) {

@@ -71,19 +71,26 @@ inline unsigned pack_bf16(float low, float high) { return emulator::float_to_bfl
 #ifdef LEPTON_EMULATED_SM_90A
 #define LEPTON_WARPGROUPS 1
 
-inline void wgmma_publish() {}
-inline void wgmma_fence() {}
-inline void wgmma_commit() {}
-inline void wgmma_wait() {}
+inline void wgmma_publish() { emulator::group_publish(); }
+inline void wgmma_fence() { emulator::group_fence(); }
+inline void wgmma_commit(int line = __builtin_LINE()) { emulator::group_commit(line); }
+template <int GROUPS>
+void wgmma_wait(int line = __builtin_LINE()) {
+  emulator::group_wait(GROUPS, line);
+}
+template <class Sums>
+void wgmma_finished(Sums&) {}
 inline unsigned long long wgmma_descriptor(const void* tile) {
   size_t offset = static_cast<size_t>(static_cast<const char*>(tile) - static_cast<const char*>(emulator::dynamic_shared()));
   return (offset & 0x3FFFF) >> 4 | 1ULL << 16 | 64ULL << 32 | 1ULL << 62;
 }
 
-template <auto KIND, int COLUMNS>
-void wgmma(float (&d)[COLUMNS][4], unsigned long long a, unsigned long long b, int line = __builtin_LINE()) {
-  emulator::GroupProduct request = {&d[0][0], COLUMNS * 8, a, b, static_cast<int>(KIND) == 1 ? emulator::Kind::bf16 : emulator::Kind::f16};
-  emulator::group_collective(&request, emulator::multiply_in_group, "wgmma", line);
+template <auto KIND, class Sum, int COLUMNS>
+void wgmma(Sum (&d)[COLUMNS][4], unsigned long long a, unsigned long long b, int line = __builtin_LINE()) {
+  using emulator::Kind;
+  constexpr Kind KINDS[][2] = {{Kind::f16, Kind::f16}, {Kind::bf16, Kind::bf16}, {Kind::tf32, Kind::tf32}, {Kind::s8, Kind::s8},
+                               {Kind::u8, Kind::s8},   {Kind::s8, Kind::u8},     {Kind::u8, Kind::u8}};
+  emulator::group_product({&d[0][0], COLUMNS * 8, a, b, KINDS[static_cast<int>(KIND)][0], KINDS[static_cast<int>(KIND)][1]}, line);
 }
 #endif
 

@@ -1,5 +1,6 @@
 // Checks of every access: bounds, alignment and races. The compiler calls the `__tsan_*` functions (-fsanitize=thread), which are these.
 #include "memory.h"
+#include "warpgroup.h"
 
 #include <cstdio>
 
@@ -18,6 +19,8 @@ uintptr_t stack_begin = 0, stack_end = UINTPTR_MAX;  // outside fibers nothing i
 Moment now;
 uint64_t accesses_left;
 uint32_t owner;
+bool by_group;  // the access is one of all threads of a group of warps, by the async proxy
+const uint32_t* published;
 
 // The last use of memory that all blocks share: in which interval between barriers of the block, and by which thread, or several.
 struct Touch {
@@ -30,7 +33,7 @@ std::vector<Touch> touches;
 bool open_world;
 
 constexpr uint64_t ACCESS_LIMIT = 4'000'000'000;
-constexpr uintptr_t WORD = 4;
+constexpr uintptr_t WORD = 4, CHUNK = 16;
 
 Region* find(uintptr_t address) {
   if (latest && address >= latest->begin && address < latest->end) return latest;
@@ -78,12 +81,20 @@ void note_read(Cell& cell) {
     cell.many_warps |= cell.read.warp != now.warp;
     cell.many_blocks |= cell.read.block != now.block;
   }
+  cell.many_threads |= by_group, cell.many_warps |= by_group;
   cell.read = now;
+}
+
+void check_published(const Region& region, uintptr_t address, const Cell& cell) {
+  if (published && cell.write.block == now.block && published[cell.write.thread] <= cell.write.published)
+    fault("multiplies byte %zu of %s, which thread %u wrote and did not publish by fence.proxy.async before a barrier",
+          static_cast<size_t>(address - region.begin), region.name.c_str(), cell.write.thread);
 }
 
 void touch(Region& region, uintptr_t address, Cell& cell, Access access) {
   bool both_atomic = access == Access::atomic && cell.atomic;
   if (cell.is_written && !both_atomic && !ordered(cell.write, false, false, false)) race(region, address, access, cell.write, "wrote");
+  if (by_group && cell.is_written) check_published(region, address, cell);
   if (access == Access::read) return note_read(cell);
   if (cell.is_read && !ordered(cell.read, cell.many_threads, cell.many_warps, cell.many_blocks))
     race(region, address, access, cell.read, "read");
@@ -132,7 +143,7 @@ void clear_regions(bool others_too) {
 
 void forget_shared() {
   for (Region& region : regions)
-    if (region.shared) region.cells.assign(region.cells.size(), Cell{});
+    if (region.shared) region.cells.assign(region.cells.size(), Cell{}), region.readers.clear();
 }
 
 void own_shared(uint32_t block) {
@@ -150,9 +161,27 @@ void set_stack(uintptr_t begin, uintptr_t end) { stack_begin = begin, stack_end 
 
 void set_moment(const Moment& moment) { now = moment; }
 
+void set_published(const uint32_t* counts) { published = counts; }
+
+void read_by_group(const void* address, size_t bytes) {
+  by_group = true;
+  check(address, bytes, Access::read);
+  by_group = false;
+}
+
+void keep_from_writes(const void* address, bool keep) {
+  uintptr_t at = reinterpret_cast<uintptr_t>(address);
+  Region* region = find(at);
+  region->readers.resize((region->end - region->begin + CHUNK - 1) / CHUNK);
+  region->readers[(at - region->begin) / CHUNK] += keep ? 1 : -1;
+}
+
 void check(const void* pointer, size_t bytes, Access access) {
   uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
-  if (address >= stack_begin && address < stack_end) return;
+  if (address >= stack_begin && address < stack_end) {
+    if (is_under_way(address, bytes)) fault("%s sums of a product of its group of warps that it has not waited for", verb(access));
+    return;
+  }
   Region* region = find(address);
   if (!region) {
     if (open_world || in_image(address)) return;
@@ -163,6 +192,11 @@ void check(const void* pointer, size_t bytes, Access access) {
     fault("%s %zu bytes at byte %zu of %s, which is not aligned", verb(access), bytes, static_cast<size_t>(address - region->begin), region->name.c_str());
   if (!--accesses_left) fault("has not finished after %llu accesses", static_cast<unsigned long long>(ACCESS_LIMIT));
   if (region->constant && access != Access::read) fault("writes to %s, which is constant", region->name.c_str());
+  if (access != Access::read && !region->readers.empty())
+    for (uintptr_t at = (address - region->begin) / CHUNK; at <= (address + bytes - 1 - region->begin) / CHUNK; ++at)
+      if (region->readers[at])
+        fault("%s byte %zu of %s, which a product of a group of warps that is under way reads", verb(access), static_cast<size_t>(address - region->begin),
+              region->name.c_str());
   if (region->cells.empty()) return;
   if (!region->shared) note_touch();
   uintptr_t offset = address - region->begin, whole = (offset | bytes) & -(offset | bytes);

@@ -8,7 +8,7 @@
 namespace emulator {
 
 struct Moment {
-  uint32_t block, block_epoch, warp_epoch, grid_epoch;
+  uint32_t block, block_epoch, warp_epoch, grid_epoch, published;  // `published`: how often the thread made its writes known to products of groups
   uint16_t thread, warp;
 };
 
@@ -24,6 +24,7 @@ struct Region {
   uint32_t block;  // whose shared memory it is
   std::string name;
   std::vector<Cell> cells;
+  std::vector<uint16_t> readers;  // products under way that read these 16 bytes of shared memory
 };
 
 void add_region(const void* begin, size_t bytes, bool constant, bool shared, std::string name, bool races, uint32_t block = 0);
@@ -33,5 +34,10 @@ void own_shared(uint32_t block);  // from now on the shared memory of this block
 bool touched_beside(uint32_t block, uint32_t block_epoch, uint16_t thread);  // memory of the grid, since that barrier of the block
 void set_stack(uintptr_t begin, uintptr_t end);
 void set_moment(const Moment& moment);
+void set_published(const uint32_t* counts);  // of the threads of the block that runs, at its last barrier
+
+// Of products of groups of warps: a read by all of their threads, of what was published; and whether bytes must stay what they are.
+void read_by_group(const void* address, size_t bytes);
+void keep_from_writes(const void* address, bool keep);
 
 }  // namespace emulator

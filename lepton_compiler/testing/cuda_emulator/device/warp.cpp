@@ -10,30 +10,6 @@ namespace {
 
 constexpr int WARP = 32;
 
-float narrow_to_float(uint16_t bits, Kind kind) { return kind == Kind::bf16 ? bfloat_to_float(bits) : half_to_float(bits); }
-
-float tf32(uint32_t bits) {
-  bits &= 0xFFFFE000u;  // the hardware ignores the low 13 bits
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
-float added(float a, float b) { return a + b; }
-int32_t added(int32_t a, int32_t b) { return static_cast<int32_t>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b)); }  // wraps around
-
-// Element number `k` of the packed registers of a row or column fragment.
-template <class T>
-T element(const uint32_t* registers, int k, Kind kind) {
-  if constexpr (sizeof(T) == 4 && std::is_floating_point_v<T>) {
-    if (kind == Kind::tf32) return tf32(registers[k]);
-    return narrow_to_float(static_cast<uint16_t>(registers[k / 2] >> (k % 2 * 16)), kind);
-  } else {
-    uint8_t byte = static_cast<uint8_t>(registers[k / 4] >> (k % 4 * 8));
-    return kind == Kind::u8 ? byte : static_cast<int8_t>(byte);
-  }
-}
-
 // d[16][8] = a[16][K] * b[K][8] + c, K * element size = 32 bytes: register r of lane l holds four bytes of row l / 4 (+ 8), column group l % 4.
 template <class T>
 void multiply(MatrixProduct** lanes) {
@@ -86,41 +62,6 @@ void multiply_small_matrices(void** slots) {
       for (int k = 0; k < 16; ++k) sum += a[lane / 4][k] * b[lane % 4 * 2 + r][k];
       lanes[lane]->d[r] = added(lanes[lane]->d[r], sum);
     }
-}
-
-namespace {
-
-// Row `row` of 16 narrow floats of a tile along k: eight rows are the descriptor's stride apart, and bits 4-6 of an address are exchanged by bits 7-9.
-void described_row(float (&values)[16], uint64_t descriptor, int row, Kind kind) {
-  if (descriptor >> 62 != 1) fault("multiplies a tile that does not have the 128-byte swizzle");
-  size_t start = (descriptor & 0x3FFF) << 4, stride = (descriptor >> 32 & 0x3FFF) << 4;
-  for (int chunk = 0; chunk < 2; ++chunk) {
-    size_t address = start + static_cast<size_t>(row / 8) * stride + static_cast<size_t>(row % 8) * 128 + static_cast<size_t>(chunk) * 16;
-    address ^= (address >> 7 & 7) << 4;
-    const char* from = static_cast<const char*>(dynamic_shared()) + address;
-    check(from, 16, Access::read);
-    uint16_t bits[8];
-    std::memcpy(bits, from, 16);
-    for (int i = 0; i < 8; ++i) values[chunk * 8 + i] = narrow_to_float(bits[i], kind);
-  }
-}
-
-}  // namespace
-
-void multiply_in_group(void** slots) {
-  GroupProduct** threads = reinterpret_cast<GroupProduct**>(slots);
-  const GroupProduct& shape = *threads[0];
-  float a[64][16], b[256][16];
-  for (int row = 0; row < 64; ++row) described_row(a[row], shape.a, row, shape.kind);
-  for (int column = 0; column < shape.columns; ++column) described_row(b[column], shape.b, column, shape.kind);
-  for (int thread = 0; thread < 4 * WARP; ++thread)
-    for (int i = 0; i < shape.columns / 2; ++i) {
-      int row = thread / WARP * 16 + thread % WARP / 4 + i % 4 / 2 * 8, column = i / 4 * 8 + thread % 4 * 2 + i % 2;
-      float sum = 0;
-      for (int k = 0; k < 16; ++k) sum += a[row][k] * b[column][k];
-      threads[thread]->d[i] += sum;
-    }
-  ++statistics().matrix_products;
 }
 
 // Matrix number i has its eight row addresses in lanes 8 i to 8 i + 7; lane l gets the elements 2 (l % 4), + 1 of row l / 4, or of column l / 4.

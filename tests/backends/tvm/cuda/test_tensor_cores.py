@@ -238,7 +238,7 @@ def test_kernels_agree_with_the_evaluator(name, cases, unit):
 def test_groups_of_warps_agree_with_the_evaluator():
     tilings = {
         "groups": Tiling(128, 128, 64, 32, 64, 3, 1, 256, groups=True),
-        "narrow_groups": Tiling(128, 64, 64, 16, 64, 2, 2, 128, groups=True),
+        "narrow_groups": Tiling(128, 64, 64, 16, 64, 3, 2, 128, groups=True),
     }
     made = [
         gemm_case("groups", (140, 136, 232), "float16", A100, transposed="b", tiling=tilings["groups"]),

@@ -54,7 +54,8 @@ __device__ __forceinline__ void multiply_on_warpgroups(const A& a, const B& b, c
   static_assert(A::ROWS_ALONG_I && B::ROWS_ALONG_I && A::ROW_BYTES == 128 && B::ROW_BYTES == 128 && STAGES >= 3);
   constexpr int STAGE = A::BYTES + B::BYTES, COLUMNS = BLOCK_N / 8, ROWS = BLOCK_M / 64 / GROUPS, AHEAD = STAGES - 2, SLICE = 64 * 128;
   static_assert(A::BYTES % 1024 == 0 && B::BYTES % 1024 == 0 && BLOCK_M == ROWS * GROUPS * 64);
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = warp / 4, tiles = (end - first + DEPTH - 1) / DEPTH;
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = __shfl_sync(0xffffffffu, warp / 4, 0);  // the same in all lanes, also for the compiler
+  int tiles = (end - first + DEPTH - 1) / DEPTH, reading = 0, writing = AHEAD * STAGE;
   Sum sums[ROWS][1][COLUMNS][4] = {};
 #pragma unroll
   for (int s = 0; s < AHEAD; ++s) {
@@ -64,14 +65,12 @@ __device__ __forceinline__ void multiply_on_warpgroups(const A& a, const B& b, c
     }
     cp_async_commit();
   }
-  char* reading = shared;
-  char* writing = shared + AHEAD * STAGE;
 #pragma unroll 1
   for (int tile = 0; tile < tiles; ++tile) {
     cp_async_wait<AHEAD - 1>();
     wgmma_publish();
     __syncthreads();
-    unsigned long long rows = wgmma_descriptor(reading + group * ROWS * SLICE), columns = wgmma_descriptor(reading + A::BYTES);
+    unsigned long long rows = wgmma_descriptor(shared + reading + group * ROWS * SLICE), columns = wgmma_descriptor(shared + reading + A::BYTES);
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < 4; ++step)
@@ -82,17 +81,17 @@ __device__ __forceinline__ void multiply_on_warpgroups(const A& a, const B& b, c
     typename A::Fetched fetched_a;
     typename B::Fetched fetched_b;
     if (next < tiles) {  // beside the products of this tile and the one before
-      fetched_a = a.fetch(writing, first + next * DEPTH, end);
-      fetched_b = b.fetch(writing + A::BYTES, first + next * DEPTH, end);
+      fetched_a = a.fetch(shared + writing, first + next * DEPTH, end);
+      fetched_b = b.fetch(shared + writing + A::BYTES, first + next * DEPTH, end);
     }
     cp_async_commit();
     wgmma_wait<1>();
     if (next < tiles) {
-      a.keep(writing, fetched_a);
-      b.keep(writing + A::BYTES, fetched_b);
+      a.keep(shared + writing, fetched_a);
+      b.keep(shared + writing + A::BYTES, fetched_b);
     }
-    reading = reading == shared + (STAGES - 1) * STAGE ? shared : reading + STAGE;
-    writing = writing == shared + (STAGES - 1) * STAGE ? shared : writing + STAGE;
+    reading = reading == (STAGES - 1) * STAGE ? 0 : reading + STAGE;
+    writing = writing == (STAGES - 1) * STAGE ? 0 : writing + STAGE;
   }
   wgmma_wait<0>();
   wgmma_finished(sums);
