@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lepton_compiler.gpus import GPUS
 from lepton_compiler.testing.cuda_emulator import DeviceFault, kernels_of, run
 from lepton_compiler.toolchain import find_toolchain
 
@@ -33,6 +34,7 @@ class FakeGpu:
         faults: what kernels did wrong, in words.
         launched: names of the functions that ran, in order.
         checks: whether the emulator looks at every access, which takes several times as long.
+        architecture: of the machine code that it runs; none where it translates PTX.
     """
 
     def __init__(self) -> None:
@@ -49,6 +51,7 @@ class FakeGpu:
     ) -> None:
         """Be so many GPUs of a compute capability, with so many bytes and multiprocessors each, whose kernels this object runs from now on."""
         self.library.fake_on_launch(self._callback)
+        self.architecture = next((gpu.architecture for gpu in GPUS.values() if gpu.capability == capability), "")
         self.library.fake_configure(devices, *capability, processors, ctypes.c_size_t(memory))
 
     def know(self, text: str, manifest: Mapping[str, Any]) -> None:
@@ -100,7 +103,7 @@ class FakeGpu:
         try:
             given = [arrays[arguments[k]] for k in range(count)]
             shape = tuple(extents[0:3]), tuple(extents[3:6]), extents[6]
-            run(text, symbol, *shape, given, checks=self.checks, together=bool(extents[7]))
+            run(text, symbol, *shape, given, checks=self.checks, together=bool(extents[7]), architecture=self.architecture)
         except DeviceFault as fault:
             self.faults.append(str(fault))
             return 1

@@ -16,12 +16,16 @@ from lepton_compiler.testing.cuda_emulator.build import compile_kernels, kernels
 ALIGNMENT = 256
 """What the driver's allocations are aligned to, in bytes."""
 
+OWN_INSTRUCTIONS = frozenset({"sm_75", "sm_90a"})
+"""Architectures whose kernels are written in other instructions than those of `sm_80`."""
+
 Extent = int | Sequence[int]
 Argument = np.ndarray | np.generic | int | float | bytes | None
 
 
 class DeviceFault(Exception):
-    """The kernel did what a device faults at or leaves undefined: out of bounds, misaligned, a race, a barrier that not all threads reach."""
+    """The kernel did what a device faults at or leaves undefined: out of bounds, misaligned, a race, a barrier that not all threads reach,
+    something that is used before it was waited for."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Statistics:
     Attributes:
         barriers: releases of `__syncthreads`, all blocks together.
         collectives: operations of whole warps: shuffles, `__syncwarp`, matrix loads and products.
-        matrix_products: `mma` instructions.
+        matrix_products: `mma` and `wgmma` instructions.
         matrix_loads: 8x8 matrices of 16-bit elements that `ldmatrix` loaded.
         matrix_load_conflicts: additional passes through shared memory that those loads took because rows lay in the same banks.
         grid_barriers: times that all blocks waited for each other.
@@ -86,6 +90,7 @@ def run(
     races: bool = True,
     checks: bool = True,
     together: bool = False,
+    architecture: str = "sm_80",
 ) -> Statistics:
     """Run `name<<<grid, block, shared_bytes>>>(args)`; arrays are changed in place.
 
@@ -100,13 +105,15 @@ def run(
         checks: look at every access at all. Without this a kernel runs several times as fast, only barriers, collectives, asynchronous copies
             and loads of matrices are still checked, and a kernel that goes astray may take the process with it.
         together: the launch is cooperative: all blocks are there at the same time and may wait for each other.
+        architecture: whose instructions there are, where they are not those of `sm_80`: `sm_75` or `sm_90a`.
 
     Raises:
         DeviceFault: see there; the arrays hold what had been written.
         LeptonError: the text does not compile.
         TypeError: `args` do not fit the kernel's parameters.
     """
-    library = _load(compile_kernels(kernel_text, kernels_of(kernel_text) or (name,), checks))
+    text = f"#define LEPTON_EMULATED_{architecture.upper()}\n{kernel_text}" if architecture in OWN_INSTRUCTIONS else kernel_text
+    library = _load(compile_kernels(text, kernels_of(kernel_text) or (name,), checks))
     memory = _Memory()
     values = [memory.value(k, p, a) for k, (p, a) in enumerate(zip(_parameters(library, name, len(args)), args, strict=True))]
     pointers = (ctypes.c_void_p * max(1, len(values)))(*(ctypes.addressof(v) for v in values))

@@ -436,6 +436,7 @@ const char* launch(const Launch& launch, Call call, void** arguments, Statistics
     run_alone(count, blocks[0]);
   munmap(stacks, blocks.size() * room);
   clear_regions(true);
+  forget_products();
   *result = figures;
   return message;
 }

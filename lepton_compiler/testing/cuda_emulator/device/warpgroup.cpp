@@ -1,5 +1,6 @@
 // Products of groups of warps in the background. Until they are waited for, sums are no numbers, nothing may touch them, and nothing may write to
-// the tiles; both are read as late as possible, when the wait ends. The order of what is asked for is that of the PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions":
+// the tiles; both are read as late as possible, when the wait ends. The order of what is asked for is that
+// of the PTX ISA, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions":
 // a fence before the first product and after each wait; writes to shared memory published by the thread that wrote, before a barrier; a wait
 // of the whole group, after which a barrier lies before the tiles are written by other threads.
 #include "warpgroup.h"

@@ -76,14 +76,17 @@ class Case:
     expected: np.ndarray
     tolerance: float
 
-    def check(self, text: str, backwards: bool = False) -> list[Statistics]:
+    def check(self, text: str, backwards: bool = False, architecture: str = "sm_80") -> list[Statistics]:
         """Run its kernels, out of the text of a whole unit, and compare."""
         out = self.arrays["out"]
         out[...] = 99
         scratch = np.full(max(1, self.plan.workspace_bytes // 4), -1, np.int32)
         arrays = {**self.arrays, "workspace": scratch}
         figures = [
-            run(text, x.symbol, x.grid, x.block, x.shared_bytes, [arrays[a] for a in x.arguments], backwards=backwards)
+            run(
+                text, x.symbol, x.grid, x.block, x.shared_bytes, [arrays[a] for a in x.arguments], backwards=backwards,
+                architecture=architecture,
+            )  # fmt: skip
             for x in self.plan.launches
         ]
         error = np.abs(out.astype(np.float64) - self.expected.astype(np.float64)).max()
@@ -235,27 +238,12 @@ def test_kernels_agree_with_the_evaluator(name, cases, unit):
 
 
 @pytest.mark.skipif(bool(available()), reason=available())
-def test_groups_of_warps_agree_with_the_evaluator():
-    tilings = {
-        "groups": Tiling(128, 128, 64, 32, 64, 3, 1, 256, groups=True),
-        "narrow_groups": Tiling(128, 64, 64, 16, 64, 3, 2, 128, groups=True),
-    }
-    made = [
-        gemm_case("groups", (140, 136, 232), "float16", A100, transposed="b", tiling=tilings["groups"]),
-        gemm_case("narrow_groups", (100, 60, 250), "bfloat16", A100, transposed="b", tiling=tilings["narrow_groups"]),
-    ]
-    text = "\n".join(["#define LEPTON_EMULATED_SM_90A", library(), *(case.plan.text for case in made)])
-    for case in made:
-        assert case.check(text)[0].matrix_loads == 0
-
-
-@pytest.mark.skipif(bool(available()), reason=available())
 def test_integers_in_quarters_agree_with_the_evaluator():
     signs: list[tuple[Element, Element]] = [("int8", "int8"), ("uint8", "int8"), ("int8", "uint8"), ("uint8", "uint8")]
     made = [gemm_case(f"quarters{k}", (33, 24, 96), "int8", device_of("sm_75"), elements=e, transposed="b") for k, e in enumerate(signs)]
-    text = "\n".join(["#define LEPTON_EMULATED_SM_75", library(), *(case.plan.text for case in made)])
+    text = "\n".join([library(), *(case.plan.text for case in made)])
     for case in made:
-        (figures,) = case.check(text)
+        (figures,) = case.check(text, architecture="sm_75")
         assert figures.matrix_products % 4 == 0 and figures.matrix_products > 0
 
 

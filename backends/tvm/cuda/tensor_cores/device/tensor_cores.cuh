@@ -67,6 +67,7 @@ __device__ __forceinline__ void drain(const Sum (&sums)[ROWS][COLUMNS][4], char*
 #pragma unroll
       for (int first = 0; first < PER_ROW; first += ACROSS) {
         int column = (first + lane % ACROSS) * VECTOR;
+        if (PER_ROW % ACROSS && first + lane % ACROSS >= PER_ROW) break;
 #pragma unroll
         for (int v = 0; v < VECTOR; v += 4) {
           Pack<Sum, 4> four = *reinterpret_cast<const Pack<Sum, 4>*>(staging + at * WIDTH + column + v);
