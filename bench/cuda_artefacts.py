@@ -141,7 +141,7 @@ def _describe(row: Row, files: Mapping[str, bytes], target: str, cuobjdump: str 
     if cuobjdump is None:
         return
     found = inspect(codes, cuobjdump)
-    if (there := [c.architecture for c in found]) != (wanted := [gpu.name for gpu in parse_target(target).gpus]):
+    if (there := [c.architecture for c in found]) != (wanted := [gpu.architecture for gpu in parse_target(target).gpus]):
         raise LeptonError(f"there is code for {', '.join(there)} instead of {', '.join(wanted)}")
     for cubin in found:
         if missing := names - set(cubin.kernels):

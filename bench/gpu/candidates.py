@@ -103,7 +103,7 @@ def collect(case: Case, model: Path, target: str, stamp: str, jobs: int, folder:
 
 def _kernels(spec: KernelSpec, calls: int, target: Target, jobs: int, folder: Path) -> Kernels | None:
     """The contenders of one kernel; None where it is no product."""
-    from lepton_compiler.backends.tvm.cuda.compilers import compile_images
+    from lepton_compiler.backends.tvm.cuda.compilers import compile_cubin
     from lepton_compiler.backends.tvm.cuda.tuning.candidates import candidates
     from lepton_compiler.backends.tvm.cuda.unit import unit
     from lepton_compiler.backends.tvm.cuda.version import schedule_version
@@ -120,13 +120,13 @@ def _kernels(spec: KernelSpec, calls: int, target: Target, jobs: int, folder: Pa
         kernel = ready[contender.key(target)]
         distinct.setdefault(kernel.object.replace(kernel.symbol.encode(), b""), (contender.choice.to_json(), kernel))
     choices, kernels = zip(*distinct.values(), strict=True)
-    images, _ = compile_images(unit(kernels), target.gpus[-1:], folder, 1)
+    code = compile_cubin(unit(kernels), target.gpus[-1], folder)
     numbers = [*range(spec.inputs), *spec.outputs]
     row = {
         "kernel": spec.structure, "label": spec.label, "shapes": " ".join(str(spec.types[k]) for k in numbers),
         "schedules": schedule_version(), "target": describe(target), "threads": 1,
     }  # fmt: skip
-    return Kernels(row, spec, calls, choices, kernels, images[0].code)
+    return Kernels(row, spec, calls, choices, kernels, code)
 
 
 def measured(session: DeviceSession, kernels: Kernels, touched: int, skipped: Sequence[int]) -> dict[str, Any]:

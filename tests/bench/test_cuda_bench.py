@@ -66,7 +66,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
         return [Image(g, False, b"code") for g in gpus], "none"
 
     monkeypatch.setattr(package, "compile_images", images)
-    monkeypatch.setattr(compilers, "compile_images", images)
+    monkeypatch.setattr(compilers, "compile_cubin", lambda text, gpu, cache: images(text, [gpu], cache, 1)[0][0].code)
     monkeypatch.setattr(stages, "MeasuringProcess", Here)
     monkeypatch.setattr(Here, "failing", ())
     gpu.configure(capability=(9, 0))

@@ -83,6 +83,16 @@ def compile_images(text: str, gpus: Sequence[Gpu], cache: Path | None, jobs: int
     return [*images, Image(newest, True, codes[-1].ptx)], compiler.version
 
 
+def compile_cubin(text: str, gpu: Gpu, cache: Path | None) -> bytes:
+    """Machine code for one architecture.
+
+    Raises:
+        MissingDependency: there is no compiler.
+        LeptonError: the unit does not compile.
+    """
+    return _cached(find_compiler(), text, gpu.architecture, cache).cubin
+
+
 def _cached(compiler: Compiler, text: str, architecture: str, cache: Path | None) -> Code:
     if cache is None:
         return compiler.compile(text, architecture)

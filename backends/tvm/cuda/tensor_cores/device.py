@@ -25,7 +25,7 @@ class Device:
         half: multiply-adds of fp16 through `mma.sync` per clock and multiprocessor; tf32 has half of them, int8 twice as many.
         threads: that a multiprocessor holds.
         registers: of a multiprocessor, 32 bits each.
-        group: multiply-adds of fp16 through `wgmma` per clock and multiprocessor; 0 where the architecture has none.
+        group: multiply-adds of fp16 through `wgmma` per clock and multiprocessor, int8 has twice as many; 0 where the architecture has none.
     """
 
     name: str
@@ -53,8 +53,7 @@ DEVICES = {
         Device("sm_86", 72, 1.70e9, 600e9, 99 << 10, 128, 512, 1536),  # A10
         Device("sm_87", 16, 1.30e9, 205e9, 163 << 10, 128, 512, 1536),  # Jetson Orin
         Device("sm_89", 142, 2.49e9, 864e9, 99 << 10, 128, 512, 1536),  # L40
-        Device("sm_90", 132, 1.75e9, 3350e9, 227 << 10, 128, 1280, 2048),  # H100
-        Device("sm_90a", 132, 1.75e9, 3350e9, 227 << 10, 128, 1280, 2048, group=2048),  # the same, by instructions that no later one has
+        Device("sm_90", 132, 1.75e9, 3350e9, 227 << 10, 128, 1280, 2048, group=2048),  # H100
         Device("sm_100", 148, 1.85e9, 8000e9, 227 << 10, 128, 1280, 2048),  # B200
         Device("sm_120", 170, 2.41e9, 1792e9, 99 << 10, 128, 512, 1536),  # GeForce RTX 5090
     )
@@ -70,8 +69,8 @@ def device_of(name: str) -> Device:
     """
     if name in DEVICES:
         return DEVICES[name]
-    number = int(name.removeprefix("sm_").rstrip("abf"))
-    older = [d for d in DEVICES.values() if d.name[-1].isdigit() and int(d.name.removeprefix("sm_")) <= number]
+    number = int(name.removeprefix("sm_"))
+    older = [d for d in DEVICES.values() if int(d.name.removeprefix("sm_")) <= number]
     if not older:
         raise UnsupportedError(f"no kernels for {name}", hint=f"known: {', '.join(DEVICES)}")
     return older[-1]

@@ -12,7 +12,7 @@ import numpy as np
 
 from lepton_compiler.backends.tvm import workers
 from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
-from lepton_compiler.backends.tvm.cuda.compilers import compile_images
+from lepton_compiler.backends.tvm.cuda.compilers import compile_cubin
 from lepton_compiler.backends.tvm.cuda.tuning.candidates import candidates
 from lepton_compiler.backends.tvm.cuda.tuning.device import Contest, GpuDevice
 from lepton_compiler.backends.tvm.cuda.tuning.fastest import ROUNDS, fastest
@@ -132,10 +132,9 @@ class Search:
             kernel = answer
             cache.put(key, kernel)
         try:
-            images, _ = compile_images(unit([kernel]), (self.gpu,), self.folder, 1)
+            return kernel, compile_cubin(unit([kernel]), self.gpu, self.folder)
         except LeptonError:
             return None
-        return kernel, images[0].code
 
 
 def _text(code: Code) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 import lepton_compiler as lc
 from lepton_compiler.backends.tvm.cuda import compilers
-from lepton_compiler.backends.tvm.cuda.compilers import Nvcc, Nvrtc, compile_images, find_compiler
+from lepton_compiler.backends.tvm.cuda.compilers import Nvcc, Nvrtc, compile_cubin, compile_images, find_compiler
 from lepton_compiler.errors import LeptonError, MissingDependency, UnsupportedError, UsageError
 from lepton_compiler.gpus import GPUS
 from lepton_compiler.ir.text import parse_graph
@@ -88,9 +89,9 @@ def test_a_compiler_that_fails_is_told_of(tmp_path):
     fake.write_text("#!/bin/sh\necho unit.cu: no >&2\nexit 1\n")
     fake.chmod(0o755)
     with pytest.raises(LeptonError, match=r"nvcc failed: unit\.cu: no"):
-        Nvcc(str(fake)).compile(UNIT, GPUS["sm_80"])
+        Nvcc(str(fake)).compile(UNIT, "sm_80")
     with pytest.raises(MissingDependency, match="cannot run"):
-        Nvcc(str(tmp_path / "nothing")).compile(UNIT, GPUS["sm_80"])
+        Nvcc(str(tmp_path / "nothing")).compile(UNIT, "sm_80")
 
 
 def test_images_are_the_same_twice_and_kept(compiler, tmp_path):
@@ -101,6 +102,20 @@ def test_images_are_the_same_twice_and_kept(compiler, tmp_path):
     assert [(image.gpu.name, image.is_ptx) for image in first] == [("sm_80", False), ("sm_80", True)]
     assert first[0].code[:4] == b"\x7fELF" and b".visible .entry twice" in first[1].code
     assert len(list(tmp_path.rglob("*.cubin"))) == len(list(tmp_path.rglob("*.ptx"))) == 1
+
+
+@pytest.mark.parametrize("kind", [Nvrtc, Nvcc])
+def test_machine_code_for_sm_90_has_instructions_that_its_ptx_has_not(kind, monkeypatch, tmp_path):
+    path = compilers._nvrtc_library() if kind is Nvrtc else shutil.which("nvcc")
+    if path is None:
+        pytest.skip(f"there is no {kind.__name__.lower()}")
+    monkeypatch.setattr(compilers, "find_compiler", lambda: kind(path))
+    text = '#ifdef __CUDA_ARCH_FEAT_SM90_ALL\n#define NAME featured\n#else\n#define NAME plain\n#endif\n' + UNIT.replace("twice", "NAME")
+    images, _ = compile_images(text, (GPUS["sm_80"], GPUS["sm_90"]), tmp_path, 2)
+    assert [(image.gpu.name, image.is_ptx) for image in images] == [("sm_80", False), ("sm_90", False), ("sm_90", True)]
+    assert [(b"featured" in image.code, b"plain" in image.code) for image in images] == [(False, True), (True, False), (False, True)]
+    assert re.search(rb"^\.target sm_90$", images[-1].code, re.MULTILINE)  # what later GPUs take
+    assert compile_cubin(text, GPUS["sm_90"], tmp_path) == images[1].code
 
 
 @pytest.mark.parametrize("kind", [Nvrtc, Nvcc])

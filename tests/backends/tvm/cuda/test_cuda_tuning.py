@@ -86,8 +86,8 @@ def tuned(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[C
         gpu.configure()
         gpu.forget()
         gpu.emulate("nothing")
-        for module in (build, search):
-            monkeypatch.setattr(module, "compile_images", images)
+        monkeypatch.setattr(build, "compile_images", images)
+        monkeypatch.setattr(search, "compile_cubin", lambda text, gpu, cache: images(text, [gpu], cache, 1)[0][0].code)
         monkeypatch.setattr(compilers, "find_compiler", lambda: None)
         monkeypatch.setattr(device, "MeasuringProcess", Here)
         return gpu
@@ -178,7 +178,7 @@ def test_the_search_ends_with_its_time(tuned, tmp_path):
 
 def test_machines_that_cannot_measure_are_told_of_before_anything_is_compiled(tuned, tmp_path, monkeypatch):
     gpu = tuned(by_block)
-    monkeypatch.setattr(search, "compile_images", lambda *arguments: pytest.fail("something was compiled"))
+    monkeypatch.setattr(search, "compile_cubin", lambda *arguments: pytest.fail("something was compiled"))
     monkeypatch.setattr(build, "compile_images", lambda *arguments: pytest.fail("something was compiled"))
     gpu.configure(devices=0)
     with pytest.raises(LeptonError, match="no GPU: the driver says 'no CUDA-capable device is detected'"):
