@@ -24,6 +24,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores import (
     Plan,
     device_of,
     generate,
+    ranked,
     shape_of,
 )
 from lepton_compiler.backends.tvm.cuda.text.support import INLINE
@@ -60,8 +61,9 @@ def generated_product(kernel: KernelText, anchor: Anchor, arithmetic: Arithmetic
     """
     names, symbol = names_of(kernel), f"{kernel.symbol}_product"
     problem, device = problem_of(anchor, arithmetic), smallest(gpus)
+    shape = shape_of(symbol, problem)
     epilogue = _with_zero_points(kernel, epilogue_of(kernel, symbol, anchor.output, anchor.product.sums), anchor.product)
-    tiling = tiling_of(kernel.choice, shape_of(symbol, problem), device) if kernel.choice else None
+    tiling = tiling_of(kernel.choice, shape, device) or ranked(shape, device, devices_of(gpus))[0]
     plan = generate(symbol, problem, epilogue, device, tiling)
     if plan.workspace_bytes:
         kernel.space(tirx.decl_buffer((plan.workspace_bytes // 4,), anchor.product.kind, "workspace", layout=None))
@@ -74,9 +76,15 @@ def names_of(kernel: KernelText) -> list[str]:
     return [f"p{k}" for k in range(len(kernel.buffers))]
 
 
+def devices_of(gpus: Sequence[Gpu]) -> list[Device]:
+    """What the choice of tiles knows of some GPUs."""
+    return [device_of(gpu.name) for gpu in gpus]
+
+
 def smallest(gpus: Sequence[Gpu]) -> Device:
-    """The GPU whose blocks have the least shared memory: what fits there fits all."""
-    return min((device_of(gpu.name) for gpu in reversed(gpus)), key=lambda d: d.shared_per_block)
+    """The GPU whose blocks have the least shared memory: what fits there fits all; with products of groups of warps if one of them has such."""
+    devices = devices_of(gpus)
+    return replace(min(reversed(devices), key=lambda d: d.shared_per_block), group=max(d.group for d in devices))
 
 
 def add_plan(kernel: KernelText, plan: Plan, names: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from tvm import tirx
 
 from lepton_compiler.backends.tvm.cuda.products.builder import Builder
-from lepton_compiler.backends.tvm.cuda.products.operands import ZERO, chunk, element_type, is_converted, is_plain, less, stored
+from lepton_compiler.backends.tvm.cuda.products.operands import ZERO, chunk, element_type, is_converted, is_plain, is_turned, less, stored
 from lepton_compiler.backends.tvm.cuda.products.product import Element, Expr, Product, Side
 from lepton_compiler.backends.tvm.cuda.products.weights import packed_weights
 from lepton_compiler.backends.tvm.cuda.products.zero_points import are_fit, zero_points
@@ -44,7 +44,7 @@ def matmul(b: Builder, op: Any, x: Arg, y: Arg, x_zero: Arg | None = None, y_zer
     converted = flat and is_converted(b, x, y, 0)
     if not (converted or is_plain(b, x, y)):
         return Product(batch, rows, columns, depth, *sides, acc, place, b.ending(_same))
-    turned = converted or (acc == "int32" and flat and y.constant)
+    turned = converted or (flat and is_turned(y))
     packed = packed_weights(b.weight, y, "columns", turn=True) if turned else None
     zeros = zero_points(x_zero, y_zero, None if packed is None else lambda: b.weight(y, "column_sums"), depth)
 
@@ -69,7 +69,7 @@ def matmul(b: Builder, op: Any, x: Arg, y: Arg, x_zero: Arg | None = None, y_zer
         end,
         problem,
         lambda at, m, n: zeros.taken_off(n),
-        takes_few=turned or acc == "int32",
+        takes_few=converted or acc == "int32",
     )
 
 
@@ -97,7 +97,8 @@ def gemm(b: Builder, op: Any, x: Arg, y: Arg, c: Arg | None = None) -> Product:
 
     converted = is_converted(b, x, y, int(op.trans_b))
     pack = ("filters", 0) if op.trans_b else ("columns",)
-    packed = packed_weights(b.weight, y, *pack, turn=not op.trans_b) if converted else None
+    turned = converted or (is_plain(b, x, y) and not op.trans_b and is_turned(y))
+    packed = packed_weights(b.weight, y, *pack, turn=not op.trans_b) if turned else None
 
     def problem(name: Callable[[Any], str], arithmetic: Arithmetic) -> Gemm:
         a = Matrix(name(b.buffer(x)), element_type(x), *((1, rows) if op.trans_a else (depth, 1)))

@@ -19,6 +19,8 @@ WIDE = 4
 ZERO = tirx.const(0, "int32")
 BYTES = frozenset({"int8", "uint8"})
 """Types of codes, of which tensor cores take any two."""
+HALF = 16
+"""Bits."""
 INTEGER = frozenset({"ConvInteger", "MatMulInteger"})
 """Operators that sum products of codes."""
 
@@ -54,6 +56,11 @@ def is_converted(b: Builder, x: Arg, w: Arg, along: int) -> bool:
     """Whether data of floats is read as it is stored, and weights are converted from codes; `along` is their axis of the sum."""
     direct = x.body is None and x.number is None and x.type.dtype == w.type.dtype and x.type.dtype.name in b.generated - {"int8"}
     return direct and are_converted(w, along)
+
+
+def is_turned(w: Arg) -> bool:
+    """Whether a right operand `[K, N]` is a constant that is stored along the sum: bytes and 16-bit floats, which tensor cores read so at their best."""
+    return w.constant and w.type.dtype.bits <= HALF
 
 
 def element_type(x: Arg) -> TensorElement:

@@ -15,7 +15,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
     Matrix,
     Plan,
 )
-from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, possible
+from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, possible, ranked
 
 __all__ = [
     "DEVICES",
@@ -41,5 +41,6 @@ __all__ = [
     "pack_weights",
     "packed_depth",
     "possible",
+    "ranked",
     "shape_of",
 ]

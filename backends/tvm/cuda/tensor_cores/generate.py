@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
     Plan,
 )
 from lepton_compiler.backends.tvm.cuda.tensor_cores.sources import Source, matrix_source, windows_source
-from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, candidates, choose, possible, seconds, shared_bytes
+from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, choose, possible, ranked, seconds, shared_bytes
 
 FINISH_THREADS = 256
 
@@ -69,11 +70,10 @@ def shape_of(symbol: str, problem: Gemm | Convolution) -> Shape:
     return (gemm_product(problem) if isinstance(problem, Gemm) else convolution_product(problem, symbol)).shape
 
 
-def alternatives(symbol: str, problem: Gemm | Convolution, device: Device, count: int) -> list[Tiling]:
+def alternatives(shape: Shape, device: Device, devices: Sequence[Device], count: int) -> list[Tiling]:
     """The tilings that the model finds best, best first, and the best one with other numbers of stages: what is worth measuring."""
-    shape = shape_of(symbol, problem)
-    best = sorted(candidates(shape, device, split=True), key=lambda t: seconds(shape, t, device))[:count]
-    staged = [t for t in possible(shape, device) if replace(t, stages=best[0].stages) == best[0] and t != best[0]]
+    best = ranked(shape, device, devices)[:count]
+    staged = [t for t in possible(shape, device) if replace(t, stages=best[0].stages) == best[0] and t not in best]
     return best + staged
 
 
@@ -85,7 +85,7 @@ def gemm_product(gemm: Gemm) -> Product:
     once = [math.prod(c for c, s in zip(gemm.batch, m.batch, strict=True) if s) for m in (gemm.a, gemm.b)]
     rows = once[0] * gemm.m * size + once[1] * gemm.n * _bits(gemm.b.element, gemm.b.codes) // 8
     moved = rows * gemm.k + batch * gemm.m * gemm.n * size
-    groupable = _groupable(gemm.arithmetic, a, b)
+    groupable = _groupable(gemm, a, b)
     shape = Shape(batch, gemm.m, gemm.n, gemm.k, gemm.arithmetic, size, moved, a.along_k, groupable)
     return Product(shape, a, b, *_arithmetic(gemm.arithmetic, gemm.a.element, gemm.b.element), gemm.zero_a, gemm.zero_b)
 
@@ -102,7 +102,7 @@ def convolution_product(conv: Convolution, symbol: str) -> Product:
         weights = Matrix(conv.weight, conv.weight_element, 1, padded, (outs * padded,), codes=conv.codes)
         b = matrix_source(weights, outs, depth if padded == depth else padded, padded, 1, (conv.groups,))
         shape = Shape(
-            conv.groups, conv.images * pixels, outs, depth, conv.arithmetic, size, moved, groupable=_groupable(conv.arithmetic, windows, b)
+            conv.groups, conv.images * pixels, outs, depth, conv.arithmetic, size, moved, groupable=_groupable(conv, windows, b)
         )
         return Product(shape, windows, b, *_arithmetic(conv.arithmetic, conv.element, conv.weight_element), *extra)
     batch = (conv.images, conv.groups)
@@ -118,8 +118,9 @@ def _bits(element: Element, codes: Codes | None) -> int:
     return BYTES[element] * 8 if codes is None else codes.bits
 
 
-def _groupable(arithmetic: Arithmetic, a: Source, b: Source) -> bool:
-    return arithmetic in ("float16", "bfloat16") and a.along_k and b.along_k
+def _groupable(problem: Gemm | Convolution, a: Source, b: Source) -> bool:
+    exact = problem.arithmetic == "int8" and not (problem.zero_a or problem.zero_b)
+    return (exact or problem.arithmetic in ("float16", "bfloat16")) and a.along_k and b.along_k
 
 
 def _whole_rows(conv: Convolution, windows: Source) -> Source:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from lepton_compiler.backends.tvm.cuda.tensor_cores.device import Device
@@ -49,11 +49,23 @@ TENSOR_TILES = (
 """Rows and columns of a block, rows and columns of a warp."""
 GROUP_TILES = (
     (128, 256, 64, 64),
+    (256, 128, 64, 64),
+    (128, 192, 64, 48),
     (128, 128, 64, 32),
-    (128, 64, 64, 16),
+    (256, 64, 64, 32),
+    (128, 96, 32, 48),
+    (128, 64, 32, 32),
+    (64, 256, 64, 64),
+    (64, 192, 64, 48),
     (64, 128, 32, 64),
+    (64, 96, 32, 48),
+    (64, 64, 32, 32),
 )
-"""Blocks whose warps multiply in groups of four where the device can; the tile of a warp is for devices that cannot."""
+"""Blocks whose warps multiply in groups of four where the device can; the tile of a warp is for devices that cannot. The columns are `library.WIDTHS`."""
+GROUP_STAGES = (4, 3, 6)
+"""Numbers of tiles in shared memory for these: loads run two less ahead, and one is being multiplied when the next is begun."""
+GROUP_LOOP = 40
+"""Instructions of a warp for each tile along k beside copies: barrier, fences, addresses, the products."""
 SIMT_TILES = (
     (128, 128, 64, 32),
     (128, 64, 64, 32),
@@ -107,7 +119,8 @@ class Shape:
         bytes_moved: that memory must give and take at least.
         size: bytes of an element of the operands.
         rows_free: whether a lane may have fewer than four rows (A lies along k).
-        groupable: whether groups of warps can multiply the operands: 16-bit floats, both along k.
+        groupable: whether groups of warps can multiply the operands: 16-bit floats, or integers without zero points that the kernel takes off,
+            both along k.
     """
 
     batch: int
@@ -136,13 +149,24 @@ def candidates(shape: Shape, device: Device, split: bool) -> Iterator[Tiling]:
                 yield from _cut(shape, device, sizes, row_bytes, split)
     if device.group and shape.groupable:
         for sizes in GROUP_TILES:
-            yield from (replace(tiling, groups=True) for tiling in _cut(shape, device, sizes, 128, split))
+            for stages in GROUP_STAGES:
+                every = (replace(tiling, stages=stages, groups=True) for tiling in _cut(shape, device, sizes, 128, split))
+                yield from (tiling for tiling in every if shared_bytes(shape, tiling) <= device.shared_per_block)
+
+
+def ranked(shape: Shape, device: Device, devices: Sequence[Device]) -> list[Tiling]:
+    """All tilings that fit `device`, best first: the one that takes the least time on `devices` together, each compared with the best for it."""
+    every = list(candidates(shape, device, split=True))
+    times = [[seconds(shape, tiling, d) for d in devices] for tiling in every]
+    best = [min(column) for column in zip(*times, strict=True)]
+    order = sorted(range(len(every)), key=lambda k: sum(t / b for t, b in zip(times[k], best, strict=True)))
+    return [every[k] for k in order]
 
 
 def possible(shape: Shape, device: Device) -> Iterator[Tiling]:
     """The candidates, and the same with fewer or more stages, as far as they fit: what may be worth measuring."""
-    for tiling in candidates(shape, device, split=True):
-        for stages in range(LEAST_STAGES, MOST_STAGES + 1):
+    for tiling in dict.fromkeys(replace(tiling, stages=MOST_STAGES) for tiling in candidates(shape, device, split=True)):
+        for stages in range(LEAST_STAGES + tiling.groups, MOST_STAGES + 1):
             other = replace(tiling, stages=stages)
             if shared_bytes(shape, other) <= device.shared_per_block:
                 yield other
@@ -193,37 +217,39 @@ def _clocks_per_k(shape: Shape, tiling: Tiling, device: Device, together: int) -
     edge = tiling.block_m + tiling.block_n
     warps = tiling.threads // 32
     issue = edge * shape.size / 16 * COPY / ISSUE
-    rate = device.group if tiling.groups and device.group else _rate(shape.arithmetic, device)
-    compute = tiling.block_m * tiling.block_n / rate
+    grouped = tiling.groups and device.group > 0
+    compute = tiling.block_m * tiling.block_n / _rate(shape.arithmetic, device, device.group if grouped else device.half)
     if shape.arithmetic == "float32":  # each lane reads its own rows and columns, in vectors of four that take two clocks
         rows, columns = tiling.warp_m / 8, tiling.warp_n / 4
         issue += warps * 32 * (rows * columns + (rows + columns) / 4) / ISSUE
         shared = warps * (rows + columns) / 2 + edge * shape.size / 128
-    elif tiling.groups:
+    elif grouped:  # 64 rows and all columns are read for each product; both must pass through 128 bytes a clock
+        issue += warps * 32 * GROUP_LOOP / tiling.depth / ISSUE
         shared = (tiling.block_m / 64 * (64 + tiling.block_n) + edge) * shape.size / 128
     else:
         shared = (warps * (tiling.warp_m + tiling.warp_n) + edge) * shape.size / 128
-    under_way = together * (tiling.stages - 1) * edge * tiling.depth * shape.size
+    under_way = together * (tiling.stages - (2 if grouped else 1)) * edge * tiling.depth * shape.size
     loads = edge * shape.size / min(L2_BYTES_PER_CLOCK, under_way / LATENCY)
     return max(compute, shared, loads, issue)
 
 
-def _rate(arithmetic: Arithmetic, device: Device) -> float:
+def _rate(arithmetic: Arithmetic, device: Device, half: int) -> float:
+    """Multiply-adds per clock, where those of fp16 are `half`."""
     match arithmetic:
         case "float32":
             return device.fp32
         case "tf32":
-            return device.half / 2
+            return half / 2
         case "int8":
-            return device.half * 2
+            return half * 2
         case _:
-            return device.half
+            return half
 
 
 def _resident(shape: Shape, tiling: Tiling, device: Device) -> int:
     """Blocks that a multiprocessor holds at once."""
     sums = tiling.warp_m * tiling.warp_n // 32
-    edges = 0 if tiling.groups else (tiling.warp_m + tiling.warp_n) // 2
+    edges = 0 if tiling.groups and device.group else (tiling.warp_m + tiling.warp_n) // 2
     registers = min(255, sums + edges + REGISTERS) * tiling.threads
     shared = shared_bytes(shape, tiling) + 1024
     return max(1, min(device.shared // shared, device.registers // registers, device.threads // tiling.threads))

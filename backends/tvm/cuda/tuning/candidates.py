@@ -6,8 +6,8 @@ from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
 from lepton_compiler.backends.tvm.cuda.products.anchors import Anchor, find_anchor
 from lepton_compiler.backends.tvm.cuda.products.choose import cycles
 from lepton_compiler.backends.tvm.cuda.products.chosen import choice_of_tile, choice_of_tiling, possible_tiles
-from lepton_compiler.backends.tvm.cuda.products.generated import arithmetic_of, generated_types, problem_of, smallest
-from lepton_compiler.backends.tvm.cuda.tensor_cores import alternatives
+from lepton_compiler.backends.tvm.cuda.products.generated import arithmetic_of, devices_of, generated_types, problem_of, smallest
+from lepton_compiler.backends.tvm.cuda.tensor_cores import alternatives, shape_of
 from lepton_compiler.backends.tvm.lower.procedure import parallel_from
 from lepton_compiler.backends.tvm.lower.scalar import native_functions
 from lepton_compiler.backends.tvm.spec import KernelSpec
@@ -32,8 +32,8 @@ def candidates(spec: KernelSpec, target: Target) -> list[Choice]:
 
 def _tilings(anchor: Anchor, target: Target) -> list[Choice]:
     """Tilings by the model of the device."""
-    problem = problem_of(anchor, arithmetic_of(anchor, target.extensions, target.gpus))
-    return [choice_of_tiling(tiling) for tiling in alternatives("candidate", problem, smallest(target.gpus), TILINGS)]
+    shape = shape_of("candidate", problem_of(anchor, arithmetic_of(anchor, target.extensions, target.gpus)))
+    return [choice_of_tiling(tiling) for tiling in alternatives(shape, smallest(target.gpus), devices_of(target.gpus), TILINGS)]
 
 
 def _tiles(anchor: Anchor, target: Target) -> list[Choice]:
