@@ -20,7 +20,7 @@ from lepton_compiler.backends.tvm.cuda.compile import compile_spec
 from lepton_compiler.backends.tvm.cuda.compilers import Image
 from lepton_compiler.backends.tvm.cuda.package import build
 from lepton_compiler.backends.tvm.cuda.products.chosen import choice_of_tiling
-from lepton_compiler.backends.tvm.cuda.tensor_cores import Shape, device_of, possible, shape_of
+from lepton_compiler.backends.tvm.cuda.tensor_cores import Shape, device_of, possible
 from lepton_compiler.backends.tvm.cuda.tuning import candidates as candidates_module
 from lepton_compiler.backends.tvm.cuda.tuning import device, search
 from lepton_compiler.backends.tvm.cuda.tuning.candidates import candidates
@@ -252,9 +252,9 @@ def test_a_measuring_process_without_a_driver_says_so(monkeypatch):
         process.stop()
 
 
-def _tilings(symbol: str, problem: Any, device: Any, count: int) -> list[Any]:
+def _tilings(shape: Shape, device: Any, devices: Any, count: int) -> list[Any]:
     """One tiling for each of three blocks."""
-    every = list(possible(shape_of(symbol, problem), device))
+    every = list(possible(shape, device))
     return [next(t for t in every if (t.block_m, t.block_n, t.splits) == (*block, 1)) for block in ((128, 128), (128, 64), (64, 64))]
 
 
