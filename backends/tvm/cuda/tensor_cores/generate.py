@@ -101,9 +101,7 @@ def convolution_product(conv: Convolution, symbol: str) -> Product:
         padded = packed_depth(conv)
         weights = Matrix(conv.weight, conv.weight_element, 1, padded, (outs * padded,), codes=conv.codes)
         b = matrix_source(weights, outs, depth if padded == depth else padded, padded, 1, (conv.groups,))
-        shape = Shape(
-            conv.groups, conv.images * pixels, outs, depth, conv.arithmetic, size, moved, groupable=_groupable(conv, windows, b)
-        )
+        shape = Shape(conv.groups, conv.images * pixels, outs, depth, conv.arithmetic, size, moved, groupable=_groupable(conv, windows, b))
         return Product(shape, windows, b, *_arithmetic(conv.arithmetic, conv.element, conv.weight_element), *extra)
     batch = (conv.images, conv.groups)
     padded = packed_depth(conv)

@@ -110,7 +110,7 @@ def test_machine_code_for_sm_90_has_instructions_that_its_ptx_has_not(kind, monk
     if path is None:
         pytest.skip(f"there is no {kind.__name__.lower()}")
     monkeypatch.setattr(compilers, "find_compiler", lambda: kind(path))
-    text = '#ifdef __CUDA_ARCH_FEAT_SM90_ALL\n#define NAME featured\n#else\n#define NAME plain\n#endif\n' + UNIT.replace("twice", "NAME")
+    text = "#ifdef __CUDA_ARCH_FEAT_SM90_ALL\n#define NAME featured\n#else\n#define NAME plain\n#endif\n" + UNIT.replace("twice", "NAME")
     images, _ = compile_images(text, (GPUS["sm_80"], GPUS["sm_90"]), tmp_path, 2)
     assert [(image.gpu.name, image.is_ptx) for image in images] == [("sm_80", False), ("sm_90", False), ("sm_90", True)]
     assert [(b"featured" in image.code, b"plain" in image.code) for image in images] == [(False, True), (True, False), (False, True)]

@@ -84,7 +84,13 @@ class Case:
         arrays = {**self.arrays, "workspace": scratch}
         figures = [
             run(
-                text, x.symbol, x.grid, x.block, x.shared_bytes, [arrays[a] for a in x.arguments], backwards=backwards,
+                text,
+                x.symbol,
+                x.grid,
+                x.block,
+                x.shared_bytes,
+                [arrays[a] for a in x.arguments],
+                backwards=backwards,
                 architecture=architecture,
             )  # fmt: skip
             for x in self.plan.launches

@@ -6,10 +6,20 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from lepton_compiler.backends.tvm.cuda.tensor_cores import Element, Tiling, device_of, library
+import lepton_compiler as lc
+from lepton_compiler.backends.tvm.cuda.compilers import Image
+from lepton_compiler.backends.tvm.cuda.package import build
+from lepton_compiler.backends.tvm.cuda.tensor_cores import Element, Shape, Tiling, device_of, library, ranked
+from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import seconds
+from lepton_compiler.feeds import random_feeds
+from lepton_compiler.ir.graph import Graph
+from lepton_compiler.ir.text import parse_graph
+from lepton_compiler.ops.builder import Builder
 from lepton_compiler.testing.cuda_emulator import DeviceFault, available
 from tests.backends.tvm.cuda.test_tensor_cores import Case, conv_case, gemm_case
 
@@ -49,6 +59,9 @@ CASES: dict[str, Callable[[str], Case]] = {
         )
         for k, e in enumerate(SIGNS)
     },
+    "codes_turned": lambda s: gemm_case(
+        s, (130, 136, 300), "int8", H100, elements=SIGNS[1], tiling=groups(128, 128, (64, 32), 3, 384, depth=128)
+    ),
     "codes_split": lambda s: half(s, (70, 36, 1056), groups(128, 64, (32, 32), 4, 384, 3, 128), arithmetic="int8", elements=SIGNS[1]),
     "conv_codes": lambda s: conv_case(
         s, H100, tiling=groups(64, 64, (32, 32), 3, 256, depth=128), arithmetic="int8", element="uint8", fill=117, images=1, height=9, width=8,
@@ -78,6 +91,57 @@ def test_groups_of_warps_agree_with_the_evaluator(name, cases, unit):
 @pytest.mark.parametrize("name", ["wide", "three_quarters", "conv_codes"])
 def test_the_same_text_is_for_gpus_without_groups(name, cases, unit):
     assert cases[name].check(unit)[0].matrix_loads > 0
+
+
+def graph_of(rows: int, depth: int, columns: int) -> Graph:
+    """A product of data and a constant that is stored across the sum, as ONNX has them, and what follows."""
+    graph = parse_graph(f"graph @net(%x: float32[{rows},{depth}]) {{\n  return %x\n}}\n")
+    b, rng = Builder(graph), np.random.default_rng(0)
+    weights, bias = (rng.standard_normal(shape).astype(np.float32) / 8 for shape in ((depth, columns), (columns,)))
+    graph.set_outputs([b.Relu(b.Add(b.MatMul(graph.inputs[0], b.constant(weights)), b.constant(bias)))])
+    return graph
+
+
+@pytest.mark.parametrize(("quantize", "precision", "tolerance"), [(None, "fp16", 1e-3), ("w8", "fp16", 1e-3), ("w4", "bf16", 8e-3)])
+def test_artefacts_multiply_in_groups_and_run_on_later_gpus_without(gpu, monkeypatch, tmp_path, quantize, precision, tolerance):
+    monkeypatch.setattr(
+        build, "compile_images", lambda text, gpus, *rest: ([Image(g, is_ptx, b"code") for g in gpus for is_ptx in (False, True)], "none")
+    )
+    graph = graph_of(1024, 64, 512)
+    model, feeds = lc.compile(graph, target="cuda:sm_90", level=3, precision=precision, quantize=quantize), random_feeds(graph.inputs)
+    model.save(tmp_path / "model")
+    text = model.artifact.files["net.cu"].decode()
+    assert "lepton::multiply_on_warpgroups<" in text
+    lowered = f"lower-precision{{to={'float16' if precision == 'fp16' else 'bfloat16'}}}"
+    passes = ",".join([f"quantize{{scheme={quantize}}}", lowered] if quantize else [lowered])
+    (wanted,) = lc.evaluate(lc.optimize(graph, level=2, target="cuda", passes=passes), feeds).values()
+    for capability in ((9, 0), (10, 0)):
+        gpu.configure(capability=capability)
+        gpu.forget()
+        gpu.know(text, model.manifest)
+        (found,) = lc.load(tmp_path / "model").run(feeds).values()
+        assert not gpu.faults
+        assert np.abs(found - wanted).max() <= tolerance * np.ptp(wanted)
+    gpu.configure()
+
+
+def test_tiles_are_good_for_all_architectures_of_a_target():
+    """Together they take no longer than with what is best for the one that decides alone where shared memory is scarce."""
+    a100 = device_of("sm_80")
+    shape = Shape(1, 4096, 3072, 768, "float16", 2, 2 * (4096 * (768 + 3072) + 768 * 3072), groupable=True)
+    one, other = ranked(shape, a100, [a100])[0], ranked(shape, H100, [H100])[0]
+    both = ranked(shape, replace(a100, group=H100.group), [a100, H100])[0]
+    assert other.groups and both.groups and not one.groups
+    assert seconds(shape, both, a100) < 1.1 * seconds(shape, one, a100) and seconds(shape, both, H100) < 0.8 * seconds(shape, one, H100)
+
+
+def test_large_products_are_of_groups_and_tiny_ones_of_warps():
+    def best(m: int, n: int, k: int, arithmetic: str) -> Tiling:
+        return ranked(Shape(1, m, n, k, arithmetic, 1 if arithmetic == "int8" else 2, m * n, groupable=True), H100, [H100])[0]
+
+    for arithmetic, depth in (("float16", 64), ("bfloat16", 64), ("int8", 128)):
+        large, tiny = best(8192, 8192, 4096, arithmetic), best(16, 128, 128, arithmetic)
+        assert large.groups and large.block_m * large.block_n == 128 * 256 and large.depth == depth and not tiny.groups
 
 
 FAULTS = {
