@@ -25,7 +25,8 @@ Argument = np.ndarray | np.generic | int | float | bytes | None
 
 class DeviceFault(Exception):
     """The kernel did what a device faults at or leaves undefined: out of bounds, misaligned, a race, a barrier that not all threads reach,
-    something that is used before it was waited for."""
+    something that is used before it was waited for.
+    """
 
 
 @dataclass(frozen=True)

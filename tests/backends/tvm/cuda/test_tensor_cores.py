@@ -82,19 +82,11 @@ class Case:
         out[...] = 99
         scratch = np.full(max(1, self.plan.workspace_bytes // 4), -1, np.int32)
         arrays = {**self.arrays, "workspace": scratch}
-        figures = [
-            run(
-                text,
-                x.symbol,
-                x.grid,
-                x.block,
-                x.shared_bytes,
-                [arrays[a] for a in x.arguments],
-                backwards=backwards,
-                architecture=architecture,
-            )  # fmt: skip
-            for x in self.plan.launches
-        ]
+        figures = []
+        for launch in self.plan.launches:
+            given = [arrays[a] for a in launch.arguments]
+            sizes = launch.grid, launch.block, launch.shared_bytes
+            figures.append(run(text, launch.symbol, *sizes, given, backwards=backwards, architecture=architecture))
         error = np.abs(out.astype(np.float64) - self.expected.astype(np.float64)).max()
         assert error <= self.tolerance * np.abs(self.expected.astype(np.float64)).max()
         return figures
