@@ -341,7 +341,7 @@ def test_blocks_of_a_cluster_read_what_the_others_have(plan, backwards):
     ("plan", "message"),
     [
         ("wrap", "before a barrier of the cluster: that one need not have begun"),
-        ("apwrap", "of dynamic shared memory, which thread .* of block number . wrote with no barrier in between|has left"),
+        ("apwrap", "of dynamic shared memory, which thread .* of block number . (wrote|read) with no barrier in between"),
         ("awprap", "of dynamic shared memory, which thread .* of block number . wrote with no barrier in between"),
         ("wapr", "leaves while others of its cluster read its shared memory|which has left"),
         ("wapapr", "leaves while others of its cluster read its shared memory|which has left"),

@@ -16,13 +16,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lepton_compiler.testing.cuda_emulator import DeviceFault, kernels_of, run
+from lepton_compiler.testing.cuda_emulator import DeviceFault, cluster_of, kernels_of, run
 from lepton_compiler.toolchain import find_toolchain
 
 SONAME = "libcuda.so.1"
 FOUR_GIGABYTES = 1 << 32
 NVCC = Path(__file__).with_name("nvcc")
 """A stand-in for the compiler, to be named by `$LEPTON_NVCC` where the machine code is not looked at."""
+WITH_CLUSTERS = (9, 0)
+"""Compute capability from which on blocks can be clusters."""
 _LAUNCH = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint), ctypes.POINTER(ctypes.c_uint64), ctypes.c_int)
 
 
@@ -48,6 +50,7 @@ class FakeGpu:
         self, devices: int = 1, capability: tuple[int, int] = (8, 0), memory: int = FOUR_GIGABYTES, processors: int = 108
     ) -> None:
         """Be so many GPUs of a compute capability, with so many bytes and multiprocessors each, whose kernels this object runs from now on."""
+        self._has_clusters = capability >= WITH_CLUSTERS
         self.library.fake_on_launch(self._callback)
         self.library.fake_configure(devices, *capability, processors, ctypes.c_size_t(memory))
 
@@ -57,14 +60,18 @@ class FakeGpu:
             for launch in row["launches"]:
                 sizes = tuple(row["parameters"][k] for k in launch["arguments"])
                 self._kernels[launch["symbol"]] = text, sizes
-                self.library.fake_kernel(launch["symbol"].encode(), len(sizes))
+                self._tell(launch["symbol"], text, len(sizes))
 
     def know_text(self, text: str) -> None:
         """Be able to run the kernels of some CUDA C, whose parameters are pointers to whole allocations."""
         for symbol in kernels_of(text):
             formals = text.partition(f" {symbol}(")[2].partition(")")[0]
             self._kernels.setdefault(symbol, (text, None))
-            self.library.fake_kernel(symbol.encode(), formals.count(",") + 1 if formals.strip() else 0)
+            self._tell(symbol, text, formals.count(",") + 1 if formals.strip() else 0)
+
+    def _tell(self, symbol: str, text: str, arguments: int) -> None:
+        """Let the driver know a kernel, and its cluster where it has one."""
+        self.library.fake_kernel(symbol.encode(), arguments, *cluster_of(_newer(text), symbol))
 
     def emulate(self, which: Literal["nothing", "launches", "everything"]) -> None:
         """Run all launches in the emulator, or those that are not replayed, or none; the others only take their time."""
@@ -100,7 +107,7 @@ class FakeGpu:
         try:
             given = [arrays[arguments[k]] for k in range(count)]
             shape = tuple(extents[0:3]), tuple(extents[3:6]), extents[6]
-            run(text, symbol, *shape, given, checks=self.checks, together=bool(extents[7]))
+            run(_newer(text) if self._has_clusters else text, symbol, *shape, given, checks=self.checks, together=bool(extents[7]))
         except DeviceFault as fault:
             self.faults.append(str(fault))
             return 1
@@ -108,6 +115,12 @@ class FakeGpu:
             self.faults.append(f"{type(error).__name__}: {error}")
             return 1
         return 0
+
+
+@functools.cache
+def _newer(text: str) -> str:
+    """A text as it is for architectures with clusters."""
+    return f"#define LEPTON_EMULATED_SM_90\n{text}" if "void LEPTON_CLUSTER(" in text else text
 
 
 @functools.cache

@@ -75,8 +75,10 @@ def names_of(kernel: KernelText) -> list[str]:
 
 
 def smallest(gpus: Sequence[Gpu]) -> Device:
-    """The GPU whose blocks have the least shared memory: what fits there fits all."""
-    return min((device_of(gpu.name) for gpu in reversed(gpus)), key=lambda d: d.shared_per_block)
+    """The GPU whose blocks have the least shared memory: what fits there fits all; with clusters if some of them, or all, have them."""
+    devices = [device_of(gpu.name) for gpu in reversed(gpus)]
+    found = {device.clusters for device in devices}
+    return replace(min(devices, key=lambda d: d.shared_per_block), clusters=found.pop() if len(found) == 1 else "some")
 
 
 def add_plan(kernel: KernelText, plan: Plan, names: Sequence[str]) -> None:
@@ -85,7 +87,7 @@ def add_plan(kernel: KernelText, plan: Plan, names: Sequence[str]) -> None:
     kernel.functions.append(re.sub(r"\n\s*\n", "\n", plan.text))
     for launch in plan.launches:
         arguments = tuple(names.index(a) for a in launch.arguments)
-        kernel.launches.append(Launch(launch.symbol, launch.grid, launch.block, arguments, launch.shared_bytes))
+        kernel.launches.append(Launch(launch.symbol, launch.grid, launch.block, arguments, launch.shared_bytes, before=launch.before))
 
 
 def problem_of(anchor: Anchor, arithmetic: Arithmetic) -> Gemm | Convolution:
