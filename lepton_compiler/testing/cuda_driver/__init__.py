@@ -47,10 +47,19 @@ class FakeGpu:
         self.configure()
 
     def configure(
-        self, devices: int = 1, capability: tuple[int, int] = (8, 0), memory: int = FOUR_GIGABYTES, processors: int = 108
+        self,
+        devices: int = 1,
+        capability: tuple[int, int] = (8, 0),
+        memory: int = FOUR_GIGABYTES,
+        processors: int = 108,
+        has_clusters: bool | None = None,
     ) -> None:
-        """Be so many GPUs of a compute capability, with so many bytes and multiprocessors each, whose kernels this object runs from now on."""
-        self._has_clusters = capability >= WITH_CLUSTERS
+        """Be so many GPUs of a compute capability, with so many bytes and multiprocessors each, whose kernels this object runs from now on.
+
+        Args:
+            has_clusters: whether the code that runs is for an architecture with clusters; by default if the GPU is of one.
+        """
+        self._has_clusters = capability >= WITH_CLUSTERS if has_clusters is None else has_clusters
         self.library.fake_on_launch(self._callback)
         self.library.fake_configure(devices, *capability, processors, ctypes.c_size_t(memory))
 

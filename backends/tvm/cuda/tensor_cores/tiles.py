@@ -20,11 +20,13 @@ LAUNCH = 2e-6
 """Seconds that one more kernel costs within a graph of kernels."""
 CLUSTER = 8
 """Blocks of a cluster, at most, on every GPU that has clusters (CUDA C++ Programming Guide, "Thread Block Clusters")."""
-CLUSTER_BARRIER = 250
-"""Clocks of a barrier of a cluster; like the latency of another block's shared memory, 180 clocks, which arXiv:2402.13499 tells."""
+CLUSTER_BARRIER = 400
+"""Clocks of a barrier of a cluster, with the fence of the whole GPU that it begins with; not published."""
+CLUSTER_LATENCY = 180
+"""Clocks until another block's shared memory answers (arXiv:2402.13499, on the network between multiprocessors)."""
 CLUSTER_BYTES_PER_CLOCK = 12
 """What a multiprocessor reads from others, by the same source: 3.3 TB/s for 132 of them in clusters of two, 2.65 TB/s in clusters of four."""
-SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+SPLITS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
 ISSUE = 128
 """Instructions of threads that a multiprocessor starts in a clock."""
 COPY = 8
@@ -204,10 +206,11 @@ def seconds(shape: Shape, tiling: Tiling, device: Device) -> float:
     extra = 0.0
     if clustered:
         read = together * tiling.block_m * tiling.block_n * 4 * (tiling.splits - 1) / tiling.splits
-        extra = waves * (3 * CLUSTER_BARRIER + read / CLUSTER_BYTES_PER_CLOCK) / device.clock
+        extra = waves * (2 * CLUSTER_BARRIER + CLUSTER_LATENCY + read / CLUSTER_BYTES_PER_CLOCK) / device.clock
         last /= tiling.splits
     elif tiling.splits > 1:
-        extra = LAUNCH + 2 * tiling.splits * shape.batch * shape.m * shape.n * 4 / (2 * device.bandwidth)
+        launches = 2 if device.clusters == "some" and not tiling.clustered else 1  # those that have clusters take two launches then, too
+        extra = launches * LAUNCH + 2 * tiling.splits * shape.batch * shape.m * shape.n * 4 / (2 * device.bandwidth)
     return max(clocks / device.clock, memory) + last / device.clock + extra
 
 
