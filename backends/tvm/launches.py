@@ -38,7 +38,8 @@ class Launch:
 
     def to_json(self) -> list[Any]:
         """As a row of JSON."""
-        return [self.symbol, list(self.grid), list(self.block), list(self.arguments), self.shared_bytes, self.together, list(self.cleared), self.before]
+        extents = [list(self.grid), list(self.block)]
+        return [self.symbol, *extents, list(self.arguments), self.shared_bytes, self.together, list(self.cleared), self.before]
 
     @staticmethod
     def from_json(row: list[Any]) -> Launch:

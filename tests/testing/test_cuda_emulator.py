@@ -363,7 +363,7 @@ def test_clusters_are_of_the_grid_and_of_dynamic_memory():
     y, plan = np.zeros((2, 3, 32), np.int32), np.frombuffer(b"waprap\0", np.uint8).copy()
     with pytest.raises(ValueError, match=r"a grid of \(2, 4\) blocks in clusters of \(1, 3, 1\)"):
         run(CLUSTERS, "pass_on", (2, 4), 32, 128, [y, plan])
-    with pytest.raises(DeviceFault, match="of dynamic shared memory, which has 64 bytes|is not dynamic shared memory"):
+    with pytest.raises(DeviceFault, match=r"of dynamic shared memory, which has 64 bytes|is not dynamic shared memory"):
         pass_on("apr", shared_bytes=64)
     assert cluster_of(CLUSTERS, "pass_on") == (1, 3, 1)
     text = 'extern "C" __global__ void LEPTON_CLUSTER(1, 4, 1) __launch_bounds__(64) f(float* x) {}'

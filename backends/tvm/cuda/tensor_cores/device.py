@@ -69,7 +69,7 @@ DEVICES = {
         Device("sm_87", 16, 1.30e9, 205e9, 163 << 10, 128, 512, 1536),  # Jetson Orin
         Device("sm_89", 142, 2.49e9, 864e9, 99 << 10, 128, 512, 1536),  # L40
         Device("sm_90", 132, 1.75e9, 3350e9, 227 << 10, 128, 1280, 2048, gpcs=H100_GPCS, clusters="all"),  # H100
-        Device("sm_90a", 132, 1.75e9, 3350e9, 227 << 10, 128, 1280, 2048, group=2048, gpcs=H100_GPCS, clusters="all"),  # the same, by instructions that no later one has
+        Device("sm_90a", 132, 1.75e9, 3350e9, 227 << 10, 128, 1280, 2048, group=2048, gpcs=H100_GPCS, clusters="all"),  # H100, its own
         Device("sm_100", 148, 1.85e9, 8000e9, 227 << 10, 128, 1280, 2048, gpcs=B200_GPCS, clusters="all"),  # B200
         Device("sm_120", 170, 2.41e9, 1792e9, 99 << 10, 128, 512, 1536, gpcs=RTX_5090_GPCS, clusters="all"),  # GeForce RTX 5090
     )

@@ -10,15 +10,20 @@ import numpy as np
 import pytest
 
 import lepton_compiler as lc
+from lepton_compiler.backends.tvm.cuda.compile import compile_spec
 from lepton_compiler.backends.tvm.cuda.compilers import Image, find_compiler
 from lepton_compiler.backends.tvm.cuda.package import build
+from lepton_compiler.backends.tvm.cuda.tuning.runner import Runner
+from lepton_compiler.backends.tvm.cuda.unit import unit
 from lepton_compiler.backends.tvm.launches import Launch
+from lepton_compiler.backends.tvm.spec import spec_of
 from lepton_compiler.cuda_driver import CudaError, DeviceSession
 from lepton_compiler.errors import MissingDependency
 from lepton_compiler.feeds import random_feeds
 from lepton_compiler.gpus import GPUS
 from lepton_compiler.ir.text import parse_graph
 from lepton_compiler.runtime.model import CompiledModel
+from lepton_compiler.target import parse_target
 from lepton_compiler.testing.cuda_driver import FakeGpu
 
 DEEP = """\
@@ -79,7 +84,9 @@ def test_a_second_launch_is_for_gpus_without_clusters(started, text, target, cap
 def test_code_of_older_gpus_needs_its_launches_on_newer_ones(started, monkeypatch):
     """PTX of sm_80 on a GPU that has clusters."""
     monkeypatch.setattr(
-        build, "compile_images", lambda text, gpus, cache, jobs: ([Image(GPUS["sm_80"], is_ptx, b"code") for is_ptx in (False, True)], "none")
+        build,
+        "compile_images",
+        lambda text, gpus, cache, jobs: ([Image(GPUS["sm_80"], is_ptx, b"code") for is_ptx in (False, True)], "none"),
     )
     _, names = started(DEEP, "cuda:sm_80,sm_90", (9, 0), has_clusters=False)
     assert len(names) == 2
@@ -109,7 +116,7 @@ def test_the_stand_in_checks_clusters_as_a_driver_does(gpu, kernel, capability, 
     session = DeviceSession()
     function, place = session.function(session.module(b"code"), kernel), session.allocate(64)
     try:
-        with contextlib.nullcontext() if is_right else pytest.raises(CudaError, match="cuLaunchKernel: .*912"):
+        with contextlib.nullcontext() if is_right else pytest.raises(CudaError, match=r"cuLaunchKernel: .*912"):
             session.launch(function, grid, (32, 1, 1), 0, [place])
     finally:
         session.close()
@@ -117,11 +124,28 @@ def test_the_stand_in_checks_clusters_as_a_driver_does(gpu, kernel, capability, 
         gpu.configure()
 
 
+@pytest.mark.parametrize(("capability", "launches"), [((9, 0), 1), ((8, 0), 2)])
+def test_tuning_starts_what_the_gpu_needs(gpu, capability, launches):
+    spec = spec_of(next(iter(parse_graph(DEEP))))
+    kernel = compile_spec("", spec, parse_target("cuda:sm_80,sm_90"))
+    gpu.configure(capability=capability)
+    gpu.forget()
+    gpu.know_text(unit([kernel]))
+    runner = Runner()
+    runner.begin(spec, 0)
+    assert runner.add(kernel, b"code") == "" and not gpu.faults
+    assert len(kernel.launches) == 2 and len(gpu.launched) == 2 * launches  # it runs twice
+    runner.close()
+    gpu.configure()
+
+
 def test_images_tell_the_size_of_clusters(tmp_path: Path):
     try:
         find_compiler()
     except MissingDependency as missing:
         pytest.skip(str(missing))
-    library = lc.compile(parse_graph(DEEP), target="cuda:sm_90", cache_dir=tmp_path).artifact.files["libnet.so"]
+    artifact = lc.compile(parse_graph(DEEP), target="cuda:sm_90", cache_dir=tmp_path).artifact
+    assert artifact is not None
+    library = artifact.files["libnet.so"]
     assert b".explicitcluster" in library and b".reqnctapercluster 1, " in library
     assert b"barrier.cluster.arrive.release" in library
