@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lepton_compiler.errors import LeptonError
-from lepton_compiler.testing.cuda_emulator import DeviceFault, available, run
+from lepton_compiler.testing.cuda_emulator import DeviceFault, available, cluster_of, kernels_of, run
 
 pytestmark = pytest.mark.skipif(bool(available()), reason=available())
 
@@ -111,6 +111,32 @@ extern "C" __global__ void all_meet_late(float* x, unsigned* counter) {
   x[(blockIdx.x + 1) % gridDim.x] = 1.0f;
   x[blockIdx.x] += 1.0f;
   lepton::meet(counter, gridDim.x);
+}
+"""
+
+CLUSTERS = """
+namespace lepton {
+template <class T, int COUNT>
+struct alignas(sizeof(T) * COUNT) Pack { T values[COUNT]; };
+}
+#include "lepton_clusters.h"
+
+// Each thread takes a number of the block that comes after its own in a cluster of three. `plan` says what is done, in order: w writes numbers, r reads,
+// a arrives and p passes a barrier of the cluster, s waits for the block, l leaves, if in the first block; x reads beyond the cluster.
+extern "C" __global__ void __cluster_dims__(1, 3, 1) __launch_bounds__(32) pass_on(int* y, const char* plan) {
+  extern __shared__ __align__(16) char room[];
+  int* own = (int*)room;
+  int taken = -1, block = blockIdx.x * 3 + blockIdx.y;
+  for (; *plan; ++plan) {
+    if (*plan == 'w') own[threadIdx.x] = block * 100 + threadIdx.x;
+    if (*plan == 'r') taken = lepton::cluster_read(own + threadIdx.x / 4 * 4, (lepton::cluster_rank() + 1) % 3).values[threadIdx.x % 4];
+    if (*plan == 'x') lepton::cluster_read(own, 3);
+    if (*plan == 'a') lepton::cluster_arrive();
+    if (*plan == 'p') lepton::cluster_wait();
+    if (*plan == 's') __syncthreads();
+    if (*plan == 'l' && lepton::cluster_rank() == 0) return;
+  }
+  y[block * 32 + threadIdx.x] = taken;
 }
 """
 
@@ -293,6 +319,57 @@ def test_blocks_that_do_not_meet_are_found():
         run(TOGETHER, "some_leave", 3, 1, 0, [np.zeros(1, np.uint32)], together=True)
     with pytest.raises(DeviceFault, match="of argument 0, which thread 0 of block number 0 wrote with no barrier in between"):
         run(TOGETHER, "all_meet_late", 3, 1, 0, [np.zeros(3, np.float32), np.zeros(1, np.uint32)], together=True)
+
+
+def pass_on(plan: str, backwards: bool = False, shared_bytes: int = 128) -> tuple[np.ndarray, int]:
+    y, text = np.zeros((2, 3, 32), np.int32), np.frombuffer(plan.encode() + b"\0", np.uint8).copy()
+    figures = run(CLUSTERS, "pass_on", (2, 3), 32, shared_bytes, [y, text], backwards=backwards)
+    return y, figures.cluster_barriers
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("plan", ["waprap", "swaprap", "wapraspsw", "waprapsw"])
+def test_blocks_of_a_cluster_read_what_the_others_have(plan, backwards):
+    y, barriers = pass_on(plan, backwards)
+    blocks = np.array([[1, 2, 0], [4, 5, 3]])
+    np.testing.assert_array_equal(y, blocks[..., None] * 100 + np.arange(32))
+    assert barriers == 4
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ("wrap", "before a barrier of the cluster: that one need not have begun"),
+        ("apwrap", "of dynamic shared memory, which thread .* of block number . (wrote|read) with no barrier in between"),
+        ("awprap", "of dynamic shared memory, which thread .* of block number . wrote with no barrier in between"),
+        ("wapr", "leaves while others of its cluster read its shared memory|which has left"),
+        ("wapapr", "leaves while others of its cluster read its shared memory|which has left"),
+        ("waparp", "leaves while others of its cluster read its shared memory"),
+        ("waprwap", "writes byte .* of dynamic shared memory, which thread .* of block number . read|wrote with no barrier in between"),
+        ("waplr", "which has left|leaves while others"),
+        ("wapxap", "reads .* from block 3 of a cluster of 3"),
+        ("waa", "without having waited since it last did"),
+        ("wp", "without having arrived"),
+        ("waplps", "without having arrived"),
+    ],
+)
+def test_barriers_of_clusters_are_checked(plan, message, backwards):
+    with pytest.raises(DeviceFault, match=message):
+        pass_on(plan, backwards)
+
+
+def test_clusters_are_of_the_grid_and_of_dynamic_memory():
+    y, plan = np.zeros((2, 3, 32), np.int32), np.frombuffer(b"waprap\0", np.uint8).copy()
+    with pytest.raises(ValueError, match=r"a grid of \(2, 4\) blocks in clusters of \(1, 3, 1\)"):
+        run(CLUSTERS, "pass_on", (2, 4), 32, 128, [y, plan])
+    with pytest.raises(DeviceFault, match=r"of dynamic shared memory, which has 64 bytes|is not dynamic shared memory"):
+        pass_on("apr", shared_bytes=64)
+    assert cluster_of(CLUSTERS, "pass_on") == (1, 3, 1)
+    text = 'extern "C" __global__ void LEPTON_CLUSTER(1, 4, 1) __launch_bounds__(64) f(float* x) {}'
+    assert kernels_of(text) == ("f",)
+    assert cluster_of(text, "f") == (1, 1, 1)
+    assert cluster_of("#define LEPTON_EMULATED_SM_90\n" + text, "f") == (1, 4, 1)
 
 
 def test_text_as_tvm_prints_it():

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lepton_compiler.gpus import GPUS
-from lepton_compiler.testing.cuda_emulator import DeviceFault, kernels_of, run
+from lepton_compiler.testing.cuda_emulator import DeviceFault, cluster_of, for_architecture, kernels_of, run
 from lepton_compiler.toolchain import find_toolchain
 
 SONAME = "libcuda.so.1"
@@ -34,7 +34,7 @@ class FakeGpu:
         faults: what kernels did wrong, in words.
         launched: names of the functions that ran, in order.
         checks: whether the emulator looks at every access, which takes several times as long.
-        architecture: of the machine code that it runs; none where it translates PTX.
+        architecture: that the code which it runs was compiled for.
     """
 
     def __init__(self) -> None:
@@ -47,11 +47,21 @@ class FakeGpu:
         self.configure()
 
     def configure(
-        self, devices: int = 1, capability: tuple[int, int] = (8, 0), memory: int = FOUR_GIGABYTES, processors: int = 108
+        self,
+        devices: int = 1,
+        capability: tuple[int, int] = (8, 0),
+        memory: int = FOUR_GIGABYTES,
+        processors: int = 108,
+        architecture: str = "",
     ) -> None:
-        """Be so many GPUs of a compute capability, with so many bytes and multiprocessors each, whose kernels this object runs from now on."""
+        """Be so many GPUs of a compute capability, with so many bytes and multiprocessors each, whose kernels this object runs from now on.
+
+        Args:
+            architecture: that the code which runs was compiled for; by default the GPU's own.
+        """
         self.library.fake_on_launch(self._callback)
-        self.architecture = next((gpu.architecture for gpu in GPUS.values() if gpu.capability == capability), "")
+        own = [gpu.architecture for gpu in GPUS.values() if gpu.capability == capability]
+        self.architecture = architecture or (own[0] if own else translated(capability))
         self.library.fake_configure(devices, *capability, processors, ctypes.c_size_t(memory))
 
     def know(self, text: str, manifest: Mapping[str, Any]) -> None:
@@ -60,14 +70,18 @@ class FakeGpu:
             for launch in row["launches"]:
                 sizes = tuple(row["parameters"][k] for k in launch["arguments"])
                 self._kernels[launch["symbol"]] = text, sizes
-                self.library.fake_kernel(launch["symbol"].encode(), len(sizes))
+                self._tell(launch["symbol"], text, len(sizes))
 
     def know_text(self, text: str) -> None:
         """Be able to run the kernels of some CUDA C, whose parameters are pointers to whole allocations."""
         for symbol in kernels_of(text):
             formals = text.partition(f" {symbol}(")[2].partition(")")[0]
             self._kernels.setdefault(symbol, (text, None))
-            self.library.fake_kernel(symbol.encode(), formals.count(",") + 1 if formals.strip() else 0)
+            self._tell(symbol, text, formals.count(",") + 1 if formals.strip() else 0)
+
+    def _tell(self, symbol: str, text: str, arguments: int) -> None:
+        """Let the driver know a kernel, and its cluster where it has one."""
+        self.library.fake_kernel(symbol.encode(), arguments, *cluster_of(for_architecture(text, "sm_90"), symbol))
 
     def emulate(self, which: Literal["nothing", "launches", "everything"]) -> None:
         """Run all launches in the emulator, or those that are not replayed, or none; the others only take their time."""
@@ -111,6 +125,11 @@ class FakeGpu:
             self.faults.append(f"{type(error).__name__}: {error}")
             return 1
         return 0
+
+
+def translated(capability: tuple[int, int]) -> str:
+    """The newest architecture whose PTX runs on a GPU of none."""
+    return max((gpu for gpu in GPUS.values() if gpu.capability <= capability), key=lambda gpu: gpu.capability).name
 
 
 @functools.cache

@@ -7,11 +7,11 @@
 #include <string.h>
 
 #define EXPORT __attribute__((visibility("default")))
-enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_INITIALISED = 3, NO_DEVICE = 100, BAD_DEVICE = 101, NO_BINARY = 209, NOT_FOUND = 500, FAULT = 700, NO_RESOURCES = 701, TOO_LARGE = 720 };
+enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_INITIALISED = 3, NO_DEVICE = 100, BAD_DEVICE = 101, NO_BINARY = 209, NOT_FOUND = 500, FAULT = 700, NO_RESOURCES = 701, TOO_LARGE = 720, INVALID_CLUSTER = 912 };
 enum { ALLOCATIONS = 1024, KERNELS = 4096, ARGUMENTS = 64, OPERATIONS = 65536, CALLS = 512 };
 
 typedef unsigned long long Address;
-typedef struct { char name[128]; int arguments; double seconds; } Function;
+typedef struct { char name[128]; int arguments; unsigned cluster[3]; double seconds; } Function;
 typedef struct { double seconds; } Event;
 typedef struct {
   int kind; /* 0 kernel, 1 copy, 2 fill with bytes, 3 fill with words */
@@ -52,11 +52,12 @@ EXPORT void fake_configure(int devices, int major, int minor, int processors, si
   state.devices = devices, state.major = major, state.minor = minor, state.processors = processors, state.memory = memory, state.initialised = 0;
 }
 EXPORT void fake_on_launch(Launch launch) { state.launch = launch; }
-EXPORT void fake_kernel(const char *name, int arguments) {
+EXPORT void fake_kernel(const char *name, int arguments, unsigned x, unsigned y, unsigned z) {
   for (int k = 0; k < KERNELS; ++k) {
     if (functions[k].name[0] == 0 || strcmp(functions[k].name, name) == 0) {
       snprintf(functions[k].name, sizeof functions[k].name, "%s", name);
       functions[k].arguments = arguments;
+      functions[k].cluster[0] = x, functions[k].cluster[1] = y, functions[k].cluster[2] = z; /* of code for 9.0 and later */
       functions[k].seconds = 1e-5;
       return;
     }
@@ -283,6 +284,8 @@ static int start(Function *function, unsigned gx, unsigned gy, unsigned gz, unsi
   Operation o = {.function = function, .extents = {gx, gy, gz, bx, by, bz, shared, together}};
   if (!gx || !gy || !gz || !bx || !by || !bz || bx * by * bz > 1024 || gy > 65535 || gz > 65535 || bz > 64) return INVALID;
   if (function->seconds < 0) return NO_RESOURCES;
+  const unsigned *const cluster = function->cluster;
+  if (state.major >= 9 && (gx % cluster[0] || gy % cluster[1] || gz % cluster[2] || cluster[0] * cluster[1] * cluster[2] > 8)) return INVALID_CLUSTER;
   for (int k = 0; k < function->arguments; ++k) {
     memcpy(&o.arguments[k], parameters[k], sizeof(Address));
     if (!is_device((void *)(uintptr_t)o.arguments[k], 0) || o.arguments[k] % 16) return INVALID;

@@ -37,7 +37,10 @@ TIMEOUT = 300
 
 DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:(?:__align__|alignas)\s*\(\s*\d+\s*\)\s*)?([\w:\s]+?)\s*(\w+)\s*\[\s*\]\s*;")
 
-KERNEL_NAME = re.compile(r"__global__\s+(?:void\s+)?(?:__launch_bounds__\s*\([^{};]*?\)\s*)?(?:void\s+)?(\w+)\s*\((?!\()")
+ATTRIBUTES = r"(?:(?:__launch_bounds__|__cluster_dims__|LEPTON_CLUSTER)\s*\([^{};]*?\)\s*)*"
+KERNEL_NAME = re.compile(rf"__global__\s+(?:void\s+)?{ATTRIBUTES}(?:void\s+)?(\w+)\s*\((?!\()")
+CLUSTER = r"__global__\s[^{};]*?\b(__cluster_dims__|LEPTON_CLUSTER)\s*\(([^()]*)\)[^{};]*?\b%s\s*\("
+WITH_CLUSTERS = re.compile(r"^#define LEPTON_EMULATED_SM_90", re.M)
 
 
 def available() -> str:
@@ -53,6 +56,26 @@ def available() -> str:
 def kernels_of(source: str) -> tuple[str, ...]:
     """Names of the `__global__` functions of a text."""
     return tuple(dict.fromkeys(KERNEL_NAME.findall(source)))
+
+
+def for_architecture(source: str, architecture: str) -> str:
+    """A text as it is for an architecture whose instructions are not those of `sm_80`: older ones, those of `sm_90a` alone, and clusters."""
+    number = int(architecture.removeprefix("sm_").rstrip("a"))
+    own = architecture if architecture in ("sm_75", "sm_90a") else "sm_90" if number >= 90 else ""
+    return f"#define LEPTON_EMULATED_{own.upper()}\n{source}" if own else source
+
+
+@cache
+def cluster_of(source: str, symbol: str) -> tuple[int, int, int]:
+    """Blocks of a cluster of a kernel along x, y and z: what `__cluster_dims__` says, or, where the emulated architecture has clusters, `LEPTON_CLUSTER`.
+
+    The text is one of `for_architecture`.
+    """
+    found = re.search(CLUSTER % re.escape(symbol), source)
+    if found is None or (found[1] == "LEPTON_CLUSTER" and not WITH_CLUSTERS.search(source)):
+        return 1, 1, 1
+    x, y, z, *_ = (*(int(size) for size in found[2].split(",")), 1, 1)
+    return x, y, z
 
 
 @cache

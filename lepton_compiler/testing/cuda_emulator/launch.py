@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from lepton_compiler.testing.cuda_emulator.build import compile_kernels, kernels_of
+from lepton_compiler.testing.cuda_emulator.build import cluster_of, compile_kernels, for_architecture, kernels_of
 
 ALIGNMENT = 256
 """What the driver's allocations are aligned to, in bytes."""
 
-OWN_INSTRUCTIONS = frozenset({"sm_75", "sm_90a"})
-"""Architectures whose kernels are written in other instructions than those of `sm_80`."""
+MOST_OF_CLUSTER = 8
+"""Blocks of a cluster that every GPU with clusters takes (CUDA C++ Programming Guide, "Thread Block Clusters")."""
 
 Extent = int | Sequence[int]
 Argument = np.ndarray | np.generic | int | float | bytes | None
@@ -40,6 +41,7 @@ class Statistics:
         matrix_loads: 8x8 matrices of 16-bit elements that `ldmatrix` loaded.
         matrix_load_conflicts: additional passes through shared memory that those loads took because rows lay in the same banks.
         grid_barriers: times that all blocks waited for each other.
+        cluster_barriers: times that the blocks of a cluster did, all clusters together.
     """
 
     barriers: int
@@ -48,6 +50,7 @@ class Statistics:
     matrix_loads: int
     matrix_load_conflicts: int
     grid_barriers: int
+    cluster_barriers: int
 
 
 class _Index(ctypes.Structure):
@@ -62,6 +65,7 @@ class _Launch(ctypes.Structure):
     _fields_ = [
         ("grid", _Index),
         ("block", _Index),
+        ("cluster", _Index),
         ("shared_bytes", ctypes.c_size_t),
         ("backwards", ctypes.c_int),
         ("races", ctypes.c_int),
@@ -106,20 +110,24 @@ def run(
         checks: look at every access at all. Without this a kernel runs several times as fast, only barriers, collectives, asynchronous copies
             and loads of matrices are still checked, and a kernel that goes astray may take the process with it.
         together: the launch is cooperative: all blocks are there at the same time and may wait for each other.
-        architecture: whose instructions there are, where they are not those of `sm_80`: `sm_75` or `sm_90a`.
+        architecture: whose instructions there are, and whether blocks can be clusters, as on `sm_90` and later.
 
     Raises:
         DeviceFault: see there; the arrays hold what had been written.
         LeptonError: the text does not compile.
         TypeError: `args` do not fit the kernel's parameters.
+        ValueError: the grid is no multiple of the kernel's cluster, or the cluster has more than eight blocks.
     """
-    text = f"#define LEPTON_EMULATED_{architecture.upper()}\n{kernel_text}" if architecture in OWN_INSTRUCTIONS else kernel_text
+    text = for_architecture(kernel_text, architecture)
     library = _load(compile_kernels(text, kernels_of(kernel_text) or (name,), checks))
     memory = _Memory()
     values = [memory.value(k, p, a) for k, (p, a) in enumerate(zip(_parameters(library, name, len(args)), args, strict=True))]
     pointers = (ctypes.c_void_p * max(1, len(values)))(*(ctypes.addressof(v) for v in values))
     buffers = memory.buffers()
-    extents = _Index(*_extent(grid)), _Index(*_extent(block))
+    cluster = cluster_of(text, name)
+    if any(blocks % size for blocks, size in zip(_extent(grid), cluster, strict=True)) or math.prod(cluster) > MOST_OF_CLUSTER:
+        raise ValueError(f"a grid of {grid} blocks in clusters of {cluster}")
+    extents = _Index(*_extent(grid)), _Index(*_extent(block)), _Index(*cluster)
     launch = _Launch(*extents, shared_bytes, backwards, races and checks, together, len(buffers), buffers)
     entry = getattr(library, f"launch_{name}")
     entry.restype = ctypes.c_char_p

@@ -103,6 +103,7 @@ def _code_row(kernel: Kernel) -> dict[str, Any]:
             "arguments": list(x.arguments),
             "shared_bytes": x.shared_bytes,
             **({"together": True} if x.together else {}),
+            **({"before": x.before} if x.before else {}),
         }
         for x in kernel.launches
     ]

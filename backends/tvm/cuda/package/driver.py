@@ -124,6 +124,7 @@ struct SESSION {
   CUcontext context;
   CUmodule module;
   CUfunction functions[LAUNCHES];
+  unsigned capability; /* that the code in use was made for */
   CUdeviceptr memory, arena, weights, staging;
   CUstream stream;
   int64_t *sizes; /* in host memory that the device writes to: the sizes of outputs, as runs report them */
@@ -133,7 +134,7 @@ struct SESSION {
 
 typedef struct SESSION session;
 
-static int choose_image(const session *s, const void **image) {
+static int choose_image(session *s, const void **image) {
   int major = 0, minor = 0, best = -1;
   TRY(DeviceGetAttribute(&major, MAJOR, s->device));
   TRY(DeviceGetAttribute(&minor, MINOR, s->device));
@@ -148,6 +149,7 @@ static int choose_image(const session *s, const void **image) {
     return failed(ERROR_ARCHITECTURE, "'%s' is sm_%d%d; the artefact has code for %s and what is newer", name, major, minor, ARCHITECTURES);
   }
   *image = images[best].code;
+  s->capability = (unsigned)(images[best].major * 10 + images[best].minor);
   return OK;
 }
 
@@ -227,9 +229,10 @@ static int opened(int device, session *s) {
   return status;
 }
 
-/* Starts a kernel with these arguments. */
+/* Starts a kernel with these arguments, unless the code in use does without it. */
 __attribute__((unused)) static int start(const session *s, CUstream stream, int which, const CUdeviceptr *arguments) {
   void *pointers[MOST_ARGUMENTS];
+  if (launches[which].before != 0 && s->capability >= launches[which].before) return OK;
   for (int k = 0; k < launches[which].arguments; ++k) pointers[k] = (void *)&arguments[k];
   const unsigned *const grid = launches[which].grid, *const block = launches[which].block;
   const unsigned shared = launches[which].shared;

@@ -140,7 +140,7 @@ class _Writer:
             "ARCHITECTURES": f'"{architectures}"',
             **{f"ERROR_{e}": f"{self.upper}_ERROR_{e}" for e in ("DRIVER", "DEVICE", "ARCHITECTURE", "MEMORY", "CUDA")},
         }  # fmt: skip
-        launches = [self.launch_row(launch) for _, launch in self.launches.values()] or ["  {NULL, {1, 1, 1}, {1, 1, 1}, 0, 0, 0},"]
+        launches = [self.launch_row(launch) for _, launch in self.launches.values()] or ["  {NULL, {1, 1, 1}, {1, 1, 1}, 0, 0, 0, 0},"]
         return [
             *(f"#define {key} {value}" for key, value in facts.items()),
             "",
@@ -154,7 +154,7 @@ class _Writer:
             ),
             "};",
             "",
-            "static const struct { const char *name; unsigned grid[3], block[3], shared; int arguments, together; } launches[LAUNCHES] = {",
+            "static const struct { const char *name; unsigned grid[3], block[3], shared, before; int arguments, together; } launches[LAUNCHES] = {",
             *launches,
             "};",
             "",
@@ -167,7 +167,8 @@ class _Writer:
 
     def launch_row(self, launch: Launch) -> str:
         grid, block = (", ".join(map(str, extent)) for extent in (launch.grid, launch.block))
-        return f'  {{"{launch.symbol}", {{{grid}}}, {{{block}}}, {launch.shared_bytes}, {len(launch.arguments)}, {int(launch.together)}}},'
+        sizes = f"{{{grid}}}, {{{block}}}, {launch.shared_bytes}, {launch.before}"
+        return f'  {{"{launch.symbol}", {sizes}, {len(launch.arguments)}, {int(launch.together)}}},'
 
     def given(self, variant: Variant) -> list:
         """The values that are inputs, in the order of the interface."""

@@ -82,9 +82,13 @@ def devices_of(gpus: Sequence[Gpu]) -> list[Device]:
 
 
 def smallest(gpus: Sequence[Gpu]) -> Device:
-    """The GPU whose blocks have the least shared memory: what fits there fits all; with products of groups of warps if one of them has such."""
+    """The GPU whose blocks have the least shared memory: what fits there fits all; with products of groups of warps if one of them has such, and with
+    clusters if some of them, or all, have those.
+    """
     devices = devices_of(gpus)
-    return replace(min(reversed(devices), key=lambda d: d.shared_per_block), group=max(d.group for d in devices))
+    found = {device.clusters for device in devices}
+    least = min(reversed(devices), key=lambda d: d.shared_per_block)
+    return replace(least, group=max(d.group for d in devices), clusters=found.pop() if len(found) == 1 else "some")
 
 
 def add_plan(kernel: KernelText, plan: Plan, names: Sequence[str]) -> None:
@@ -93,7 +97,7 @@ def add_plan(kernel: KernelText, plan: Plan, names: Sequence[str]) -> None:
     kernel.functions.append(re.sub(r"\n\s*\n", "\n", plan.text))
     for launch in plan.launches:
         arguments = tuple(names.index(a) for a in launch.arguments)
-        kernel.launches.append(Launch(launch.symbol, launch.grid, launch.block, arguments, launch.shared_bytes))
+        kernel.launches.append(Launch(launch.symbol, launch.grid, launch.block, arguments, launch.shared_bytes, before=launch.before))
 
 
 def problem_of(anchor: Anchor, arithmetic: Arithmetic) -> Gemm | Convolution:

@@ -1,10 +1,11 @@
-"""CUDA C for products: one kernel, or two where blocks share sums."""
+"""CUDA C for products: one kernel, or two where blocks share sums and are no cluster."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -22,9 +23,14 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
     Plan,
 )
 from lepton_compiler.backends.tvm.cuda.tensor_cores.sources import Source, matrix_source, windows_source
-from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, choose, possible, ranked, seconds, shared_bytes
+from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, choose, padding, possible, ranked, seconds, shared_bytes
 
 FINISH_THREADS = 256
+FIRST_WITH_CLUSTERS = 90
+"""Compute capability from which on blocks can be clusters."""
+
+Sharing = Literal["none", "workspace", "cluster", "either"]
+"""How blocks finish the sums that they share: in a second kernel, in their cluster, or as the architecture lets them."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,9 @@ def generate(symbol: str, problem: Gemm | Convolution, epilogue: Epilogue, devic
     """
     product = gemm_product(problem) if isinstance(problem, Gemm) else convolution_product(problem, symbol)
     chosen = choose(product.shape, device)[0] if tiling is None else tiling
-    split = chosen.splits > 1
-    texts = [product.a.declarations, product.b.declarations, epilogue.helpers, _main(symbol, product, chosen, epilogue)]
+    sharing = _sharing(chosen, device)
+    split = sharing in ("workspace", "either")
+    texts = [product.a.declarations, product.b.declarations, epilogue.helpers, _main(symbol, product, chosen, epilogue, sharing)]
     shape = product.shape
     arguments = (*epilogue.arguments, "workspace") if split else epilogue.arguments
     tiles = math.ceil(shape.m / chosen.block_m) * math.ceil(shape.n / chosen.block_n)
@@ -60,9 +67,18 @@ def generate(symbol: str, problem: Gemm | Convolution, epilogue: Epilogue, devic
         vector = _power(shape.n, 4)
         blocks = math.ceil(shape.m * shape.n / (vector * FINISH_THREADS))
         texts.append(_finish(symbol, product, chosen, epilogue, vector))
-        launches.append(Launch(f"{symbol}_finish", (blocks, shape.batch, 1), (FINISH_THREADS, 1, 1), arguments))
+        before = FIRST_WITH_CLUSTERS if sharing == "either" else 0
+        launches.append(Launch(f"{symbol}_finish", (blocks, shape.batch, 1), (FINISH_THREADS, 1, 1), arguments, before=before))
     workspace = chosen.splits * shape.batch * shape.m * shape.n * 4 if split else 0
     return Plan("\n".join(text for text in texts if text), tuple(launches), workspace, seconds(product.shape, chosen, device))
+
+
+def _sharing(tiling: Tiling, device: Device) -> Sharing:
+    if tiling.splits == 1:
+        return "none"
+    if not tiling.clustered:
+        return "workspace"
+    return "cluster" if device.clusters == "all" else "either"
 
 
 def shape_of(symbol: str, problem: Gemm | Convolution) -> Shape:
@@ -156,32 +172,35 @@ def _arithmetic(arithmetic: Arithmetic, a: Element, b: Element) -> tuple[str, st
             return {"float16": "f16", "bfloat16": "bf16", "tf32": "tf32"}[arithmetic], "float"
 
 
-def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue) -> str:
+def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue, sharing: Sharing) -> str:
     shape = product.shape
     tiles_m, tiles_n = math.ceil(shape.m / tiling.block_m), math.ceil(shape.n / tiling.block_n)
     lines = [
-        *_opening(symbol, epilogue, _bounds(product, tiling), tiling.splits, product.sum),
+        *_opening(symbol, epilogue, _attributes(tiling, sharing), product.sum if sharing in ("workspace", "either") else ""),
         "  extern __shared__ __align__(1024) char lepton_tiles[];",
         f"  int lepton_batch = blockIdx.x / {tiles_m * tiles_n};",
         f"  lepton::Position lepton_at = lepton::position<{tiles_m}, {tiles_n}>(blockIdx.x % {tiles_m * tiles_n});",
         f"  int lepton_first = blockIdx.y * {tiling.split_depth}, lepton_end = lepton_first + {tiling.split_depth};",
         f"  lepton_end = lepton_end < {shape.k} ? lepton_end : {shape.k};",
-        *_store(product, tiling, epilogue),
+        *_store(product, tiling, epilogue, sharing),
         *_integers(product, epilogue),
         f"  using A = {product.a.tile(tiling.block_m, tiling.depth, tiling.threads)};",
         f"  using B = {product.b.tile(tiling.block_n, tiling.depth, tiling.threads)};",
         f"  A lepton_a(A::Origin{product.a.value}, lepton_at.m * {tiling.block_m}, threadIdx.x);",
         f"  B lepton_b(B::Origin{product.b.value}, lepton_at.n * {tiling.block_n}, threadIdx.x);",
         *_calls(product, tiling),
+        *_ending(product, tiling, epilogue, sharing),
         "}",
         "",
     ]
     return "\n".join(lines)
 
 
-def _bounds(product: Product, tiling: Tiling) -> str:
-    """Threads of a block, and how many blocks a multiprocessor shall hold: 64 sums of a lane leave room for two blocks of 256 threads."""
-    return str(tiling.threads)
+def _attributes(tiling: Tiling, sharing: Sharing) -> str:
+    """Of a kernel: its threads, and its cluster."""
+    threads = f"__launch_bounds__({tiling.threads})"
+    names: dict[Sharing, str] = {"cluster": "__cluster_dims__", "either": "LEPTON_CLUSTER"}
+    return f"{names[sharing]}(1, {tiling.splits}, 1) {threads}" if sharing in names else threads
 
 
 def _calls(product: Product, tiling: Tiling) -> list[str]:
@@ -201,29 +220,49 @@ def _calls(product: Product, tiling: Tiling) -> list[str]:
     return ["#ifdef LEPTON_WARPGROUPS", groups, "#else", warps, "#endif"]
 
 
-def _opening(symbol: str, epilogue: Epilogue, bounds: str, splits: int, total: str) -> list[str]:
-    """The head of a kernel. Its pointers stay what they are: of what else is made of them the compiler does not see that nothing writes there."""
-    workspace = f", {total} *__restrict__ workspace" if splits > 1 else ""
-    return [f'extern "C" __global__ void __launch_bounds__({bounds}) {symbol}({epilogue.parameters}{workspace}) {{']
+def _opening(symbol: str, epilogue: Epilogue, attributes: str, total: str) -> list[str]:
+    """The head of a kernel. Its pointers stay what they are: of what else is made of them the compiler does not see that nothing writes there.
+
+    Args:
+        total: type of the sums in a workspace; empty where there is none.
+    """
+    workspace = f", {total} *__restrict__ workspace" if total else ""
+    return [f'extern "C" __global__ void {attributes} {symbol}({epilogue.parameters}{workspace}) {{']
 
 
-def _store(product: Product, tiling: Tiling, epilogue: Epilogue) -> list[str]:
+def _store(product: Product, tiling: Tiling, epilogue: Epilogue, sharing: Sharing) -> list[str]:
     """The definition of `store`, what takes the sums."""
     shape = product.shape
-    if tiling.splits > 1:
-        vector = _power(shape.n, 4)
-        base = f"workspace + (static_cast<long long>(blockIdx.y) * {shape.batch} + lepton_batch) * {shape.m * shape.n}LL"
-        return [f"  lepton::Unfinished<{product.sum}, {shape.m}, {shape.n}, {vector}> lepton_store{{{base}}};"]
-    return _finished(product, epilogue, _power(shape.n, min(8, 16 // epilogue.size)) if epilogue.rows else 1)
+    if sharing == "none":
+        return _finished(product, epilogue, _power(shape.n, min(8, 16 // epilogue.size)) if epilogue.rows else 1)
+    base = f"workspace + (static_cast<long long>(blockIdx.y) * {shape.batch} + lepton_batch) * {shape.m * shape.n}LL"
+    unfinished = f"  lepton::Unfinished<{product.sum}, {shape.m}, {shape.n}, {_power(shape.n, 4)}> lepton_store{{{base}}};"
+    if sharing == "workspace":
+        return [unfinished]
+    place = f"reinterpret_cast<{product.sum} *>(lepton_tiles), lepton_at.m * {tiling.block_m}, lepton_at.n * {tiling.block_n}"
+    gathered = f"  lepton::Gathered<{product.sum}, {tiling.block_m}, {tiling.block_n}, {padding(shape)}> lepton_store{{{place}}};"
+    return [gathered] if sharing == "cluster" else ["#ifdef LEPTON_CLUSTERS", gathered, "#else", unfinished, "#endif"]
 
 
-def _finished(product: Product, epilogue: Epilogue, vector: int) -> list[str]:
+def _ending(product: Product, tiling: Tiling, epilogue: Epilogue, sharing: Sharing) -> list[str]:
+    """What a cluster does when each of its blocks has its part of the sums."""
+    if sharing in ("none", "workspace"):
+        return []
+    sizes = f"{product.shape.m}, {product.shape.n}, {tiling.splits}, {tiling.threads}"
+    lines = [
+        *_finished(product, epilogue, _power(product.shape.n, min(4, 16 // epilogue.size)) if epilogue.rows else 1, "lepton_finished"),
+        f"  lepton::finish_in_cluster<{sizes}>(lepton_store, lepton_finished);",
+    ]
+    return lines if sharing == "cluster" else ["#ifdef LEPTON_CLUSTERS", *lines, "#endif"]
+
+
+def _finished(product: Product, epilogue: Epilogue, vector: int, name: str = "lepton_store") -> list[str]:
     names = ", ".join(epilogue.arguments)
     sizes = f"{epilogue.type}, {product.shape.m}, {product.shape.n}, {vector}"
     return [
         f"  auto lepton_value = [&](int lepton_batch, int lepton_m, int lepton_n, {product.sum} lepton_sum) {{ return {epilogue.symbol}_value({names}, lepton_batch, lepton_m, lepton_n, lepton_sum); }};",
         f"  auto lepton_place = [&](int lepton_batch, int lepton_m, int lepton_n) {{ return {epilogue.symbol}_place({names}, lepton_batch, lepton_m, lepton_n); }};",
-        f"  lepton::Finished<{sizes}, decltype(lepton_value), decltype(lepton_place)> lepton_store{{{epilogue.output}, lepton_batch, lepton_value, lepton_place}};",
+        f"  lepton::Finished<{sizes}, decltype(lepton_value), decltype(lepton_place)> {name}{{{epilogue.output}, lepton_batch, lepton_value, lepton_place}};",
     ]
 
 
@@ -250,9 +289,9 @@ def _finish(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue, v
     shape = product.shape
     sizes = f"{product.sum}, {shape.batch}, {shape.m}, {shape.n}, {tiling.splits}, {vector}"
     lines = [
-        *_opening(f"{symbol}_finish", epilogue, str(FINISH_THREADS), tiling.splits, product.sum),
+        *_opening(f"{symbol}_finish", epilogue, f"__launch_bounds__({FINISH_THREADS})", product.sum),
         "  int lepton_batch = blockIdx.y;",
-        *_finished(product, epilogue, vector if epilogue.rows else 1),
+        *_finished(product, epilogue, min(vector, 16 // epilogue.size) if epilogue.rows else 1),
         f"  lepton::finish<{sizes}>(workspace, lepton_store, lepton_batch);",
         "}",
         "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-PARTS = ("ptx", "sources", "tiles", "turned", "converted", "stores", "tensor_cores", "warpgroups", "simt", "attention")
+PARTS = ("ptx", "sources", "tiles", "turned", "converted", "stores", "clusters", "tensor_cores", "warpgroups", "simt", "attention")
 WIDTHS = (64, 96, 128, 192, 256)
 """Columns of the products of a group of warps."""
 FLOATS = ("f16", "bf16")

@@ -178,6 +178,7 @@ class Launch:
         symbol: name of the `__global__` function.
         arguments: names of its parameters: those of the epilogue, and `workspace`.
         shared_bytes: dynamic shared memory; more than 48 KiB must be allowed by cuFuncSetAttribute.
+        before: code for this compute capability, as 90, and later ones does without the launch; 0 where none does.
     """
 
     symbol: str
@@ -185,6 +186,7 @@ class Launch:
     block: tuple[int, int, int]
     arguments: tuple[str, ...]
     shared_bytes: int = 0
+    before: int = 0
 
 
 @dataclass(frozen=True)

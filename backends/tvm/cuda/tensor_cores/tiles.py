@@ -18,7 +18,15 @@ LATENCY = 700
 """Clocks from a load to its data, out of the L2 cache or memory."""
 LAUNCH = 2e-6
 """Seconds that one more kernel costs within a graph of kernels."""
-SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+CLUSTER = 8
+"""Blocks of a cluster, at most, on every GPU that has clusters (CUDA C++ Programming Guide, "Thread Block Clusters")."""
+CLUSTER_BARRIER = 400
+"""Clocks of a barrier of a cluster, with the fence of the whole GPU that it begins with; not published."""
+CLUSTER_LATENCY = 180
+"""Clocks until another block's shared memory answers (arXiv:2402.13499, on the network between multiprocessors)."""
+CLUSTER_BYTES_PER_CLOCK = 12
+"""What a multiprocessor reads from others, by the same source: 3.3 TB/s for 132 of them in clusters of two, 2.65 TB/s in clusters of four."""
+SPLITS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
 ISSUE = 128
 """Instructions of threads that a multiprocessor starts in a clock."""
 COPY = 8
@@ -92,6 +100,7 @@ class Tiling:
         stages: tiles in shared memory.
         splits: blocks that share a sum; each takes `split_depth` of it.
         groups: whether four warps multiply together.
+        clustered: whether the blocks that share a sum are a cluster where the architecture has such, and finish the sum among themselves.
     """
 
     block_m: int
@@ -103,6 +112,7 @@ class Tiling:
     splits: int
     split_depth: int
     groups: bool = False
+    clustered: bool = False
 
     @property
     def threads(self) -> int:
@@ -183,32 +193,48 @@ def _cut(shape: Shape, device: Device, sizes: tuple[int, int, int, int], row_byt
         if stages < 2 or (splits > 1 and (part < 4 * depth or tiles * splits > 2 * device.processors)):
             return
         tiling = Tiling(block_m, block_n, warp_m, warp_n, depth, stages, math.ceil(shape.k / part), part)
+        if device.clusters != "none" and 1 < tiling.splits <= CLUSTER:
+            clustered = replace(tiling, clustered=True)
+            tiling = clustered if shared_bytes(shape, clustered) <= device.shared_per_block else tiling
         if shared_bytes(shape, tiling) <= device.shared_per_block:
             yield tiling
 
 
 def shared_bytes(shape: Shape, tiling: Tiling) -> int:
-    """Dynamic shared memory of a block: its stages, or on tensor cores the rows on their way out, whichever is more."""
+    """Dynamic shared memory of a block: its stages, or on tensor cores the rows on their way out, or its part of shared sums, whichever is most."""
     stages = tiling.stages * (tiling.block_m + tiling.block_n) * tiling.depth * shape.size
     width = tiling.block_n if tiling.groups else tiling.warp_n
     staging = 0 if shape.arithmetic == "float32" else tiling.threads // 32 * 16 * (width + 8) * 4
-    return max(stages, staging)
+    gathered = tiling.block_m * (tiling.block_n + padding(shape)) * 4 if tiling.clustered else 0
+    return max(stages, staging, gathered)
+
+
+def padding(shape: Shape) -> int:
+    """Elements between the rows of sums that a cluster shares: what keeps apart the lanes of a warp that write four neighbours each, or two."""
+    return 4 if shape.arithmetic == "float32" else 8
 
 
 def seconds(shape: Shape, tiling: Tiling, device: Device) -> float:
     """Estimated time: the longest of computing, shared memory and loads per block, in waves; never less than memory needs, and the last results."""
     blocks = math.ceil(shape.m / tiling.block_m) * math.ceil(shape.n / tiling.block_n) * shape.batch * tiling.splits
     resident = _resident(shape, tiling, device)
-    per_processor = math.ceil(blocks / device.processors)
+    clustered = tiling.clustered and device.clusters == "all"
+    per_processor = math.ceil(blocks / (device.processors_of_clusters(tiling.splits) if clustered else device.processors))
     together = min(resident, per_processor)
     clocks = per_processor * tiling.split_depth * _clocks_per_k(shape, tiling, device, together) / BEST
-    clocks += math.ceil(per_processor / resident) * (2 * LATENCY + tiling.block_m * tiling.block_n / 32)
+    waves = math.ceil(per_processor / resident)
+    clocks += waves * (2 * LATENCY + tiling.block_m * tiling.block_n / 32)
     memory = shape.bytes_moved / device.bandwidth
     memory_per_clock = min(L2_BYTES_PER_CLOCK, device.bandwidth / device.processors / device.clock)
     last = together * tiling.block_m * tiling.block_n * shape.size / memory_per_clock  # results that nothing is computed beside
     extra = 0.0
-    if tiling.splits > 1:
-        extra = LAUNCH + 2 * tiling.splits * shape.batch * shape.m * shape.n * 4 / (2 * device.bandwidth)
+    if clustered:
+        read = together * tiling.block_m * tiling.block_n * 4 * (tiling.splits - 1) / tiling.splits
+        extra = waves * (2 * CLUSTER_BARRIER + CLUSTER_LATENCY + read / CLUSTER_BYTES_PER_CLOCK) / device.clock
+        last /= tiling.splits
+    elif tiling.splits > 1:
+        launches = 2 if device.clusters == "some" and not tiling.clustered else 1  # those that have clusters take two launches then, too
+        extra = launches * LAUNCH + 2 * tiling.splits * shape.batch * shape.m * shape.n * 4 / (2 * device.bandwidth)
     return max(clocks / device.clock, memory) + last / device.clock + extra
 
 

@@ -122,7 +122,8 @@ class KernelBench:
             self._make_room(key, parameter.type.nbytes, content)
             keys.append(key)
         module = session.module(image)
-        steps = [(launch, session.function(module, launch.symbol, launch.shared_bytes)) for launch in kernel.launches]
+        needed = [launch for launch in kernel.launches if launch.is_needed(session.facts.capability)]
+        steps = [(launch, session.function(module, launch.symbol, launch.shared_bytes)) for launch in needed]
         return Contender(module, steps, keys)
 
     def _make_room(self, key: Key, size: int, content: np.ndarray | None) -> None:

@@ -26,6 +26,7 @@
 #define __shared__ static __attribute__((section("lepton_shared")))
 #define __launch_bounds__(...)
 #define __maxnreg__(...)
+#define __cluster_dims__(...)
 #define __align__(n) __attribute__((aligned(n)))
 #define alignas(n) __attribute__((aligned(n)))
 #define __forceinline__ inline __attribute__((always_inline))
@@ -80,6 +81,6 @@ struct Entry<Kernel> {
   extern "C" const int emulated_arguments_##NAME = emulator::Entry<&NAME>::count;                                             \
   extern "C" const char* emulate_##NAME(const unsigned grid[3], const unsigned block[3], unsigned shared, void** arguments) { \
     emulator::Statistics unused;                                                                                              \
-    emulator::Launch launch = {{grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, shared, 0, 1, 0, -1, nullptr};       \
+    emulator::Launch launch = {{grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, {1, 1, 1}, shared, 0, 1, 0, -1, nullptr}; \
     return emulator::launch(launch, emulator::Entry<&NAME>::call, arguments, &unused);                                        \
   }

@@ -1,5 +1,5 @@
-// Runs a grid: block after block, the threads of a block as fibers that switch at barriers. Blocks that may wait for each other are all there
-// at the same time, and take turns: one runs until all of its threads wait.
+// Runs a grid: cluster after cluster, the threads of a block as fibers that switch at barriers. Blocks that may wait for each other, those of a
+// cluster or of a cooperative launch, are all there at the same time, and take turns: one runs until all of its threads wait.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -72,7 +72,7 @@ void prepare(Context& context, char* stack, void (*entry)()) {
 void change(Context& save, Context& load) { swapcontext(&save, &load); }
 #endif
 
-enum class State { runnable, at_barrier, at_collective, at_grid, finished };
+enum class State { runnable, at_barrier, at_collective, at_grid, at_cluster, finished };
 
 struct Copy {
   char* to;
@@ -92,14 +92,17 @@ struct Fiber {
   const char* name;
   int line, reduction;
   unsigned copy_group;
+  uint32_t arrived, passed;  // barriers of the cluster
   std::vector<Copy> copies;
 };
 
 // A block that has begun.
 struct Block {
   Index index;
-  uint32_t number, epoch, met;  // `met`: barriers of the grid that it has passed
-  uint16_t arrived;             // the thread that waits there
+  uint32_t number, place, cluster, epoch, met;  // `place`: among those that are there; `met`: barriers of the grid that it has passed
+  uint16_t arrived;                             // the thread that waits there
+  bool is_read;                                 // whether other blocks of the cluster read its shared memory,
+  uint32_t readers_arrived;                     // and how many barriers of the cluster they had arrived at, at most
   std::vector<Fiber> fibers;
   std::vector<uint32_t> warp_epochs;
   std::vector<uint32_t> publications, published;  // by thread: how often it published what it wrote, now and at the last barrier
@@ -109,6 +112,8 @@ struct Block {
 
 Block* here = nullptr;
 Fiber* running = nullptr;
+std::vector<Block>* there = nullptr;  // the blocks that are there at the same time
+uint32_t cluster_passed;              // barriers of the cluster that all of its threads have arrived at
 Context scheduler;
 const Launch* launch_now = nullptr;
 Call call_now = nullptr;
@@ -126,7 +131,10 @@ size_t static_bytes() { return __start_lepton_shared ? static_cast<size_t>(__sto
 
 void set_now() {
   const Thread& t = running->thread;
-  set_moment({here->number, here->epoch, here->warp_epochs[t.warp], here->met, here->publications[t.linear], static_cast<uint16_t>(t.linear), static_cast<uint16_t>(t.warp)});
+  const bool together = launch_now->together;
+  const uint32_t group = together ? 0 : here->cluster, arrived = together ? here->met : running->arrived, passed = together ? here->met : running->passed;
+  const uint32_t published = here->publications[t.linear];
+  set_moment({here->number, here->epoch, here->warp_epochs[t.warp], group, arrived, passed, published, static_cast<uint16_t>(t.linear), static_cast<uint16_t>(t.warp)});
 }
 
 void resume(Fiber& fiber, size_t number) {
@@ -160,8 +168,11 @@ size_t count(State state) {
 
 void stuck() {
   for (const Fiber& f : here->fibers) {
-    if (f.state != State::at_barrier && f.state != State::at_collective && f.state != State::at_grid) continue;
-    const char* where = f.state == State::at_barrier ? "__syncthreads" : f.state == State::at_grid ? "the grid's barrier" : f.name;
+    if (f.state == State::runnable || f.state == State::finished) continue;
+    const char* where = f.state == State::at_barrier   ? "__syncthreads"
+                        : f.state == State::at_grid    ? "the grid's barrier"
+                        : f.state == State::at_cluster ? "the cluster's barrier"
+                                                       : f.name;
     snprintf(message, sizeof message, "thread (%u, %u, %u) of block (%u, %u, %u) waits at %s (line %d) for threads that do not come: %zu have finished, %zu wait at __syncthreads, %zu at warp collectives",
              f.thread.thread.x, f.thread.thread.y, f.thread.thread.z, f.thread.block.x, f.thread.block.y, f.thread.block.z, where, f.line,
              count(State::finished), count(State::at_barrier), count(State::at_collective));
@@ -203,14 +214,14 @@ void enter(Block& block) {
   if (here) here->statics.assign(__start_lepton_shared, __start_lepton_shared + bytes);
   if (bytes) std::memcpy(__start_lepton_shared, block.statics.data(), bytes);
   here = &block;
-  own_shared(launch_now->together ? block.number : 0);
+  own_shared(block.place);
   set_published(block.published.data());
 }
 
-void start_block(Block& block, Index index, uint32_t number) {
+void start_block(Block& block, Index index, uint32_t number, uint32_t cluster) {
   size_t k = 0;
   const Index& size = launch_now->block;
-  block.index = index, block.number = number, block.epoch = block.met = 0;
+  block.index = index, block.number = number, block.cluster = cluster, block.epoch = block.met = block.readers_arrived = 0, block.is_read = false;
   block.fibers.resize(threads_of(*launch_now));
   block.warp_epochs.assign((block.fibers.size() + WARP - 1) / WARP, 0);
   block.publications.assign(block.fibers.size(), 0);
@@ -223,13 +234,13 @@ void start_block(Block& block, Index index, uint32_t number) {
         Fiber& f = block.fibers[k];
         f.thread = {{x, y, z}, index, size, launch_now->grid, static_cast<unsigned>(k), static_cast<unsigned>(k % WARP), static_cast<unsigned>(k / WARP)};
         f.state = State::runnable;
-        f.copy_group = 0;
+        f.copy_group = f.arrived = f.passed = 0;
         f.copies.clear();
         prepare(f.context, block.stacks + k * STACK, body);
       }
 }
 
-// Runs a block until it has finished, or waits for others at the barrier of the grid.
+// Runs a block until it has finished, or waits for others at the barrier of the grid or of the cluster.
 void run_block(Block& block) {
   enter(block);
   size_t threads = block.fibers.size(), warps = (threads + WARP - 1) / WARP;
@@ -240,7 +251,7 @@ void run_block(Block& block) {
     }
     if (failed || count(State::finished) == threads) return;
     if (count(State::runnable)) continue;
-    if (count(State::at_grid)) return;
+    if (count(State::at_grid) || count(State::at_cluster)) return;
     if (count(State::at_barrier) != threads) return stuck();
     release();
   }
@@ -251,14 +262,60 @@ Index place_of(uint64_t k) {
   return {x, rest % launch_now->grid.y, rest / launch_now->grid.y};
 }
 
-void run_alone(uint64_t blocks, Block& block) {
-  for (uint64_t i = 0; i < blocks && !failed; ++i) {
-    here = nullptr;
+// Lets those threads go on that wait at a barrier of the cluster which all threads have arrived at that are left. Whether there are any.
+bool release_cluster() {
+  bool all = true, any = false;
+  for (const Block& block : *there)
+    for (const Fiber& f : block.fibers) all &= f.state == State::finished || f.arrived > cluster_passed;
+  if (all) ++cluster_passed, ++figures.cluster_barriers;
+  for (Block& block : *there)
+    for (Fiber& f : block.fibers)
+      if (f.state == State::at_cluster && f.arrived <= cluster_passed) f.state = State::runnable, f.passed = f.arrived, any = true;
+  return any;
+}
+
+// A block has finished. Those that read its shared memory must have arrived at a barrier since, which it has passed.
+void check_leaving(const Block& block) {
+  uint32_t passed = 0;
+  for (const Fiber& f : block.fibers) passed = std::max(passed, f.passed);
+  if (!block.is_read || block.readers_arrived < passed) return;
+  snprintf(message, sizeof message, "block (%u, %u, %u) leaves while others of its cluster read its shared memory: no barrier of the cluster lies in between",
+           block.index.x, block.index.y, block.index.z);
+  failed = true;
+}
+
+void run_cluster() {
+  while (!failed) {
+    Block* late = nullptr;
+    for (size_t i = 0; i < there->size() && !failed; ++i) {
+      Block& block = (*there)[launch_now->backwards ? there->size() - 1 - i : i];
+      run_block(block);
+      if (count(State::at_cluster)) late = &block;
+      if (!failed && count(State::at_grid)) stuck();
+      if (!failed && count(State::finished) == block.fibers.size()) check_leaving(block);
+    }
+    if (failed || !late) return;
+    if (!release_cluster()) {
+      enter(*late);
+      return stuck();
+    }
+  }
+}
+
+void run_clusters(std::vector<Block>& blocks) {
+  const Index &grid = launch_now->grid, &size = launch_now->cluster;
+  const uint64_t across = grid.x / size.x, down = grid.y / size.y, clusters = across * down * (grid.z / size.z);
+  for (uint64_t i = 0; i < clusters && !failed; ++i) {
+    here = nullptr, cluster_passed = 0;
     forget_shared();
     forget_products();
-    start_block(block, place_of(launch_now->backwards ? blocks - 1 - i : i), static_cast<uint32_t>(i));
-    run_block(block);
-    if (!failed && count(State::at_grid)) stuck();
+    const uint64_t k = launch_now->backwards ? clusters - 1 - i : i;
+    for (uint32_t rank = 0; rank < blocks.size(); ++rank) {
+      unsigned x = static_cast<unsigned>(k % across) * size.x + rank % size.x, y = static_cast<unsigned>(k / across % down) * size.y + rank / size.x % size.y;
+      unsigned z = static_cast<unsigned>(k / across / down) * size.z + rank / size.x / size.y;
+      start_block(blocks[rank], {x, y, z}, static_cast<uint32_t>(i * blocks.size() + rank), static_cast<uint32_t>(i));
+    }
+    run_cluster();
   }
 }
 
@@ -279,7 +336,7 @@ void release_grid(std::vector<Block>& blocks) {
 
 void run_together(std::vector<Block>& blocks) {
   forget_products();
-  for (size_t i = 0; i < blocks.size(); ++i) start_block(blocks[i], place_of(i), static_cast<uint32_t>(i));
+  for (size_t i = 0; i < blocks.size(); ++i) start_block(blocks[i], place_of(i), static_cast<uint32_t>(i), 0);
   while (!failed) {
     size_t waiting = 0;
     Block* late = nullptr;
@@ -352,6 +409,35 @@ void grid_barrier(unsigned* counter, unsigned arrivals, int line) {
   suspend(State::at_grid, line);
 }
 
+void cluster_arrive(int line) {
+  if (running->arrived != running->passed) fault("arrives at the cluster's barrier (line %d) without having waited since it last did", line);
+  ++running->arrived;
+  set_now();
+}
+
+void cluster_wait(int line) {
+  if (running->arrived == running->passed) fault("waits at the cluster's barrier (line %d) without having arrived", line);
+  suspend(State::at_cluster, line);
+}
+
+unsigned cluster_rank() { return here->place; }
+
+void read_in_cluster(void* to, const void* own, size_t bytes, unsigned rank, int line) {
+  const ptrdiff_t offset = static_cast<const char*>(own) - dynamic_base(*here);
+  if (rank >= there->size()) fault("reads (line %d) from block %u of a cluster of %zu", line, rank, there->size());
+  if (offset < 0 || offset + bytes > launch_now->shared_bytes) fault("reads in another block (line %d) what is not dynamic shared memory", line);
+  Block& block = (*there)[rank];
+  if (!running->passed) fault("reads shared memory of block number %u (line %d) before a barrier of the cluster: that one need not have begun", block.number, line);
+  bool has_left = true;
+  for (const Fiber& f : block.fibers) has_left &= f.state == State::finished;
+  if (has_left) fault("reads shared memory of block number %u (line %d), which has left", block.number, line);
+  own_shared(block.place);
+  check(dynamic_base(block) + offset, bytes, Access::read);
+  own_shared(here->place);
+  if (&block != here) block.readers_arrived = block.is_read ? std::max(block.readers_arrived, running->arrived) : running->arrived, block.is_read = true;
+  std::memcpy(to, dynamic_base(block) + offset, bytes);
+}
+
 void warp_collective(unsigned mask, void* slot, Collective work, const char* name, int line) {
   size_t first = running->thread.warp * WARP, lanes = std::min<size_t>(WARP, here->fibers.size() - first);
   if (!(mask >> running->thread.lane & 1)) fault("calls %s (line %d) but is not in its mask %#x", name, line, mask);
@@ -422,18 +508,19 @@ void copy_async_wait(unsigned groups_left) {
 const char* launch(const Launch& launch, Call call, void** arguments, Statistics* result) {
   launch_now = &launch, call_now = call, arguments_now = arguments;
   failed = false, message[0] = 0, figures = {}, here = nullptr;
-  const uint64_t count = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
-  std::vector<Block> blocks(launch.together ? count : 1);
+  const uint64_t count = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z, cluster = uint64_t(launch.cluster.x) * launch.cluster.y * launch.cluster.z;
+  std::vector<Block> blocks(launch.together ? count : cluster);
+  there = &blocks;
   prepare_memory(launch, blocks);
   const size_t room = threads_of(launch) * STACK;
   char* const stacks = static_cast<char*>(
       mmap(nullptr, blocks.size() * room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   if (stacks == MAP_FAILED) return "the emulator has no memory for stacks";
-  for (size_t k = 0; k < blocks.size(); ++k) blocks[k].stacks = stacks + k * room;
+  for (size_t k = 0; k < blocks.size(); ++k) blocks[k].stacks = stacks + k * room, blocks[k].place = static_cast<uint32_t>(k);
   if (launch.together)
     run_together(blocks);
   else
-    run_alone(count, blocks[0]);
+    run_clusters(blocks);
   munmap(stacks, blocks.size() * room);
   clear_regions(true);
   forget_products();

@@ -12,7 +12,7 @@ struct Buffer {
 };
 
 struct Launch {
-  Index grid, block;
+  Index grid, block, cluster;  // cluster: blocks that are there at the same time, 1 x 1 x 1 where the kernel has none
   size_t shared_bytes;
   int backwards, races, together, buffer_count;  // together: blocks may wait for each other; count -1: what may be touched is not known
   const Buffer* buffers;

@@ -56,9 +56,12 @@ const char* verb(Access access) { return access == Access::read ? "reads" : acce
         nearest->name.c_str(), static_cast<size_t>(nearest->end - nearest->begin));
 }
 
-// Whether a barrier lies between an earlier access and now: one of the grid, of the block, or of the warp.
-bool ordered(const Moment& before, bool many_threads, bool many_warps, bool many_blocks) {
-  if (before.grid_epoch < now.grid_epoch) return true;
+// Whether a barrier that blocks have in common lies between an earlier access and now: that thread arrived at it, this one has passed it.
+bool parted(const Moment& before) { return before.group == now.group && before.arrived < now.passed; }
+
+// Whether a barrier lies between an earlier access and now: one of several blocks, of the block, or of the warp.
+bool ordered(const Moment& before, bool many_threads, bool many_warps, bool many_blocks, bool many_groups) {
+  if (!many_groups && parted(before)) return true;
   if (many_blocks || before.block != now.block) return false;
   if (before.block_epoch < now.block_epoch) return true;
   if (many_warps || before.warp != now.warp) return false;
@@ -71,18 +74,22 @@ bool ordered(const Moment& before, bool many_threads, bool many_warps, bool many
 }
 
 void note_read(Cell& cell) {
-  bool fresh = !cell.is_read || cell.read.grid_epoch < now.grid_epoch ||
+  bool fresh = !cell.is_read || (!cell.many_groups && parted(cell.read)) ||
                (cell.read.block == now.block && cell.read.block_epoch < now.block_epoch && !cell.many_blocks);
   if (fresh) {
-    cell.many_threads = cell.many_warps = cell.many_blocks = false;
+    cell.many_threads = cell.many_warps = cell.many_blocks = cell.many_groups = false;
     cell.is_read = true;
+    cell.read = now;
   } else {
+    const uint32_t arrived = cell.read.arrived;
     cell.many_threads |= cell.read.thread != now.thread;
     cell.many_warps |= cell.read.warp != now.warp;
     cell.many_blocks |= cell.read.block != now.block;
+    cell.many_groups |= cell.read.group != now.group;
+    cell.read = now;
+    if (arrived > now.arrived) cell.read.arrived = arrived;
   }
   cell.many_threads |= by_group, cell.many_warps |= by_group;
-  cell.read = now;
 }
 
 void check_published(const Region& region, uintptr_t address, const Cell& cell) {
@@ -93,10 +100,10 @@ void check_published(const Region& region, uintptr_t address, const Cell& cell) 
 
 void touch(Region& region, uintptr_t address, Cell& cell, Access access) {
   bool both_atomic = access == Access::atomic && cell.atomic;
-  if (cell.is_written && !both_atomic && !ordered(cell.write, false, false, false)) race(region, address, access, cell.write, "wrote");
+  if (cell.is_written && !both_atomic && !ordered(cell.write, false, false, false, false)) race(region, address, access, cell.write, "wrote");
   if (by_group && cell.is_written) check_published(region, address, cell);
   if (access == Access::read) return note_read(cell);
-  if (cell.is_read && !ordered(cell.read, cell.many_threads, cell.many_warps, cell.many_blocks))
+  if (cell.is_read && !ordered(cell.read, cell.many_threads, cell.many_warps, cell.many_blocks, cell.many_groups))
     race(region, address, access, cell.read, "read");
   cell.write = now;
   cell.is_written = true;

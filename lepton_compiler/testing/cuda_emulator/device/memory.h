@@ -7,15 +7,18 @@
 
 namespace emulator {
 
+// When a thread does something. Of barriers that blocks have in common it counts those that it has arrived at, and those that it has passed; only
+// blocks of one `group` have such barriers: the grid, or a cluster.
 struct Moment {
-  uint32_t block, block_epoch, warp_epoch, grid_epoch, published;  // `published`: how often the thread made its writes known to products of groups
+  uint32_t block, block_epoch, warp_epoch, group, arrived, passed;
+  uint32_t published;  // how often the thread made its writes known to products of groups of warps
   uint16_t thread, warp;
 };
 
 // The last write and the last read of some bytes.
 struct Cell {
   Moment write, read;
-  bool is_written, is_read, atomic, many_threads, many_warps, many_blocks;
+  bool is_written, is_read, atomic, many_threads, many_warps, many_blocks, many_groups;
 };
 
 struct Region {

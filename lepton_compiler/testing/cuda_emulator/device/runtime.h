@@ -23,6 +23,10 @@ void* dynamic_shared();
 void block_barrier(int line);
 int block_reduce(int value, int kind, int line);
 void grid_barrier(unsigned* counter, unsigned arrivals, int line);  // of one thread of each block; see lepton_grid.h
+void cluster_arrive(int line);
+void cluster_wait(int line);
+unsigned cluster_rank();
+void read_in_cluster(void* to, const void* own, size_t bytes, unsigned rank, int line);  // from the same place in another block's shared memory
 void warp_collective(unsigned mask, void* slot, Collective work, const char* name, int line);
 void group_collective(void* slot, Collective work, const char* name, int line);  // of four warps, all of their lanes
 
@@ -39,7 +43,7 @@ void copy_async_wait(unsigned groups_left);
 
 // Figures of a launch.
 struct Statistics {
-  uint64_t barriers, collectives, matrix_products, matrix_loads, matrix_load_conflicts, grid_barriers;
+  uint64_t barriers, collectives, matrix_products, matrix_loads, matrix_load_conflicts, grid_barriers, cluster_barriers;
 };
 Statistics& statistics();
 

@@ -28,9 +28,9 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores import (
     pack_weights,
     shape_of,
 )
-from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, choose, shared_bytes
+from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, candidates, choose, shared_bytes
 from lepton_compiler.ops.conv import Conv
-from lepton_compiler.testing.cuda_emulator import Statistics, available, run
+from lepton_compiler.testing.cuda_emulator import DeviceFault, Statistics, available, run
 
 NUMPY = {
     "float32": np.float32,
@@ -82,8 +82,11 @@ class Case:
         out[...] = 99
         scratch = np.full(max(1, self.plan.workspace_bytes // 4), -1, np.int32)
         arrays = {**self.arrays, "workspace": scratch}
+        capability = int(architecture.removeprefix("sm_").rstrip("a"))
         figures = []
         for launch in self.plan.launches:
+            if launch.before and capability >= launch.before:
+                continue
             given = [arrays[a] for a in launch.arguments]
             sizes = launch.grid, launch.block, launch.shared_bytes
             figures.append(run(text, launch.symbol, *sizes, given, backwards=backwards, architecture=architecture))
@@ -243,6 +246,90 @@ def test_integers_in_quarters_agree_with_the_evaluator():
     for case in made:
         (figures,) = case.check(text, architecture="sm_75")
         assert figures.matrix_products % 4 == 0 and figures.matrix_products > 0
+
+
+H100, BOTH = device_of("sm_90"), replace(device_of("sm_80"), clusters="some")
+SHARED: dict[str, Callable[[str, Device], Case]] = {
+    "half": lambda s, d: gemm_case(s, (70, 72, 512), "float16", d, tiling=Tiling(32, 32, 16, 16, 64, 2, 3, 192, clustered=True)),
+    "bfloat_odd": lambda s, d: gemm_case(
+        s, (41, 33, 500), "bfloat16", d, transposed="b", batch=(2,), tiling=Tiling(32, 64, 16, 32, 32, 3, 4, 128, clustered=True)
+    ),
+    "tf32": lambda s, d: gemm_case(s, (40, 36, 250), "tf32", d, tiling=Tiling(64, 32, 32, 16, 16, 4, 8, 32, clustered=True)),
+    "fp32": lambda s, d: gemm_case(s, (9, 70, 300), "float32", d, tiling=Tiling(16, 64, 16, 16, 16, 4, 5, 64, clustered=True)),
+    "fp32_other_way": lambda s, d: gemm_case(
+        s, (65, 66, 130), "float32", d, transposed="ab", tiling=Tiling(64, 32, 32, 16, 16, 3, 2, 80, clustered=True)
+    ),
+    "int8": lambda s, d: gemm_case(s, (33, 40, 384), "int8", d, transposed="b", tiling=Tiling(64, 32, 32, 16, 64, 2, 6, 64, clustered=True)),
+    "conv": lambda s, d: conv_case(
+        s, d, Tiling(32, 32, 16, 16, 32, 4, 7, 32, clustered=True), arithmetic="float16", images=1, height=9, width=7, channels=24,
+        out_channels=40, kernel=(3, 3), pads=(1, 1, 1, 1),
+    ),
+    "conv_first": lambda s, d: conv_case(
+        s, d, Tiling(32, 32, 32, 16, 16, 4, 2, 32, clustered=True), arithmetic="float32", images=2, height=8, width=7, channels=12, out_channels=10,
+        kernel=(3, 3), strides=(1, 2), groups=2, pads=(1, 1, 1, 1), channels_last=False,
+    ),
+    "groups": lambda s, d: gemm_case(
+        s, (140, 136, 232), "float16", d, transposed="b", tiling=Tiling(128, 128, 64, 32, 64, 3, 2, 128, groups=True, clustered=True)
+    ),
+}  # fmt: skip
+"""Products whose blocks share sums, in clusters where the architecture has them."""
+
+
+@pytest.fixture(scope="module")
+def shared() -> tuple[dict[str, Case], dict[str, Case], str]:
+    """The same products for architectures that all have clusters, and for some that have and some that have not; the text of all."""
+    alone = {name: make(name, H100) for name, make in SHARED.items()}
+    either = {name: make(f"{name}_either", BOTH) for name, make in SHARED.items()}
+    return alone, either, "\n".join([library(), *(case.plan.text for case in (*alone.values(), *either.values()))])
+
+
+@pytest.mark.skipif(bool(available()), reason=available())
+@pytest.mark.parametrize("name", SHARED)
+def test_clusters_finish_the_sums_of_their_blocks(name, shared):
+    alone, either, text = shared
+    plans = alone[name].plan, either[name].plan
+    assert [len(p.launches) for p in plans] == [1, 2] and [p.workspace_bytes > 0 for p in plans] == [False, True]
+    assert plans[1].launches[1].before == 90
+    (figures,) = alone[name].check(text, backwards=len(name) % 2 == 0, architecture="sm_90a")
+    x, y, _ = plans[0].launches[0].grid
+    assert figures.cluster_barriers == 2 * x and y > 1
+    (figures,) = either[name].check(text, backwards=len(name) % 2 == 1, architecture="sm_90a")
+    assert figures.cluster_barriers == 2 * x
+    out = either[name].arrays["out"].copy()
+    apart, finish = either[name].check(text)
+    assert apart.cluster_barriers == finish.cluster_barriers == 0
+    if name != "groups":  # whose parts are of another instruction then
+        np.testing.assert_array_equal(out, either[name].arrays["out"])  # the same bits
+
+
+@pytest.mark.skipif(bool(available()), reason=available())
+@pytest.mark.parametrize(
+    ("left_out", "message"),
+    [
+        ("  cluster_arrive();\n  cluster_wait();\n", "before a barrier of the cluster"),
+        ("    if (pass == PASSES - 1) cluster_arrive();\n", "without having arrived"),
+        ("  }\n  cluster_wait();\n", "leaves while others of its cluster read|which has left"),
+    ],
+)
+def test_what_a_cluster_would_do_without_its_barriers_is_found(left_out, message):
+    case = SHARED["fp32"]("fp32", H100)
+    assert library().count(left_out) == 1
+    text = library().replace(left_out, "  }\n" if left_out.startswith("  }") else "") + case.plan.text
+    with pytest.raises(DeviceFault, match=message):
+        case.check(text)
+
+
+def test_sums_are_shared_by_clusters_where_that_is_enough():
+    shape = Shape(1, 196, 256, 2304, "float16", 2, 2 * (196 * 256 + 256 * 2304 + 196 * 256), groupable=True)
+    for device in (H100, replace(H100, group=0)):
+        tiling, seconds = choose(shape, device)
+        assert tiling.clustered and 1 < tiling.splits <= 8
+        assert seconds < choose(shape, replace(device, clusters="none"))[1] - 1e-6
+    apart, _ = choose(shape, A100)
+    assert not apart.clustered
+    deep = Shape(1, 16, 64, 1 << 16, "float16", 2, 1 << 22)
+    assert any(t.splits > 8 and not t.clustered for t in candidates(deep, H100, split=True))
+    assert H100.processors_of_clusters(8) == 120 and H100.processors_of_clusters(2) == 132
 
 
 def test_sums_are_split_where_there_are_few_tiles():
