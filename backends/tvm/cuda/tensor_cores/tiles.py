@@ -36,6 +36,9 @@ REGISTERS = 40
 BEST = 0.9
 """Part of the peak that a full pipeline reaches."""
 
+HIDDEN = 0.9
+"""Part of the shorter one of computing and memory traffic that the longer one hides."""
+
 TENSOR_TILES = (
     (256, 128, 64, 64),
     (128, 256, 64, 64),
@@ -215,7 +218,7 @@ def padding(shape: Shape) -> int:
 
 
 def seconds(shape: Shape, tiling: Tiling, device: Device) -> float:
-    """Estimated time: the longest of computing, shared memory and loads per block, in waves; never less than memory needs, and the last results."""
+    """Estimated time: the longest of computing, shared memory and loads per block, in waves, and the last results; or what memory needs."""
     blocks = math.ceil(shape.m / tiling.block_m) * math.ceil(shape.n / tiling.block_n) * shape.batch * tiling.splits
     resident = _resident(shape, tiling, device)
     clustered = tiling.clustered and device.clusters == "all"
@@ -235,7 +238,8 @@ def seconds(shape: Shape, tiling: Tiling, device: Device) -> float:
     elif tiling.splits > 1:
         launches = 2 if device.clusters == "some" and not tiling.clustered else 1  # those that have clusters take two launches then, too
         extra = launches * LAUNCH + 2 * tiling.splits * shape.batch * shape.m * shape.n * 4 / (2 * device.bandwidth)
-    return max(clocks / device.clock, memory) + last / device.clock + extra
+    shorter, longer = sorted(((clocks + last) / device.clock, memory))
+    return longer + shorter * (1 - HIDDEN) + extra
 
 
 def _clocks_per_k(shape: Shape, tiling: Tiling, device: Device, together: int) -> float:
