@@ -21,11 +21,11 @@ LAUNCH = 2e-6
 CLUSTER = 8
 """Blocks of a cluster, at most, on every GPU that has clusters (CUDA C++ Programming Guide, "Thread Block Clusters")."""
 CLUSTER_BARRIER = 400
-"""Clocks of a barrier of a cluster, with the fence of the whole GPU that it begins with; not published."""
+"""Clocks of a barrier of a cluster, with the fence of the whole GPU that it begins with: a guess."""
 CLUSTER_LATENCY = 180
-"""Clocks until another block's shared memory answers (arXiv:2402.13499, on the network between multiprocessors)."""
+"""Clocks until another block's shared memory answers: an estimate, in the order of what others measured (arXiv:2402.13499)."""
 CLUSTER_BYTES_PER_CLOCK = 12
-"""What a multiprocessor reads from others, by the same source: 3.3 TB/s for 132 of them in clusters of two, 2.65 TB/s in clusters of four."""
+"""What a multiprocessor reads from others: an estimate likewise, 2.8 TB/s for all of them together."""
 SPLITS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
 ISSUE = 128
 """Instructions of threads that a multiprocessor starts in a clock."""
