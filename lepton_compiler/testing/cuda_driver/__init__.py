@@ -45,11 +45,19 @@ class FakeGpu:
         self.configure()
 
     def configure(
-        self, devices: int = 1, capability: tuple[int, int] = (8, 0), memory: int = FOUR_GIGABYTES, processors: int = 108
+        self,
+        devices: int = 1,
+        capability: tuple[int, int] = (8, 0),
+        memory: int = FOUR_GIGABYTES,
+        processors: int = 108,
+        version: int = 13000,
     ) -> None:
-        """Be so many GPUs of a compute capability, with so many bytes and multiprocessors each, whose kernels this object runs from now on."""
+        """Be so many GPUs of a compute capability, with so many bytes and multiprocessors each, whose kernels this object runs from now on.
+
+        The driver has the version of a release of CUDA: 12030 is that of 12.3. A library asks for it once.
+        """
         self.library.fake_on_launch(self._callback)
-        self.library.fake_configure(devices, *capability, processors, ctypes.c_size_t(memory))
+        self.library.fake_configure(devices, *capability, processors, ctypes.c_size_t(memory), version)
 
     def know(self, text: str, manifest: Mapping[str, Any]) -> None:
         """Be able to run the kernels of an artefact, of which this is the CUDA C."""
@@ -62,9 +70,8 @@ class FakeGpu:
     def know_text(self, text: str) -> None:
         """Be able to run the kernels of some CUDA C, whose parameters are pointers to whole allocations."""
         for symbol in kernels_of(text):
-            formals = text.partition(f" {symbol}(")[2].partition(")")[0]
             self._kernels.setdefault(symbol, (text, None))
-            self.library.fake_kernel(symbol.encode(), formals.count(",") + 1 if formals.strip() else 0)
+            self.library.fake_kernel(symbol.encode(), len(_formals(text, symbol)))
 
     def emulate(self, which: Literal["nothing", "launches", "everything"]) -> None:
         """Run all launches in the emulator, or those that are not replayed, or none; the others only take their time."""
@@ -100,7 +107,11 @@ class FakeGpu:
         try:
             given = [arrays[arguments[k]] for k in range(count)]
             shape = tuple(extents[0:3]), tuple(extents[3:6]), extents[6]
-            run(text, symbol, *shape, given, checks=self.checks, together=bool(extents[7]))
+            weights = [k for k in range(count) if self.library.fake_is_constant(ctypes.c_uint64(arguments[k]), ctypes.c_size_t(sizes[k]))]
+            run(text, symbol, *shape, given, checks=self.checks, together=bool(extents[7]), weights=weights)
+            for k, formal in enumerate(_formals(text, symbol)):
+                if not formal.startswith("const "):
+                    self.library.fake_written(ctypes.c_uint64(arguments[k]), ctypes.c_size_t(sizes[k]))
         except DeviceFault as fault:
             self.faults.append(str(fault))
             return 1
@@ -108,6 +119,13 @@ class FakeGpu:
             self.faults.append(f"{type(error).__name__}: {error}")
             return 1
         return 0
+
+
+@functools.cache
+def _formals(text: str, symbol: str) -> tuple[str, ...]:
+    """The parameters of a kernel, as they are declared."""
+    formals = text.partition(f" {symbol}(")[2].partition(")")[0]
+    return tuple(f.strip() for f in formals.split(",")) if formals.strip() else ()
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,12 +16,15 @@ from lepton_compiler.testing.cuda_emulator.build import compile_kernels, kernels
 ALIGNMENT = 256
 """What the driver's allocations are aligned to, in bytes."""
 
+ORDERED = "lepton_after_previous"
+"""The function by which kernels wait for the one before them, in texts where they do."""
+
 Extent = int | Sequence[int]
 Argument = np.ndarray | np.generic | int | float | bytes | None
 
 
 class DeviceFault(Exception):
-    """The kernel did what a device faults at or leaves undefined: out of bounds, misaligned, a race, a barrier that not all threads reach."""
+    """The kernel did what a device faults at or leaves undefined: out of bounds, misaligned, a race, a barrier that not all threads reach, memory used too early."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,13 @@ class _Index(ctypes.Structure):
 
 
 class _Buffer(ctypes.Structure):
-    _fields_ = [("begin", ctypes.c_void_p), ("bytes", ctypes.c_size_t), ("constant", ctypes.c_int), ("name", ctypes.c_char_p)]
+    _fields_ = [
+        ("begin", ctypes.c_void_p),
+        ("bytes", ctypes.c_size_t),
+        ("constant", ctypes.c_int),
+        ("name", ctypes.c_char_p),
+        ("weight", ctypes.c_int),
+    ]
 
 
 class _Launch(ctypes.Structure):
@@ -63,6 +72,7 @@ class _Launch(ctypes.Structure):
         ("together", ctypes.c_int),
         ("buffer_count", ctypes.c_int),
         ("buffers", ctypes.POINTER(_Buffer)),
+        ("ordered", ctypes.c_int),
     ]
 
 
@@ -86,6 +96,7 @@ def run(
     races: bool = True,
     checks: bool = True,
     together: bool = False,
+    weights: Collection[int] = (),
 ) -> Statistics:
     """Run `name<<<grid, block, shared_bytes>>>(args)`; arrays are changed in place.
 
@@ -100,6 +111,8 @@ def run(
         checks: look at every access at all. Without this a kernel runs several times as fast, only barriers, collectives, asynchronous copies
             and loads of matrices are still checked, and a kernel that goes astray may take the process with it.
         together: the launch is cooperative: all blocks are there at the same time and may wait for each other.
+        weights: positions of arrays that no kernel writes. Where the text has the function `lepton_after_previous`, every thread must call it, and
+            before that may read these arrays and nothing else of the device's memory.
 
     Raises:
         DeviceFault: see there; the arrays hold what had been written.
@@ -110,9 +123,9 @@ def run(
     memory = _Memory()
     values = [memory.value(k, p, a) for k, (p, a) in enumerate(zip(_parameters(library, name, len(args)), args, strict=True))]
     pointers = (ctypes.c_void_p * max(1, len(values)))(*(ctypes.addressof(v) for v in values))
-    buffers = memory.buffers()
+    buffers = memory.buffers(weights)
     extents = _Index(*_extent(grid)), _Index(*_extent(block))
-    launch = _Launch(*extents, shared_bytes, backwards, races and checks, together, len(buffers), buffers)
+    launch = _Launch(*extents, shared_bytes, backwards, races and checks, together, len(buffers), buffers, ORDERED in kernel_text)
     entry = getattr(library, f"launch_{name}")
     entry.restype = ctypes.c_char_p
     figures = _Figures()
@@ -175,12 +188,12 @@ class _Memory:
             self.arrays[key] = (array, copy, [*positions, position], constant and was_constant)
         return self.arrays[key][1].ctypes.data
 
-    def buffers(self) -> Any:
+    def buffers(self, weights: Collection[int]) -> Any:
         """The memory as the launch is told of it."""
-        rows = [
-            _Buffer(copy.ctypes.data, copy.nbytes, constant, "argument {}".format(" and ".join(map(str, positions))).encode())
-            for _, copy, positions, constant in self.arrays.values()
-        ]
+        rows = []
+        for _, copy, positions, constant in self.arrays.values():
+            name = f"argument {' and '.join(map(str, positions))}".encode()
+            rows.append(_Buffer(copy.ctypes.data, copy.nbytes, constant, name, all(k in weights for k in positions)))
         return (_Buffer * len(rows))(*rows)
 
     def copy_back(self) -> None:

@@ -21,6 +21,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
     Plan,
 )
 from lepton_compiler.backends.tvm.cuda.tensor_cores.sources import Source, matrix_source, windows_source
+from lepton_compiler.backends.tvm.cuda.text.order import AFTER_PREVIOUS
 from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, candidates, choose, possible, seconds, shared_bytes
 
 FINISH_THREADS = 256
@@ -161,7 +162,8 @@ def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue) -> 
     shape = product.shape
     tiles_m, tiles_n = math.ceil(shape.m / tiling.block_m), math.ceil(shape.n / tiling.block_n)
     lines = [
-        *_opening(symbol, epilogue, _bounds(product, tiling), tiling.splits, product.sum),
+        *_opening(symbol, epilogue, _bounds(product, tiling), f"{product.sum} *__restrict__ workspace" if tiling.splits > 1 else ""),
+        f"  {AFTER_PREVIOUS}",
         "  extern __shared__ __align__(1024) char lepton_tiles[];",
         f"  int lepton_batch = blockIdx.x / {tiles_m * tiles_n};",
         f"  lepton::Position lepton_at = lepton::position<{tiles_m}, {tiles_n}>(blockIdx.x % {tiles_m * tiles_n});",
@@ -202,10 +204,10 @@ def _calls(product: Product, tiling: Tiling) -> list[str]:
     return ["#ifdef LEPTON_WARPGROUPS", groups, "#else", warps, "#endif"]
 
 
-def _opening(symbol: str, epilogue: Epilogue, bounds: str, splits: int, total: str) -> list[str]:
+def _opening(symbol: str, epilogue: Epilogue, bounds: str, workspace: str) -> list[str]:
     """The head of a kernel. Its pointers stay what they are: of what else is made of them the compiler does not see that nothing writes there."""
-    workspace = f", {total} *__restrict__ workspace" if splits > 1 else ""
-    return [f'extern "C" __global__ void __launch_bounds__({bounds}) {symbol}({epilogue.parameters}{workspace}) {{']
+    formals = ", ".join([epilogue.parameters, *([workspace] if workspace else [])])
+    return [f'extern "C" __global__ void __launch_bounds__({bounds}) {symbol}({formals}) {{']
 
 
 def _store(product: Product, tiling: Tiling, epilogue: Epilogue) -> list[str]:
@@ -251,7 +253,8 @@ def _finish(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue, v
     shape = product.shape
     sizes = f"{product.sum}, {shape.batch}, {shape.m}, {shape.n}, {tiling.splits}, {vector}"
     lines = [
-        *_opening(f"{symbol}_finish", epilogue, str(FINISH_THREADS), tiling.splits, product.sum),
+        *_opening(f"{symbol}_finish", epilogue, str(FINISH_THREADS), f"const {product.sum} *workspace"),
+        f"  {AFTER_PREVIOUS}",
         "  int lepton_batch = blockIdx.y;",
         *_finished(product, epilogue, vector if epilogue.rows else 1),
         f"  lepton::finish<{sizes}>(workspace, lepton_store, lepton_batch);",

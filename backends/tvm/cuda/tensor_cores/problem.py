@@ -158,6 +158,7 @@ class Epilogue:
         type: C type of the output's elements.
         size: bytes of one.
         rows: neighbours along `n` are neighbours in the output, and rows are aligned as far as their length allows.
+        weights: parameters that nothing writes while a session is open: what kernels may read before the ones before them are done.
     """
 
     symbol: str
@@ -168,6 +169,7 @@ class Epilogue:
     type: str
     size: int
     rows: bool = True
+    weights: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
