@@ -21,8 +21,8 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
     Plan,
 )
 from lepton_compiler.backends.tvm.cuda.tensor_cores.sources import Source, matrix_source, windows_source
-from lepton_compiler.backends.tvm.cuda.text.order import AFTER_PREVIOUS
 from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, candidates, choose, possible, seconds, shared_bytes
+from lepton_compiler.backends.tvm.cuda.text.order import AFTER_PREVIOUS
 
 FINISH_THREADS = 256
 
@@ -159,11 +159,12 @@ def _arithmetic(arithmetic: Arithmetic, a: Element, b: Element) -> tuple[str, st
 
 
 def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue) -> str:
+    """The kernel, which waits for the one before it with its first tiles, or before it reads what lies outside of an image."""
     shape = product.shape
     tiles_m, tiles_n = math.ceil(shape.m / tiling.block_m), math.ceil(shape.n / tiling.block_n)
     lines = [
         *_opening(symbol, epilogue, _bounds(product, tiling), f"{product.sum} *__restrict__ workspace" if tiling.splits > 1 else ""),
-        f"  {AFTER_PREVIOUS}",
+        *([f"  {AFTER_PREVIOUS}"] if product.filled else []),
         "  extern __shared__ __align__(1024) char lepton_tiles[];",
         f"  int lepton_batch = blockIdx.x / {tiles_m * tiles_n};",
         f"  lepton::Position lepton_at = lepton::position<{tiles_m}, {tiles_n}>(blockIdx.x % {tiles_m * tiles_n});",
@@ -171,8 +172,8 @@ def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue) -> 
         f"  lepton_end = lepton_end < {shape.k} ? lepton_end : {shape.k};",
         *_store(product, tiling, epilogue),
         *_integers(product, epilogue),
-        f"  using A = {product.a.tile(tiling.block_m, tiling.depth, tiling.threads)};",
-        f"  using B = {product.b.tile(tiling.block_n, tiling.depth, tiling.threads)};",
+        f"  using A = {product.a.tile(tiling.block_m, tiling.depth, tiling.threads, epilogue.weights)};",
+        f"  using B = {product.b.tile(tiling.block_n, tiling.depth, tiling.threads, epilogue.weights)};",
         f"  A lepton_a(A::Origin{product.a.value}, lepton_at.m * {tiling.block_m}, threadIdx.x);",
         f"  B lepton_b(B::Origin{product.b.value}, lepton_at.n * {tiling.block_n}, threadIdx.x);",
         *_calls(product, tiling),

@@ -38,8 +38,7 @@ __device__ __forceinline__ void multiply_on_warpgroups(const A& a, const B& b, c
     }
     cp_async_commit();
   };
-#pragma unroll
-  for (int s = 0; s < STAGES - 1; ++s) load(s);
+  begin<STAGES - 1, DEPTH>(a, b, shared, first, end);
   for (int tile = 0; tile < tiles; ++tile) {
     cp_async_wait<STAGES - 2>();
     wgmma_publish();
