@@ -298,7 +298,7 @@ def test_alternatives_are_other_kernels_for_the_same_problem():
     assert len({plan.text for plan in plans}) == len(found)
 
 
-EARLY = {
+EARLY: dict[str, tuple[str, Arithmetic, Tiling]] = {
     "left": ("a", "float16", Tiling(64, 64, 32, 32, 32, 3, 1, 192)),
     "right": ("b", "float16", Tiling(32, 32, 16, 16, 64, 2, 3, 64)),
     "both": ("ab", "float32", Tiling(64, 64, 32, 32, 16, 4, 1, 192)),
