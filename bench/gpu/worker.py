@@ -66,7 +66,7 @@ class Worker:
         archive, session = Archive.read(path), self._session()
         case, row = archive.case, Row("compile" if compiled else "speed", archive.case.subject, archive.case.precision)
         own = contenders.Lepton(session, archive)
-        overlaps = case.kind == "net" and not compiled and session.facts.capability >= OVERLAPPING
+        overlaps = case.kind == "net" and session.facts.capability >= OVERLAPPING
         mine = {"lepton": own} | ({"serial": contenders.Lepton(session, archive, overlapping=False)} if overlaps else {})
         runs = contenders.RUNS[case.kind]
         row.max_rel = self._error(archive, own.result())

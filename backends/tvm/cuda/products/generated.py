@@ -125,7 +125,7 @@ def _with_zero_points(kernel: KernelText, epilogue: Epilogue, product: Product) 
         if number is not None:
             text = bare(writer.value(number))
             lines += [f"{INLINE} int {epilogue.symbol}_{name}({epilogue.parameters}, {at}) {{", *writer.lines, f"  return {text};", "}"]
-    return replace(epilogue, helpers="\n".join(lines))
+    return replace(epilogue, helpers="\n".join(lines), known_fill=isinstance(product.fill, tirx.IntImm))
 
 
 def writer_at(kernel: KernelText, extents: Mapping[str, int]) -> tuple[DeviceWriter, list[Any]]:

@@ -164,7 +164,7 @@ def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue) -> 
     tiles_m, tiles_n = math.ceil(shape.m / tiling.block_m), math.ceil(shape.n / tiling.block_n)
     lines = [
         *_opening(symbol, epilogue, _bounds(product, tiling), f"{product.sum} *__restrict__ workspace" if tiling.splits > 1 else ""),
-        *([f"  {AFTER_PREVIOUS}"] if product.filled else []),
+        *([f"  {AFTER_PREVIOUS}"] if product.filled and not epilogue.known_fill else []),
         "  extern __shared__ __align__(1024) char lepton_tiles[];",
         f"  int lepton_batch = blockIdx.x / {tiles_m * tiles_n};",
         f"  lepton::Position lepton_at = lepton::position<{tiles_m}, {tiles_n}>(blockIdx.x % {tiles_m * tiles_n});",
