@@ -8,7 +8,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_INITIALISED = 3, NO_DEVICE = 100, BAD_DEVICE = 101, NO_BINARY = 209, NOT_FOUND = 500, FAULT = 700, NO_RESOURCES = 701, TOO_LARGE = 720 };
-enum { ALLOCATIONS = 1024, KERNELS = 4096, ARGUMENTS = 64, OPERATIONS = 65536, CALLS = 512, UPLOADS = 256 };
+enum { ALLOCATIONS = 1024, KERNELS = 4096, ARGUMENTS = 64, OPERATIONS = 65536, CALLS = 512, UPLOADS = 4096 };
 
 typedef unsigned long long Address;
 typedef struct { char name[128]; int arguments; double seconds; } Function;
