@@ -5,9 +5,11 @@ Everybody's runs are captured, some at a time, into one CUDA graph, and its repl
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,13 +38,18 @@ class Contender:
 class Lepton:
     """An artefact with its tensors on the device.
 
+    Args:
+        overlapping: whether kernels may start while the one before them runs, where device and driver can.
+
     Raises:
         LeptonError: it cannot be opened.
     """
 
-    def __init__(self, session: DeviceSession, archive: Archive) -> None:
+    def __init__(self, session: DeviceSession, archive: Archive, overlapping: bool = True) -> None:
         self.session = session
         self.library = GpuLibrary.from_bytes(archive.library, archive.manifest)
+        with contextlib.nullcontext() if overlapping else _no_overlap():
+            self.library.session()
         (source,), (result,) = archive.manifest["inputs"], archive.manifest["outputs"]
         x, self.y = patterned_input(source["shape"]), np.empty(result["shape"], np.float32)
         self.places = session.allocate(x.nbytes), session.allocate(self.y.nbytes)
@@ -78,6 +85,19 @@ class Lepton:
         self.library.close()
         for place in self.places:
             self.session.free(place)
+
+
+@contextlib.contextmanager
+def _no_overlap() -> Iterator[None]:
+    """Sessions that are opened inside start each kernel when the one before it is done."""
+    before = os.environ.get("LEPTON_CUDA_OVERLAP")
+    os.environ["LEPTON_CUDA_OVERLAP"] = "0"
+    try:
+        yield
+    finally:
+        del os.environ["LEPTON_CUDA_OVERLAP"]
+        if before is not None:
+            os.environ["LEPTON_CUDA_OVERLAP"] = before
 
 
 def peers(subject: str, shape: tuple[int, ...], precision: str, compiled: bool, runs: int) -> tuple[dict[str, Contender], dict[str, str]]:

@@ -10,7 +10,11 @@ from typing import Any
 
 GOALS = {("nets, batch 1", "compile"): 0.8, ("nets, batch 32", "compile"): 0.6, ("gemm, fp16", "eager"): 0.7}
 """Least geometric mean of a group: the other's time divided by lepton's."""
-CALLED = {"compile": "torch.compile(max-autotune)", "eager": "PyTorch with cuDNN and cuBLAS"}
+CALLED = {
+    "compile": "torch.compile(max-autotune)",
+    "eager": "PyTorch with cuDNN and cuBLAS",
+    "serial": "lepton without overlapping kernels",
+}
 
 
 @dataclass

@@ -23,6 +23,9 @@ from lepton_compiler.cuda_driver import DeviceSession
 from lepton_compiler.runtime.gpu import GpuLibrary
 from lepton_compiler.verification import compare
 
+OVERLAPPING = (9, 0)
+"""Compute capability from which kernels may overlap: nets are measured without that, too."""
+
 
 class Worker:
     """Answers requests: `facts`, `agree`, `speed`, `tune`."""
@@ -63,13 +66,17 @@ class Worker:
         archive, session = Archive.read(path), self._session()
         case, row = archive.case, Row("compile" if compiled else "speed", archive.case.subject, archive.case.precision)
         own = contenders.Lepton(session, archive)
+        overlaps = case.kind == "net" and session.facts.capability >= OVERLAPPING
+        mine = {"lepton": own} | ({"serial": contenders.Lepton(session, archive, overlapping=False)} if overlaps else {})
         runs = contenders.RUNS[case.kind]
         row.max_rel = self._error(archive, own.result())
         row.ok = row.max_rel <= archive.tolerance
         shape = tuple(archive.manifest["inputs"][0]["shape"])
         others, row.missing = contenders.peers(case.subject, shape, case.precision, compiled, runs)
-        row.ms, row.ratios = contenders.summary(contenders.interleaved(session, {"lepton": own.contender(runs), **others}, rounds))
-        own.close()
+        everyone = {**{name: one.contender(runs) for name, one in mine.items()}, **others}
+        row.ms, row.ratios = contenders.summary(contenders.interleaved(session, everyone, rounds))
+        for one in mine.values():
+            one.close()
         if others:
             sys.modules["torch"].cuda.empty_cache()
         return row

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,14 @@ from lepton_compiler.backends.tvm.cuda.compilers import Image
 from lepton_compiler.backends.tvm.cuda.package import build as package
 from lepton_compiler.backends.tvm.cuda.tuning import candidates as tuning_candidates
 from lepton_compiler.backends.tvm.tuning.process import MeasureError
+from lepton_compiler.cuda_driver import DeviceSession
 from lepton_compiler.errors import LeptonError
+from lepton_compiler.ir.text import parse_graph
 from lepton_compiler.testing.cuda_driver import FakeGpu
 from lepton_compiler.testing.cuda_emulator import available
 
 ROOT = Path(__file__).parents[2]
+NET = "graph @n(%x: float32[16,32]) {\n  %s = Softmax(axis=1)(%x) : float32[16,32]\n  %y = Transpose(perm=(1,0))(%s) : float32[32,16]\n  return %y\n}\n"
 MODEL = "graph @n(%x: float32[2,8]) {\n  %y = Softmax(axis=1)(%x) : float32[2,8]\n  return %y\n}\n"
 
 
@@ -126,6 +130,21 @@ def test_cases_are_compiled_once_and_measured_until_nothing_is_left(folder, gpu,
     launched = len(gpu.launched)
     assert cuda.main(["--run", str(folder), "--json"]) == 0
     assert len(gpu.launched) == launched and len(json.loads(capsys.readouterr().out)["rows"]) == 2
+
+
+def test_kernels_of_nets_are_measured_with_and_without_overlapping(gpu):
+    model = lc.compile(parse_graph(NET), target="cuda:sm_90")
+    assert model.artifact is not None
+    held: Any = SimpleNamespace(library=next(d for n, d in model.artifact.files.items() if n.endswith(".so")), manifest=model.manifest)
+    session = DeviceSession()
+    for overlapping in (True, False):
+        gpu.forget()
+        lepton = contenders.Lepton(session, held, overlapping)
+        lepton.contender(2)
+        launches = model.manifest["launches"]
+        assert launches > 1 and gpu.count("cuLaunchKernelEx") == (2 * (launches - 1) if overlapping else 0)
+        lepton.close()
+    session.close()
 
 
 def test_what_ends_the_process_is_a_row_and_the_others_go_on(folder, monkeypatch, capsys):

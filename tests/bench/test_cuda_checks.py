@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import lepton_compiler as lc
 from bench import cuda_artefacts, cuda_emulated
 from bench.cubins import Usage, cubins_of, find_cuobjdump, parse
 from lepton_compiler.backends.tvm.cuda.compilers import find_compiler
 from lepton_compiler.errors import LeptonError, MissingDependency
+from lepton_compiler.ir.text import parse_graph
 from lepton_compiler.testing.cuda_emulator import available
 
 TINY = """\
@@ -19,6 +23,14 @@ graph @net(%x: float32[16,32]) {
   %w = const float32[32] (0.5)
   %a = Mul()(%x, %w) : float32[16,32]
   %y = Softmax(axis=1)(%a) : float32[16,32]
+  return %y
+}
+"""
+PRODUCT = """\
+graph @net(%x: float32[40,64]) {
+  %a = Softmax(axis=1)(%x) : float32[40,64]
+  %t = Transpose(perm=(1,0))(%a) : float32[64,40]
+  %y = MatMul()(%t, %x) : float32[64,64]
   return %y
 }
 """
@@ -89,3 +101,29 @@ def test_models_are_emulated_and_compared(tiny: Path, tmp_path: Path) -> None:
     assert not cuda_emulated.Row(**row | {"max_rel": 0.02}).ok and cuda_emulated.Row(**row | {"max_rel": 0.02, "own": 0.015}).ok
     assert cuda_emulated.main([*arguments, "--most", "-1"]) == 0
     assert rows(tmp_path, "cuda_emulated")[0]["error"] == "too large"
+
+
+@pytest.mark.skipif(find_cuobjdump() is None, reason="no cuobjdump")
+def test_machine_code_waits_for_the_kernel_before_from_sm_90_on(tmp_path: Path) -> None:
+    """`griddepcontrol` is ACQBULK and PREEXIT there; no access to memory comes before, not even those that the compiler moves."""
+    try:
+        find_compiler()
+    except MissingDependency as error:
+        pytest.skip(str(error))
+    model = lc.compile(parse_graph(PRODUCT), target="cuda:sm_80,sm_90")
+    assert model.artifact is not None
+    library = next(data for name, data in model.artifact.files.items() if name.endswith(".so"))
+    (old, new) = (_listing(code, tmp_path) for code in cubins_of(library, model.manifest))
+    assert len(old) == len(new) >= 2 and not any("ACQBULK" in instructions for instructions in old)
+    for instructions in new:
+        wait = instructions.index("ACQBULK")
+        assert "PREEXIT" in instructions[wait:]
+        assert not [i for i in instructions[:wait] if i.startswith(("LDG", "STG", "RED", "ATOM", "EXIT"))]
+
+
+def _listing(code: bytes, folder: Path) -> list[list[str]]:
+    """The names of the instructions of each kernel."""
+    (folder / "code.cubin").write_bytes(code)
+    command = [str(find_cuobjdump()), "-sass", str(folder / "code.cubin")]
+    text = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    return [re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)", body) for body in text.split("Function : ")[1:]]

@@ -140,6 +140,21 @@ extern "C" __global__ void __cluster_dims__(1, 3, 1) __launch_bounds__(32) pass_
 }
 """
 
+IN_ORDER = """
+#include "lepton_order.h"
+
+// What is done before the kernel before is: nothing; a weight is read; so is what that kernel may write; memory is written; nobody waits.
+extern "C" __global__ void in_order(const float* weight, const float* x, float* y, int fault) {
+  int i = threadIdx.x;
+  float w = weight[i];
+  if (fault == 1) w += x[i];
+  if (fault == 2) y[i] = w;
+  if (fault != 3 || i != 7) lepton_after_previous();
+  if (i >= 8) return;
+  y[i] = w * x[i];
+}
+"""
+
 PRINTED_BY_TVM = """
 #ifdef __CUDACC_RTC__
   #include <cuda/std/cstdint>
@@ -370,6 +385,19 @@ def test_clusters_are_of_the_grid_and_of_dynamic_memory():
     assert kernels_of(text) == ("f",)
     assert cluster_of(text, "f") == (1, 1, 1)
     assert cluster_of("#define LEPTON_EMULATED_SM_90\n" + text, "f") == (1, 4, 1)
+
+
+def test_kernels_wait_for_the_one_before_them():
+    weight, x, y = arrays(32, 32, 32)
+    run(IN_ORDER, "in_order", 1, 32, 0, [weight, x, y, 0], weights=[0])
+    np.testing.assert_array_equal(y[:8], weight[:8] * x[:8])
+    for number, message in ((1, "reads byte 0 of argument 1 before it waited"), (2, "writes byte 0 of argument 2 before it waited")):
+        with pytest.raises(DeviceFault, match=message):
+            run(IN_ORDER, "in_order", 1, 32, 0, [weight, x, y, number], weights=[0])
+    with pytest.raises(DeviceFault, match=r"thread \(7, 0, 0\) .* ends without having waited|reads byte 28 of argument 1 before it waited"):
+        run(IN_ORDER, "in_order", 1, 32, 0, [weight, x, y, 3], weights=[0])
+    with pytest.raises(DeviceFault, match="reads byte 0 of argument 0 before it waited"):
+        run(IN_ORDER, "in_order", 1, 32, 0, [weight, x, y, 0])
 
 
 def test_text_as_tvm_prints_it():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
+from lepton_compiler.backends.tvm.cuda.generate.function import KernelText, weights_among
 from lepton_compiler.backends.tvm.cuda.generate.kernel import generate
 from lepton_compiler.backends.tvm.cuda.products.anchors import Anchor, find_anchor
 from lepton_compiler.backends.tvm.cuda.products.attention import attention_kernel
@@ -61,7 +61,7 @@ def _layer(steps: Step, spec: KernelSpec, target: Target, symbol: str, where: st
 
 def _product(anchor: Anchor, spec: KernelSpec, target: Target, symbol: str, where: str) -> tuple[KernelText, list[KernelParameter]]:
     """The kernel of a matrix product or a convolution, in tiles."""
-    text = KernelText(symbol, where, list(anchor.buffers), True, spec.choice)
+    text = KernelText(symbol, where, list(anchor.buffers), True, spec.choice, weights_among(anchor.parameters, spec.constants))
     if anchor.product.problem is not None:
         generated_product(text, anchor, arithmetic_of(anchor, target.extensions, target.gpus), target.gpus)
         return text, anchor.parameters
@@ -76,10 +76,10 @@ def _product(anchor: Anchor, spec: KernelSpec, target: Target, symbol: str, wher
 def _from_stages(spec: KernelSpec, target: Target, symbol: str, where: str) -> tuple[KernelText, list[KernelParameter]]:
     """Any other kernel, from its stages."""
     lowered = lower(spec, target, RULES)
-    text = generate(lowered.function, symbol, where, spec.choice)
     if any(p.kind == "scratch" for p in lowered.parameters):
         raise UnsupportedError(f"{spec.label}: memory of each thread's own is not there on a GPU", hint="report the model")
-    return text, [
+    parameters = [
         KernelParameter(p.kind, p.index, p.type, PackedWeight(p.packed.function, p.packed.arguments) if p.packed else None, p.table)
         for p in lowered.parameters
     ]
+    return generate(lowered.function, symbol, where, spec.choice, weights_among(parameters, spec.constants)), parameters

@@ -52,17 +52,19 @@ class FakeGpu:
         capability: tuple[int, int] = (8, 0),
         memory: int = FOUR_GIGABYTES,
         processors: int = 108,
+        version: int = 13000,
         architecture: str = "",
     ) -> None:
         """Be so many GPUs of a compute capability, with so many bytes and multiprocessors each, whose kernels this object runs from now on.
 
         Args:
+            version: of the driver, as a release of CUDA: 12030 is that of 12.3. A library asks for it once.
             architecture: that the code which runs was compiled for; by default the GPU's own.
         """
         self.library.fake_on_launch(self._callback)
         own = [gpu.architecture for gpu in GPUS.values() if gpu.capability == capability]
         self.architecture = architecture or (own[0] if own else translated(capability))
-        self.library.fake_configure(devices, *capability, processors, ctypes.c_size_t(memory))
+        self.library.fake_configure(devices, *capability, processors, ctypes.c_size_t(memory), version)
 
     def know(self, text: str, manifest: Mapping[str, Any]) -> None:
         """Be able to run the kernels of an artefact, of which this is the CUDA C."""
@@ -75,9 +77,8 @@ class FakeGpu:
     def know_text(self, text: str) -> None:
         """Be able to run the kernels of some CUDA C, whose parameters are pointers to whole allocations."""
         for symbol in kernels_of(text):
-            formals = text.partition(f" {symbol}(")[2].partition(")")[0]
             self._kernels.setdefault(symbol, (text, None))
-            self._tell(symbol, text, formals.count(",") + 1 if formals.strip() else 0)
+            self._tell(symbol, text, len(_formals(text, symbol)))
 
     def _tell(self, symbol: str, text: str, arguments: int) -> None:
         """Let the driver know a kernel, and its cluster where it has one."""
@@ -117,7 +118,17 @@ class FakeGpu:
         try:
             given = [arrays[arguments[k]] for k in range(count)]
             shape = tuple(extents[0:3]), tuple(extents[3:6]), extents[6]
-            run(text, symbol, *shape, given, checks=self.checks, together=bool(extents[7]), architecture=self.architecture)
+            weights = [k for k in range(count) if self.library.fake_is_constant(ctypes.c_uint64(arguments[k]), ctypes.c_size_t(sizes[k]))]
+            how: dict[str, Any] = {
+                "checks": self.checks,
+                "together": bool(extents[7]),
+                "weights": weights,
+                "architecture": self.architecture,
+            }
+            run(text, symbol, *shape, given, **how)
+            for k, formal in enumerate(_formals(text, symbol)):
+                if not formal.startswith("const "):
+                    self.library.fake_written(ctypes.c_uint64(arguments[k]), ctypes.c_size_t(sizes[k]))
         except DeviceFault as fault:
             self.faults.append(str(fault))
             return 1
@@ -130,6 +141,13 @@ class FakeGpu:
 def translated(capability: tuple[int, int]) -> str:
     """The newest architecture whose PTX runs on a GPU of none."""
     return max((gpu for gpu in GPUS.values() if gpu.capability <= capability), key=lambda gpu: gpu.capability).name
+
+
+@functools.cache
+def _formals(text: str, symbol: str) -> tuple[str, ...]:
+    """The parameters of a kernel, as they are declared."""
+    formals = text.partition(f" {symbol}(")[2].partition(")")[0]
+    return tuple(f.strip() for f in formals.split(",")) if formals.strip() else ()
 
 
 @functools.cache

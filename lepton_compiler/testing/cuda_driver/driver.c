@@ -8,7 +8,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_INITIALISED = 3, NO_DEVICE = 100, BAD_DEVICE = 101, NO_BINARY = 209, NOT_FOUND = 500, FAULT = 700, NO_RESOURCES = 701, TOO_LARGE = 720, INVALID_CLUSTER = 912 };
-enum { ALLOCATIONS = 1024, KERNELS = 4096, ARGUMENTS = 64, OPERATIONS = 65536, CALLS = 512 };
+enum { ALLOCATIONS = 1024, KERNELS = 4096, ARGUMENTS = 64, OPERATIONS = 65536, CALLS = 512, UPLOADS = 4096 };
 
 typedef unsigned long long Address;
 typedef struct { char name[128]; int arguments; unsigned cluster[3]; double seconds; } Function;
@@ -22,14 +22,17 @@ typedef struct {
   const void *source;
   size_t size;
   unsigned value;
+  int sent, programmatic; /* a copy of what the host has; a launch that may overlap with the one before */
 } Operation;
 typedef struct { Operation *operations; int count; } Graph;
-typedef struct { Graph *capture; } Stream;
+typedef struct { Graph *capture; int after_kernel; } Stream;
 typedef int (*Launch)(const char *name, const unsigned *extents, const Address *arguments, int count);
 
-static struct { int devices, major, minor, processors; size_t memory, used; int initialised, depth; Launch launch; char calls[CALLS][48]; int counts[CALLS]; } state = {
-    .devices = 1, .major = 8, .minor = 0, .processors = 108, .memory = (size_t)1 << 32};
+static struct { int devices, major, minor, processors, version; size_t memory, used; int initialised, depth; Launch launch; char calls[CALLS][48]; int counts[CALLS]; } state = {
+    .devices = 1, .major = 8, .minor = 0, .processors = 108, .version = 13000, .memory = (size_t)1 << 32};
 static struct { char *begin; size_t size; } allocations[ALLOCATIONS];
+/* What the host sent and nothing wrote since; it is constant, as far as anyone can tell, once the host has waited for it. */
+static struct { const char *begin, *end; int settled; } uploads[UPLOADS];
 static Function functions[KERNELS];
 static Stream plain;
 static int emulated = 2, replaying; /* which launches run: 0 none, 1 those that are not replayed, 2 all */
@@ -48,8 +51,8 @@ static void count(const char *name) {
 #define NEEDS_CONTEXT if (state.depth < 1) return 201
 
 /* -- for tests */
-EXPORT void fake_configure(int devices, int major, int minor, int processors, size_t memory) {
-  state.devices = devices, state.major = major, state.minor = minor, state.processors = processors, state.memory = memory, state.initialised = 0;
+EXPORT void fake_configure(int devices, int major, int minor, int processors, size_t memory, int version) {
+  state.devices = devices, state.major = major, state.minor = minor, state.processors = processors, state.memory = memory, state.version = version, state.initialised = 0;
 }
 EXPORT void fake_on_launch(Launch launch) { state.launch = launch; }
 EXPORT void fake_kernel(const char *name, int arguments, unsigned x, unsigned y, unsigned z) {
@@ -82,6 +85,26 @@ EXPORT int fake_count(const char *name) {
     if (strcmp(state.calls[k], name) == 0) return state.counts[k];
   return 0;
 }
+static void written(const void *begin, size_t size) {
+  const char *const first = begin, *const end = first + size;
+  for (int k = 0; k < UPLOADS; ++k)
+    if (uploads[k].begin < end && first < uploads[k].end) uploads[k].begin = uploads[k].end = NULL;
+}
+static void sent(const void *begin, size_t size) {
+  for (int k = 0; k < UPLOADS; ++k) {
+    if (uploads[k].begin != uploads[k].end) continue;
+    uploads[k].begin = begin, uploads[k].end = (const char *)begin + size, uploads[k].settled = 0;
+    return;
+  }
+}
+/* A kernel wrote there. */
+EXPORT void fake_written(Address address, size_t size) { written((void *)(uintptr_t)address, size); }
+EXPORT int fake_is_constant(Address address, size_t size) {
+  const char *const first = (const char *)(uintptr_t)address;
+  for (int k = 0; k < UPLOADS; ++k)
+    if (uploads[k].settled && uploads[k].begin <= first && first + size <= uploads[k].end) return 1;
+  return 0;
+}
 EXPORT void fake_forget(void) {
   memset(state.calls, 0, sizeof state.calls);
   memset(state.counts, 0, sizeof state.counts);
@@ -102,9 +125,14 @@ static int perform(const Operation *o) {
       clock_seconds += o->function->seconds;
       if (emulated < 1 + replaying) return OK;
       return state.launch == NULL || state.launch(o->function->name, o->extents, o->arguments, o->function->arguments) ? FAULT : OK;
-    case 1: memmove(o->target, o->source, o->size); return OK;
-    case 2: memset(o->target, (int)o->value, o->size); return OK;
+    case 1:
+      written(o->target, o->size);
+      if (o->sent) sent(o->target, o->size);
+      memmove(o->target, o->source, o->size);
+      return OK;
+    case 2: written(o->target, o->size); memset(o->target, (int)o->value, o->size); return OK;
     default:
+      written(o->target, 4 * o->size);
       for (size_t k = 0; k < o->size; ++k) ((unsigned *)o->target)[k] = o->value;
       return OK;
   }
@@ -113,6 +141,7 @@ static int perform(const Operation *o) {
 static int enqueue(Stream *stream, const Operation *o) {
   Graph *const graph = (stream ? stream : &plain)->capture;
   if (state.depth < 1) return 201;
+  (stream ? stream : &plain)->after_kernel = o->kind == 0;
   if (graph == NULL) return perform(o);
   if (graph->count == OPERATIONS) return OUT_OF_MEMORY;
   graph->operations[graph->count++] = *o;
@@ -131,6 +160,7 @@ EXPORT int cuGetErrorString(int error, const char **text) {
   *text = error == NO_DEVICE ? "no CUDA-capable device is detected" : error == OUT_OF_MEMORY ? "out of memory" : error == FAULT ? "an illegal memory access was encountered" : error == NO_RESOURCES ? "too many resources requested for launch" : "an error";
   return OK;
 }
+EXPORT int cuDriverGetVersion(int *version) { ENTER; *version = state.version; return OK; }
 EXPORT int cuDeviceGetCount(int *n) { ENTER; *n = state.devices; return state.initialised ? OK : NOT_INITIALISED; }
 EXPORT int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal < state.devices ? OK : BAD_DEVICE; }
 EXPORT int cuDeviceGetName(char *name, int size, int device) { (void)device; snprintf(name, (size_t)size, "Emulated GPU"); return OK; }
@@ -178,6 +208,7 @@ EXPORT int cuMemFree_v2(Address address) {
   ENTER;
   for (int k = 0; k < ALLOCATIONS; ++k) {
     if (allocations[k].begin && allocations[k].begin == (char *)(uintptr_t)address) {
+      written(allocations[k].begin, allocations[k].size);
       free(allocations[k].begin);
       state.used -= allocations[k].size;
       allocations[k].begin = NULL;
@@ -191,7 +222,7 @@ EXPORT int cuMemFreeHost(void *memory) { ENTER; free(memory); return OK; }
 EXPORT int cuMemcpyHtoDAsync_v2(Address target, const void *source, size_t size, Stream *stream) {
   ENTER;
   if (!is_device((void *)(uintptr_t)target, size) || is_device(source, 1)) return INVALID;
-  return enqueue(stream, &(Operation){.kind = 1, .target = (void *)(uintptr_t)target, .source = source, .size = size});
+  return enqueue(stream, &(Operation){.kind = 1, .target = (void *)(uintptr_t)target, .source = source, .size = size, .sent = 1});
 }
 EXPORT int cuMemcpyDtoHAsync_v2(void *target, Address source, size_t size, Stream *stream) {
   ENTER;
@@ -220,12 +251,18 @@ EXPORT int cuPointerGetAttribute(void *value, int attribute, Address address) {
 }
 EXPORT int cuStreamCreate(Stream **stream, unsigned flags) { ENTER; (void)flags; NEEDS_CONTEXT; *stream = calloc(1, sizeof **stream); return OK; }
 EXPORT int cuStreamDestroy_v2(Stream *stream) { ENTER; free(stream); return OK; }
-EXPORT int cuStreamSynchronize(Stream *stream) { ENTER; return (stream ? stream : &plain)->capture ? 900 : OK; }
+EXPORT int cuStreamSynchronize(Stream *stream) {
+  ENTER;
+  if ((stream ? stream : &plain)->capture) return 900;
+  for (int k = 0; k < UPLOADS; ++k) uploads[k].settled = 1;
+  return OK;
+}
 EXPORT int cuStreamIsCapturing(const Stream *stream, int *status) { ENTER; *status = (stream ? stream : &plain)->capture != NULL; return OK; }
 EXPORT int cuStreamBeginCapture_v2(Stream *stream, int mode) {
   ENTER;
   if (stream == NULL || stream->capture != NULL || mode < 0 || mode > 2) return INVALID;
   stream->capture = calloc(1, sizeof *stream->capture);
+  stream->after_kernel = 0;
   stream->capture->operations = malloc(OPERATIONS * sizeof(Operation));
   return OK;
 }
@@ -233,11 +270,14 @@ EXPORT int cuStreamEndCapture(Stream *stream, Graph **graph) {
   ENTER;
   *graph = stream->capture;
   stream->capture = NULL;
+  stream->after_kernel = 0;
   return *graph ? OK : INVALID;
 }
 EXPORT int cuGraphInstantiateWithFlags(Graph **made, Graph *graph, unsigned long long flags) {
   ENTER;
   if (flags) return INVALID;
+  for (int k = 0; k < graph->count; ++k)
+    if (graph->operations[k].programmatic && state.version < 12030) return INVALID; /* which has no edges that are programmatic */
   *made = calloc(1, sizeof **made);
   (*made)->count = graph->count;
   (*made)->operations = malloc((size_t)(graph->count + 1) * sizeof(Operation));
@@ -250,6 +290,7 @@ EXPORT int cuGraphLaunch(Graph *graph, Stream *stream) {
   replaying = 1;
   for (int k = 0; k < graph->count && result == OK; ++k) result = enqueue(stream, &graph->operations[k]);
   replaying = 0;
+  (stream ? stream : &plain)->after_kernel = 0;
   return result;
 }
 static int destroy(Graph *graph) {
@@ -280,8 +321,8 @@ EXPORT int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, Function *fu
   return function && threads > 0 && threads <= 1024 && shared <= 232448 ? OK : INVALID;
 }
 static int start(Function *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, Stream *stream,
-                 void **parameters, unsigned together) {
-  Operation o = {.function = function, .extents = {gx, gy, gz, bx, by, bz, shared, together}};
+                 void **parameters, unsigned together, int programmatic) {
+  Operation o = {.function = function, .extents = {gx, gy, gz, bx, by, bz, shared, together}, .programmatic = programmatic};
   if (!gx || !gy || !gz || !bx || !by || !bz || bx * by * bz > 1024 || gy > 65535 || gz > 65535 || bz > 64) return INVALID;
   if (function->seconds < 0) return NO_RESOURCES;
   const unsigned *const cluster = function->cluster;
@@ -295,11 +336,24 @@ static int start(Function *function, unsigned gx, unsigned gy, unsigned gz, unsi
 EXPORT int cuLaunchKernel(Function *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                           Stream *stream, void **parameters, void **extra) {
   ENTER;
-  return extra ? INVALID : start(function, gx, gy, gz, bx, by, bz, shared, stream, parameters, 0);
+  return extra ? INVALID : start(function, gx, gy, gz, bx, by, bz, shared, stream, parameters, 0, 0);
 }
 EXPORT int cuLaunchCooperativeKernel(Function *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                                      Stream *stream, void **parameters) {
   ENTER;
   if (gx * gy * gz > (unsigned)state.processors) return TOO_LARGE;
-  return start(function, gx, gy, gz, bx, by, bz, shared, stream, parameters, 1);
+  return start(function, gx, gy, gz, bx, by, bz, shared, stream, parameters, 1, 0);
+}
+/* Stricter than a driver: a launch may overlap with a kernel alone, on devices that can, and as soon as such launches can be recorded. */
+typedef struct { int id; char pad[4]; union { char pad[64]; void *pointer; int number; } value; } Attribute;
+typedef struct { unsigned gx, gy, gz, bx, by, bz, shared; Stream *stream; const Attribute *attributes; unsigned count; } Config;
+EXPORT int cuLaunchKernelEx(const Config *c, Function *function, void **parameters, void **extra) {
+  ENTER;
+  int programmatic = 0;
+  for (unsigned k = 0; k < c->count; ++k) {
+    if (c->attributes[k].id != 6) return INVALID;
+    programmatic = c->attributes[k].value.number != 0;
+  }
+  if (programmatic && (!(c->stream ? c->stream : &plain)->after_kernel || state.major < 9 || state.version < 12030)) return INVALID;
+  return extra ? INVALID : start(function, c->gx, c->gy, c->gz, c->bx, c->by, c->bz, c->shared, c->stream, parameters, 0, programmatic);
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,8 @@ ALIGNMENT = 256
 
 MOST_OF_CLUSTER = 8
 """Blocks of a cluster that every GPU with clusters takes (CUDA C++ Programming Guide, "Thread Block Clusters")."""
+ORDERED = "lepton_after_previous"
+"""The function by which kernels wait for the one before them, in texts where they do."""
 
 Extent = int | Sequence[int]
 Argument = np.ndarray | np.generic | int | float | bytes | None
@@ -58,7 +60,13 @@ class _Index(ctypes.Structure):
 
 
 class _Buffer(ctypes.Structure):
-    _fields_ = [("begin", ctypes.c_void_p), ("bytes", ctypes.c_size_t), ("constant", ctypes.c_int), ("name", ctypes.c_char_p)]
+    _fields_ = [
+        ("begin", ctypes.c_void_p),
+        ("bytes", ctypes.c_size_t),
+        ("constant", ctypes.c_int),
+        ("name", ctypes.c_char_p),
+        ("weight", ctypes.c_int),
+    ]
 
 
 class _Launch(ctypes.Structure):
@@ -72,6 +80,7 @@ class _Launch(ctypes.Structure):
         ("together", ctypes.c_int),
         ("buffer_count", ctypes.c_int),
         ("buffers", ctypes.POINTER(_Buffer)),
+        ("ordered", ctypes.c_int),
     ]
 
 
@@ -96,6 +105,7 @@ def run(
     checks: bool = True,
     together: bool = False,
     architecture: str = "sm_80",
+    weights: Collection[int] = (),
 ) -> Statistics:
     """Run `name<<<grid, block, shared_bytes>>>(args)`; arrays are changed in place.
 
@@ -111,6 +121,8 @@ def run(
             and loads of matrices are still checked, and a kernel that goes astray may take the process with it.
         together: the launch is cooperative: all blocks are there at the same time and may wait for each other.
         architecture: whose instructions there are, and whether blocks can be clusters, as on `sm_90` and later.
+        weights: positions of arrays that no kernel writes. Where the text has the function `lepton_after_previous`, every thread must call it, and
+            before that may read these arrays and nothing else of the device's memory.
 
     Raises:
         DeviceFault: see there; the arrays hold what had been written.
@@ -123,12 +135,12 @@ def run(
     memory = _Memory()
     values = [memory.value(k, p, a) for k, (p, a) in enumerate(zip(_parameters(library, name, len(args)), args, strict=True))]
     pointers = (ctypes.c_void_p * max(1, len(values)))(*(ctypes.addressof(v) for v in values))
-    buffers = memory.buffers()
+    buffers = memory.buffers(weights)
     cluster = cluster_of(text, name)
     if any(blocks % size for blocks, size in zip(_extent(grid), cluster, strict=True)) or math.prod(cluster) > MOST_OF_CLUSTER:
         raise ValueError(f"a grid of {grid} blocks in clusters of {cluster}")
     extents = _Index(*_extent(grid)), _Index(*_extent(block)), _Index(*cluster)
-    launch = _Launch(*extents, shared_bytes, backwards, races and checks, together, len(buffers), buffers)
+    launch = _Launch(*extents, shared_bytes, backwards, races and checks, together, len(buffers), buffers, ORDERED in kernel_text)
     entry = getattr(library, f"launch_{name}")
     entry.restype = ctypes.c_char_p
     figures = _Figures()
@@ -191,12 +203,12 @@ class _Memory:
             self.arrays[key] = (array, copy, [*positions, position], constant and was_constant)
         return self.arrays[key][1].ctypes.data
 
-    def buffers(self) -> Any:
+    def buffers(self, weights: Collection[int]) -> Any:
         """The memory as the launch is told of it."""
-        rows = [
-            _Buffer(copy.ctypes.data, copy.nbytes, constant, "argument {}".format(" and ".join(map(str, positions))).encode())
-            for _, copy, positions, constant in self.arrays.values()
-        ]
+        rows = []
+        for _, copy, positions, constant in self.arrays.values():
+            name = f"argument {' and '.join(map(str, positions))}".encode()
+            rows.append(_Buffer(copy.ctypes.data, copy.nbytes, constant, name, all(k in weights for k in positions)))
         return (_Buffer * len(rows))(*rows)
 
     def copy_back(self) -> None:

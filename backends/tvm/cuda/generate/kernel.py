@@ -17,14 +17,14 @@ DEEP = 64
 """Elements of a sum that a single thread would take long for."""
 
 
-def generate(func: Any, symbol: str, where: str, choice: Choice = ANALYTIC) -> KernelText:
-    """CUDA C for a `PrimFunc` of TE, as tuning chose.
+def generate(func: Any, symbol: str, where: str, choice: Choice = ANALYTIC, weights: frozenset[int] = frozenset()) -> KernelText:
+    """CUDA C for a `PrimFunc` of TE, as tuning chose; of its parameters, `weights` are constants.
 
     Raises:
         UnsupportedError: it has something that has no text.
     """
     found = stages_of(func)
-    kernel = KernelText(symbol, where, list(found.parameters), found.alone, choice)
+    kernel = KernelText(symbol, where, list(found.parameters), found.alone, choice, weights)
     blocks = [s for s in found.stages if isinstance(s, Block)]
     if len(blocks) == len(found.stages) and fits_rows(blocks, found.shared, found.along) and fills_gpu(blocks, found.shared):
         row_stage(kernel, blocks, found.shared)

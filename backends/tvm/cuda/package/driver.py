@@ -12,8 +12,14 @@ typedef struct CUstream_st *CUstream;
 typedef struct CUgraph_st *CUgraph;
 typedef struct CUgraphExec_st *CUgraphExec;
 
+/* CUlaunchAttribute and CUlaunchConfig */
+typedef struct { unsigned id, unused; union { unsigned char bytes[64]; unsigned long long words[8]; int allowed; } value; } launch_attribute;
+typedef struct { unsigned grid[3], block[3], shared; CUstream stream; launch_attribute *attributes; unsigned count; } launch_config;
+_Static_assert(sizeof(launch_attribute) == 72 && sizeof(launch_config) == 56, "as in cuda.h");
+
 #define DRIVER_FUNCTIONS(F) \
   F(Init, cuInit, (unsigned)) \
+  F(DriverGetVersion, cuDriverGetVersion, (int *)) \
   F(GetErrorString, cuGetErrorString, (CUresult, const char **)) \
   F(DeviceGetCount, cuDeviceGetCount, (int *)) \
   F(DeviceGet, cuDeviceGet, (CUdevice *, int)) \
@@ -54,9 +60,11 @@ typedef struct CUgraphExec_st *CUgraphExec;
 
 enum { MEMORY_TYPE = 2, DEVICE_MEMORY = 2, NON_BLOCKING = 1, THREAD_LOCAL = 1, MOST_SHARED = 8, SHARED_PLAIN = 49152 };
 enum { MULTIPROCESSORS = 16, MAJOR = 75, MINOR = 76, COOPERATIVE = 95 };
+enum { PROGRAMMATIC = 6, PROGRAMMATIC_VERSION = 12030, PROGRAMMATIC_MAJOR = 9 }; /* CUDA 12.3 records such launches; devices have them from 9.0 on */
 
 #define DECLARE(label, name, parameters) CUresult(*label) parameters;
 static struct { DRIVER_FUNCTIONS(DECLARE) } cu;
+static CUresult (*launch_ex)(const launch_config *, CUfunction, void **, void **); /* cuLaunchKernelEx, if the driver is new enough */
 
 static _Thread_local char message[512];
 
@@ -102,6 +110,9 @@ static int load_driver(void) {
       if (result != 0 && (cu.GetErrorString(result, &why) != 0 || why == NULL)) why = "unknown error";
       if (result != 0) status = failed(ERROR_DEVICE, "no GPU: the driver says '%s' (%d)", why, result);
     }
+    int version = 0;
+    if (status == OK && cu.DriverGetVersion(&version) == 0 && version >= PROGRAMMATIC_VERSION)
+      *(void **)&launch_ex = dlsym(library, "cuLaunchKernelEx");
     memcpy(text, message, sizeof message);
   } else {
     memcpy(message, text, sizeof message);
@@ -125,6 +136,7 @@ struct SESSION {
   CUmodule module;
   CUfunction functions[LAUNCHES];
   unsigned capability; /* that the code in use was made for */
+  int overlaps; /* whether a kernel may start while the one before it runs */
   CUdeviceptr memory, arena, weights, staging;
   CUstream stream;
   int64_t *sizes; /* in host memory that the device writes to: the sizes of outputs, as runs report them */
@@ -150,6 +162,8 @@ static int choose_image(session *s, const void **image) {
   }
   *image = images[best].code;
   s->capability = (unsigned)(images[best].major * 10 + images[best].minor);
+  const char *const wish = getenv("LEPTON_CUDA_OVERLAP");
+  s->overlaps = launch_ex != NULL && images[best].major >= PROGRAMMATIC_MAJOR && (wish == NULL || strcmp(wish, "0") != 0);
   return OK;
 }
 
@@ -229,16 +243,21 @@ static int opened(int device, session *s) {
   return status;
 }
 
-/* Starts a kernel with these arguments, unless the code in use does without it. */
-__attribute__((unused)) static int start(const session *s, CUstream stream, int which, const CUdeviceptr *arguments) {
+/* Starts a kernel with these arguments, unless the code in use does without it; with `overlapped`, blocks may start while the kernel before it runs,
+   which they wait for themselves. */
+__attribute__((unused)) static int start(const session *s, CUstream stream, int which, int overlapped, const CUdeviceptr *arguments) {
   void *pointers[MOST_ARGUMENTS];
   if (launches[which].before != 0 && s->capability >= launches[which].before) return OK;
   for (int k = 0; k < launches[which].arguments; ++k) pointers[k] = (void *)&arguments[k];
   const unsigned *const grid = launches[which].grid, *const block = launches[which].block;
   const unsigned shared = launches[which].shared;
   const CUfunction function = s->functions[which];
+  launch_attribute programmatic = {.id = PROGRAMMATIC, .value.allowed = 1};
+  const launch_config config = {
+      {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, shared, stream, &programmatic, 1};
   const CUresult result = launches[which].together
       ? cu.LaunchTogether(function, grid[0], grid[1], grid[2], block[0], block[1], block[2], shared, stream, pointers)
+      : overlapped && s->overlaps ? launch_ex(&config, function, pointers, NULL)
       : cu.LaunchKernel(function, grid[0], grid[1], grid[2], block[0], block[1], block[2], shared, stream, pointers, NULL);
   return result == 0 ? OK : driver_failed(result, launches[which].name);
 }

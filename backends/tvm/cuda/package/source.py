@@ -82,6 +82,8 @@ class _Writer:
         self.first = [sum(ranks[:k]) for k in range(len(ranks))]
         self.reported = sum(ranks)
         self.offsets: Mapping[int, int] = {}
+        self.after_kernel = False
+        """Whether what the stream did last, where the text has come to, is a kernel whose blocks need not be there together."""
 
     def text(self, offsets: Sequence[Mapping[int, int]]) -> str:
         programs = []
@@ -110,7 +112,9 @@ class _Writer:
             "    const int status_ = call; \\",
             "    if (status_ != OK) return status_; \\",
             "  } while (0)",
-            "#define RUN(which, ...) TAKE(start(s, stream, which, (const CUdeviceptr[]){__VA_ARGS__}))",
+            "/* RUN starts a kernel when all before it is done, NEXT also while the kernel before it runs. */",
+            "#define RUN(which, ...) TAKE(start(s, stream, which, 0, (const CUdeviceptr[]){__VA_ARGS__}))",
+            "#define NEXT(which, ...) TAKE(start(s, stream, which, 1, (const CUdeviceptr[]){__VA_ARGS__}))",
             "",
             *programs,
             *self.choice(),
@@ -195,7 +199,7 @@ class _Writer:
         return [
             f"static int program_{k}(const session *s, const CUdeviceptr *in, const CUdeviceptr *out, CUstream stream) {{",
             "  (void)s, (void)in, (void)out, (void)stream;",
-            *self.block(variant.program.statements, "  "),
+            *self.apart(variant.program.statements, "  "),
             "  return OK;",
             "}",
             "",
@@ -218,14 +222,20 @@ class _Writer:
         return [
             "static int reset(const session *s, CUstream stream) {",
             "  (void)s, (void)stream;",
-            *self.block(variant.program.reset, "  "),
+            *self.apart(variant.program.reset, "  "),
             "  return OK;",
             "}",
             "",
         ]
 
-    def block(self, statements: Sequence[Statement], indent: str) -> list[str]:
-        return [line for s in statements for line in self.statement(s, indent)]
+    def apart(self, statements: Sequence[Statement], indent: str) -> list[str]:
+        """Statements of which it is not said what comes before them."""
+        self.after_kernel, lines = False, list[str]()
+        for s in statements:
+            written = self.statement(s, indent)
+            self.after_kernel &= isinstance(s, Call) or not written
+            lines += written
+        return lines
 
     def statement(self, s: Statement, indent: str) -> list[str]:
         match s:
@@ -249,9 +259,9 @@ class _Writer:
                     f"{indent}uint8_t c{self.number(s)};",
                     f"{indent}TAKE(fetch(stream, &c{self.number(s)}, {self.address(s.condition)}, 1));",
                     f"{indent}if (c{self.number(s)}) {{",
-                    *self.block(s.then, indent + "  "),
+                    *self.apart(s.then, indent + "  "),
                     f"{indent}}} else {{",
-                    *self.block(s.other, indent + "  "),
+                    *self.apart(s.other, indent + "  "),
                     f"{indent}}}",
                 ]
             case Repeat():
@@ -280,7 +290,9 @@ class _Writer:
         for launch in s.kernel.launches:
             number, _ = self.launches[launch.symbol]
             lines += [f"{indent}TRY(Fill8({addresses[k]}, 0, {s.kernel.parameters[k].type.nbytes}, stream));" for k in launch.cleared]
-            lines.append(f"{indent}RUN({', '.join([str(number), *(addresses[k] for k in launch.arguments)])});")
+            how = "NEXT" if self.after_kernel and not launch.cleared and not launch.together else "RUN"
+            lines.append(f"{indent}{how}({', '.join([str(number), *(addresses[k] for k in launch.arguments)])});")
+            self.after_kernel = not launch.together
         return lines
 
     def repeat(self, s: Repeat, indent: str) -> list[str]:
@@ -304,7 +316,7 @@ class _Writer:
             *before,
             f"{indent}for (int64_t {s.variable} = 0; {' && '.join(bounds)}; ++{s.variable}) {{",
             *inside,
-            *self.block(s.body, indent + "  "),
+            *self.apart(s.body, indent + "  "),
             f"{indent}}}",
         ]
 

@@ -13,7 +13,7 @@ from lepton_compiler.analysis.attention import Empty, Rows, Sizes, sizes_of
 from lepton_compiler.analysis.layouts import RESHAPES, VIEWS, Layout, through
 from lepton_compiler.backends.tvm.c99.expressions import bare
 from lepton_compiler.backends.tvm.carriers import carrier
-from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
+from lepton_compiler.backends.tvm.cuda.generate.function import KernelText, weights_among
 from lepton_compiler.backends.tvm.cuda.products.generated import add_plan, epilogue_of, names_of, smallest, writer_at
 from lepton_compiler.backends.tvm.cuda.products.product import Expr, Sums
 from lepton_compiler.backends.tvm.cuda.tensor_cores import Attention, Element, Epilogue, generate_attention
@@ -40,7 +40,8 @@ def attention_kernel(spec: KernelSpec, gpus: Sequence[Gpu], symbol: str, where: 
     parts = _Parts(spec, where)
     kind = spec.types[spec.outputs[0]]
     output = tirx.decl_buffer(kind.static_shape, carrier(kind.dtype).name, "out", layout=None)
-    text = KernelText(symbol, where, [*parts.buffers.values(), output], True)
+    parameters = [*(KernelParameter("input", k, spec.types[k]) for k in parts.buffers), KernelParameter("output", 0, kind)]
+    text = KernelText(symbol, where, [*parts.buffers.values(), output], True, weights=weights_among(parameters, spec.constants))
     names = dict(zip(parts.buffers, names_of(text), strict=False))
     name, sums = f"{symbol}_attention", parts.sums()
     epilogue = epilogue_of(text, name, output, sums)
@@ -49,8 +50,7 @@ def attention_kernel(spec: KernelSpec, gpus: Sequence[Gpu], symbol: str, where: 
         name, parts.attention(names, bool(score)), replace(epilogue, helpers="\n".join([epilogue.helpers, *score])), smallest(gpus)
     )
     add_plan(text, plan, names_of(text))
-    parameters = [KernelParameter("input", k, spec.types[k]) for k in parts.buffers]
-    return text, [*parameters, KernelParameter("output", 0, kind)]
+    return text, parameters
 
 
 class _Parts:

@@ -27,6 +27,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores import (
     ranked,
     shape_of,
 )
+from lepton_compiler.backends.tvm.cuda.text.order import pointer
 from lepton_compiler.backends.tvm.cuda.text.support import INLINE
 from lepton_compiler.backends.tvm.cuda.text.writer import DeviceWriter
 from lepton_compiler.backends.tvm.cuda.unit import LIBRARY
@@ -111,7 +112,8 @@ def epilogue_of(kernel: KernelText, symbol: str, output: Any, sums: Sums) -> Epi
     """The two functions that say what is stored for a sum, and where."""
     names, types = names_of(kernel), [C_TYPES[str(b.dtype)] for b in kernel.buffers]
     target = names[[hash(b) for b in kernel.buffers].index(hash(output))]
-    formals = ", ".join(f"{'' if n == target else 'const '}{t} *__restrict__ {n}" for n, t in zip(names, types, strict=True))
+    weights = frozenset(names[k] for k in kernel.weights)
+    formals = ", ".join(pointer(t, n, written=n == target, weight=n in weights) for n, t in zip(names, types, strict=True))
     at, extents = "int batch, int m, int n", {"batch": sums.batch, "m": sums.rows, "n": sums.columns}
     writer, (batch, m, n) = writer_at(kernel, extents)
     total = tirx.Var("total", sums.kind)
@@ -123,7 +125,7 @@ def epilogue_of(kernel: KernelText, symbol: str, output: Any, sums: Sums) -> Epi
     place = writer.index(writer.flat(output, sums.place(batch, m, n)))
     lines += [f"{INLINE} int {symbol}_place({formals}, {at}) {{", f"  return {place};", "}"]
     rows = _contiguous(kernel, output, sums)
-    return Epilogue(symbol, "\n".join(lines), formals, tuple(names), target, c, bits_of(output.dtype) // 8, rows)
+    return Epilogue(symbol, "\n".join(lines), formals, tuple(names), target, c, bits_of(output.dtype) // 8, rows, weights)
 
 
 def _with_zero_points(kernel: KernelText, epilogue: Epilogue, product: Product) -> Epilogue:
@@ -135,7 +137,7 @@ def _with_zero_points(kernel: KernelText, epilogue: Epilogue, product: Product) 
         if number is not None:
             text = bare(writer.value(number))
             lines += [f"{INLINE} int {epilogue.symbol}_{name}({epilogue.parameters}, {at}) {{", *writer.lines, f"  return {text};", "}"]
-    return replace(epilogue, helpers="\n".join(lines))
+    return replace(epilogue, helpers="\n".join(lines), known_fill=isinstance(product.fill, tirx.IntImm))
 
 
 def writer_at(kernel: KernelText, extents: Mapping[str, int]) -> tuple[DeviceWriter, list[Any]]:

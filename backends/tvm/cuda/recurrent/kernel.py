@@ -8,6 +8,7 @@ from lepton_compiler.backends.tvm.c99.support import C_TYPES
 from lepton_compiler.backends.tvm.cuda.recurrent.activations import functions, number
 from lepton_compiler.backends.tvm.cuda.recurrent.arrangement import COUNTER_BYTES, Arrangement
 from lepton_compiler.backends.tvm.cuda.recurrent.problem import Problem, problem_of
+from lepton_compiler.backends.tvm.cuda.text.order import pointer
 from lepton_compiler.backends.tvm.launches import Launch
 from lepton_compiler.backends.tvm.spec import KernelSpec, Step
 from lepton_compiler.ir.types import FLOAT32, UINT8, TensorType
@@ -16,6 +17,8 @@ from lepton_compiler.ops.steps import RecurrentSteps
 
 OPERANDS = ("gates", "r", "bias", "lengths", "initial_h", "initial_c", "peepholes", "scales")
 """Of `RecurrentSteps`, as the device code calls them."""
+WEIGHTS = ("r", "bias", "peepholes", "scales")
+"""Those that each unit reads once, at the start."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,9 @@ def layer_kernel(symbol: str, spec: KernelSpec, step: Step, a: Arrangement) -> L
     problem = problem_of_spec(spec, step)
     spaces = _spaces(problem) if a.waits(problem) else ()
     names = [*(f"p{k}" for k in range(spec.inputs)), *(f"out{k}" for k in range(len(spec.outputs)))]
-    formals = [f"const {C_TYPES[t.dtype.name]} *__restrict__ {n}" for n, t in zip(names, spec.types[: spec.inputs], strict=False)]
-    formals += [f"float *__restrict__ {n}" for n in names[spec.inputs :]]
+    types = [C_TYPES[t.dtype.name] for t in spec.types[: spec.inputs]]
+    formals = [pointer(t, f"p{k}", written=False, weight=k in spec.constants) for k, t in enumerate(types)]
+    formals += [pointer("float", n, written=True, weight=False) for n in names[spec.inputs :]]
     if spaces:
         names += ["exchange", "counter"]
         formals += ["float *__restrict__ exchange", "unsigned *__restrict__ counter"]
@@ -111,6 +115,7 @@ def _shape(symbol: str, spec: KernelSpec, step: Step, problem: Problem, a: Arran
     }  # fmt: skip
     flags = {
         "BATCH_FIRST": bool(layer.layout),
+        "CONSTANT": all(given.get(name) in (None, *spec.constants, *dict(spec.scalars)) for name in WEIGHTS),
         "BACKWARD": layer.direction == "reverse",
         "INPUT_FORGET": isinstance(layer, LSTM) and layer.input_forget,
         **{name.upper(): given.get(name) is not None for name in OPERANDS[2:]},

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from lepton_compiler.backends.tvm.cuda.text.order import ORDER
+
 PARTS = ("grid", "layer")
 
 
@@ -12,4 +14,4 @@ PARTS = ("grid", "layer")
 def library() -> str:
     """CUDA C++ that needs no header, neither nvcc's nor NVRTC's."""
     texts = [Path(__file__).with_name("device").joinpath(f"{part}.cuh").read_text() for part in PARTS]
-    return "\n".join(["#ifndef LEPTON_RECURRENT", "#define LEPTON_RECURRENT", *texts, "#endif", ""])
+    return "\n".join(["#ifndef LEPTON_RECURRENT", "#define LEPTON_RECURRENT", ORDER, *texts, "#endif", ""])

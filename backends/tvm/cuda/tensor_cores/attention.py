@@ -10,6 +10,7 @@ from lepton_compiler.analysis.attention import Empty
 from lepton_compiler.backends.tvm.cuda.tensor_cores.device import Device
 from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import BYTES, Element, Epilogue, Launch, Matrix, Plan
 from lepton_compiler.backends.tvm.cuda.tensor_cores.sources import Source, matrix_source
+from lepton_compiler.backends.tvm.cuda.text.order import AFTER_PREVIOUS
 from lepton_compiler.errors import UnsupportedError
 
 LARGEST_HEAD = {"float16": 256, "bfloat16": 256, "float32": 128}
@@ -183,6 +184,7 @@ def _kernel(symbol: str, attention: Attention, epilogue: Epilogue, blocks: Block
     indices = "int lepton_batch, int lepton_m, int lepton_n"
     lines = [
         f'extern "C" __global__ void __launch_bounds__({blocks.warps * 32}) {symbol}({epilogue.parameters}) {{',
+        f"  {AFTER_PREVIOUS}",
         *(f"  {p} = static_cast<decltype({p})>(__builtin_assume_aligned({p}, 16));" for p in epilogue.arguments),
         "  extern __shared__ __align__(1024) char lepton_tiles[];",
         f"  int lepton_batch = blockIdx.x / {per_head}, lepton_first = blockIdx.x % {per_head} * {blocks.queries};",

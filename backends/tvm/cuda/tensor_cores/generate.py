@@ -24,6 +24,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
 )
 from lepton_compiler.backends.tvm.cuda.tensor_cores.sources import Source, matrix_source, windows_source
 from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, choose, padding, possible, ranked, seconds, shared_bytes
+from lepton_compiler.backends.tvm.cuda.text.order import AFTER_PREVIOUS
 
 FINISH_THREADS = 256
 FIRST_WITH_CLUSTERS = 90
@@ -173,10 +174,13 @@ def _arithmetic(arithmetic: Arithmetic, a: Element, b: Element) -> tuple[str, st
 
 
 def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue, sharing: Sharing) -> str:
+    """The kernel, which waits for the one before it with its first tiles, or before it reads what lies outside of an image."""
     shape = product.shape
     tiles_m, tiles_n = math.ceil(shape.m / tiling.block_m), math.ceil(shape.n / tiling.block_n)
+    workspace = f"{product.sum} *__restrict__ workspace" if sharing in ("workspace", "either") else ""
     lines = [
-        *_opening(symbol, epilogue, _attributes(tiling, sharing), product.sum if sharing in ("workspace", "either") else ""),
+        *_opening(symbol, epilogue, _attributes(tiling, sharing), workspace),
+        *([f"  {AFTER_PREVIOUS}"] if product.filled and not epilogue.known_fill else []),
         "  extern __shared__ __align__(1024) char lepton_tiles[];",
         f"  int lepton_batch = blockIdx.x / {tiles_m * tiles_n};",
         f"  lepton::Position lepton_at = lepton::position<{tiles_m}, {tiles_n}>(blockIdx.x % {tiles_m * tiles_n});",
@@ -184,8 +188,8 @@ def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue, sha
         f"  lepton_end = lepton_end < {shape.k} ? lepton_end : {shape.k};",
         *_store(product, tiling, epilogue, sharing),
         *_integers(product, epilogue),
-        f"  using A = {product.a.tile(tiling.block_m, tiling.depth, tiling.threads)};",
-        f"  using B = {product.b.tile(tiling.block_n, tiling.depth, tiling.threads)};",
+        f"  using A = {product.a.tile(tiling.block_m, tiling.depth, tiling.threads, epilogue.weights)};",
+        f"  using B = {product.b.tile(tiling.block_n, tiling.depth, tiling.threads, epilogue.weights)};",
         f"  A lepton_a(A::Origin{product.a.value}, lepton_at.m * {tiling.block_m}, threadIdx.x);",
         f"  B lepton_b(B::Origin{product.b.value}, lepton_at.n * {tiling.block_n}, threadIdx.x);",
         *_calls(product, tiling),
@@ -220,14 +224,14 @@ def _calls(product: Product, tiling: Tiling) -> list[str]:
     return ["#ifdef LEPTON_WARPGROUPS", groups, "#else", warps, "#endif"]
 
 
-def _opening(symbol: str, epilogue: Epilogue, attributes: str, total: str) -> list[str]:
+def _opening(symbol: str, epilogue: Epilogue, attributes: str, workspace: str) -> list[str]:
     """The head of a kernel. Its pointers stay what they are: of what else is made of them the compiler does not see that nothing writes there.
 
     Args:
-        total: type of the sums in a workspace; empty where there is none.
+        workspace: the parameter that points to one; empty where there is none.
     """
-    workspace = f", {total} *__restrict__ workspace" if total else ""
-    return [f'extern "C" __global__ void {attributes} {symbol}({epilogue.parameters}{workspace}) {{']
+    formals = ", ".join([epilogue.parameters, *([workspace] if workspace else [])])
+    return [f'extern "C" __global__ void {attributes} {symbol}({formals}) {{']
 
 
 def _store(product: Product, tiling: Tiling, epilogue: Epilogue, sharing: Sharing) -> list[str]:
@@ -289,7 +293,8 @@ def _finish(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue, v
     shape = product.shape
     sizes = f"{product.sum}, {shape.batch}, {shape.m}, {shape.n}, {tiling.splits}, {vector}"
     lines = [
-        *_opening(f"{symbol}_finish", epilogue, f"__launch_bounds__({FINISH_THREADS})", product.sum),
+        *_opening(f"{symbol}_finish", epilogue, f"__launch_bounds__({FINISH_THREADS})", f"const {product.sum} *workspace"),
+        f"  {AFTER_PREVIOUS}",
         "  int lepton_batch = blockIdx.y;",
         *_finished(product, epilogue, min(vector, 16 // epilogue.size) if epilogue.rows else 1),
         f"  lepton::finish<{sizes}>(workspace, lepton_store, lepton_batch);",

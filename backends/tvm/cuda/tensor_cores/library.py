@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from lepton_compiler.backends.tvm.cuda.text.order import ORDER
+
 PARTS = ("ptx", "sources", "tiles", "turned", "converted", "stores", "clusters", "tensor_cores", "warpgroups", "simt", "attention")
 WIDTHS = (64, 96, 128, 192, 256)
 """Columns of the products of a group of warps."""
@@ -16,7 +18,7 @@ INTEGERS = ("s8_s8", "u8_s8", "s8_u8", "u8_u8")
 def library() -> str:
     """CUDA C++ that needs no header, neither nvcc's nor NVRTC's."""
     texts = [Path(__file__).with_name("device").joinpath(f"{part}.cuh").read_text() for part in PARTS]
-    whole = "\n".join(["#ifndef LEPTON_TENSOR_CORES", "#define LEPTON_TENSOR_CORES", *texts, "#endif", ""])
+    whole = "\n".join(["#ifndef LEPTON_TENSOR_CORES", "#define LEPTON_TENSOR_CORES", ORDER, *texts, "#endif", ""])
     return whole.replace("// @WGMMA@\n", "\n".join(_wgmma(columns) for columns in WIDTHS))
 
 

@@ -158,6 +158,8 @@ class Epilogue:
         type: C type of the output's elements.
         size: bytes of one.
         rows: neighbours along `n` are neighbours in the output, and rows are aligned as far as their length allows.
+        weights: parameters that nothing writes while a session is open: what kernels may read before the ones before them are done.
+        known_fill: whether `SYMBOL_fill`, if there is one, gives a number and reads nothing.
     """
 
     symbol: str
@@ -168,6 +170,8 @@ class Epilogue:
     type: str
     size: int
     rows: bool = True
+    weights: frozenset[str] = frozenset()
+    known_fill: bool = False
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class Source:
         vector: elements that are contiguous and aligned.
         declarations: text before the kernel.
         tile_type: C++ template of its tiles, where they are changed on their way: `TurnedTile` or `ConvertedTile`.
+        pointers: parameters of the kernel that it reads.
     """
 
     type: str
@@ -32,12 +33,14 @@ class Source:
     vector: int
     declarations: str = ""
     tile_type: str = ""
+    pointers: frozenset[str] = frozenset()
 
-    def tile(self, extent: int, depth: int, threads: int) -> str:
-        """C++ type of a tile of it."""
+    def tile(self, extent: int, depth: int, threads: int, weights: frozenset[str] = frozenset()) -> str:
+        """C++ type of a tile of it; `weights` are the pointers to what nothing writes."""
+        tile = f"lepton::Tile<{self.type}, {extent}, {depth}, {_bool(self.along_k)}, {self.vector}, {threads}>"
         if self.tile_type:
-            return f"lepton::{self.tile_type}<{self.type}, {extent}, {depth}, {threads}>"
-        return f"lepton::Tile<{self.type}, {extent}, {depth}, {_bool(self.along_k)}, {self.vector}, {threads}>"
+            tile = f"lepton::{self.tile_type}<{self.type}, {extent}, {depth}, {threads}>"
+        return f"lepton::Constant<{tile}>" if self.pointers and self.pointers <= weights else tile
 
 
 def matrix_source(
@@ -61,7 +64,7 @@ def matrix_source(
     type = f"lepton::Strided<{kind}, {_offset(reach)}, {extent}, {stride}, {stride_k}>"
     first = f" + {matrix.offset}" if matrix.offset else ""
     value = f"{{reinterpret_cast<const {kind}*>({matrix.pointer}){first}{batch_offset(batch, matrix.batch)}}}"
-    return Source(type, value, along_k, vector, tile_type="TurnedTile" if turned else "")
+    return Source(type, value, along_k, vector, tile_type="TurnedTile" if turned else "", pointers=frozenset([matrix.pointer]))
 
 
 def _converted(matrix: Matrix, codes: Codes, extent: int, stride: int, batch: Sequence[int]) -> Source:
@@ -72,7 +75,7 @@ def _converted(matrix: Matrix, codes: Codes, extent: int, stride: int, batch: Se
     number = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[matrix.element]
     type = f"lepton::Codes<lepton::Number::{number}, {codes.bits}, {_bool(codes.signed)}, {extent}, {stride // per_word}, {codes.group}, {codes.groups}>"
     value = f"reinterpret_cast<const unsigned*>({matrix.pointer}){words}, {f'{codes.scales}{scales}' if codes.scales else 'nullptr'}"
-    return Source(type, f"{{{value}}}", True, 4, tile_type="ConvertedTile")
+    return Source(type, f"{{{value}}}", True, 4, tile_type="ConvertedTile", pointers=frozenset({matrix.pointer, codes.scales} - {""}))
 
 
 def _contiguous(element: Element, along: tuple[int, int], across: tuple[int, int], steps: Sequence[int]) -> int:

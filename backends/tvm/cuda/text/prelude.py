@@ -1,6 +1,10 @@
 """What every translation unit begins with: the names of C's integers, which NVRTC does not know, and vectors for wide loads and stores."""
 
-PRELUDE = """\
+from __future__ import annotations
+
+from lepton_compiler.backends.tvm.cuda.text.order import ORDER
+
+INTEGERS = """\
 #ifdef __CUDACC_RTC__
 typedef signed char int8_t;
 typedef short int16_t;
@@ -23,3 +27,5 @@ struct __align__(4) lepton_4bytes { uint32_t part[1]; };
 struct __align__(8) lepton_8bytes { uint32_t part[2]; };
 struct __align__(16) lepton_16bytes { uint32_t part[4]; };
 """
+
+PRELUDE = f"{INTEGERS}\n{ORDER}"

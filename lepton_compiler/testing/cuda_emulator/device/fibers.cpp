@@ -91,6 +91,7 @@ struct Fiber {
   Collective work;
   const char* name;
   int line, reduction;
+  bool waited;  // for the kernel before this one
   unsigned copy_group;
   uint32_t arrived, passed;  // barriers of the cluster
   std::vector<Copy> copies;
@@ -141,6 +142,7 @@ void resume(Fiber& fiber, size_t number) {
   running = &fiber;
   set_stack(reinterpret_cast<uintptr_t>(here->stacks + number * STACK), reinterpret_cast<uintptr_t>(here->stacks + (number + 1) * STACK));
   set_now();
+  set_early(launch_now->ordered && !fiber.waited);
   change(scheduler, fiber.context);
   set_stack(0, UINTPTR_MAX);
   running = nullptr;
@@ -157,6 +159,7 @@ void body() {
   running->visible = &copy;
   call_now(arguments_now);
   end_products();
+  if (launch_now->ordered && !running->waited) fault("ends without having waited for the kernel before");
   suspend(State::finished, 0);
 }
 
@@ -234,6 +237,7 @@ void start_block(Block& block, Index index, uint32_t number, uint32_t cluster) {
         Fiber& f = block.fibers[k];
         f.thread = {{x, y, z}, index, size, launch_now->grid, static_cast<unsigned>(k), static_cast<unsigned>(k % WARP), static_cast<unsigned>(k / WARP)};
         f.state = State::runnable;
+        f.waited = false;
         f.copy_group = f.arrived = f.passed = 0;
         f.copies.clear();
         prepare(f.context, block.stacks + k * STACK, body);
@@ -363,7 +367,7 @@ void prepare_memory(const Launch& launch, std::vector<Block>& blocks) {
   }
   for (int i = 0; i < launch.buffer_count; ++i) {
     const Buffer& b = launch.buffers[i];
-    add_region(b.begin, b.bytes, b.constant, false, b.name, launch.races);
+    add_region(b.begin, b.bytes, b.constant, false, b.name, launch.races, 0, b.weight);
   }
 }
 
@@ -395,6 +399,11 @@ int block_reduce(int value, int kind, int line) {
   suspend(State::at_barrier, line);
   int sum = reduced & ((1 << 30) - 1), all = reduced >> 30;
   return kind == 1 ? all : kind == 2 ? sum != 0 : sum;
+}
+
+void after_previous() {
+  running->waited = true;
+  set_early(false);
 }
 
 void grid_barrier(unsigned* counter, unsigned arrivals, int line) {

@@ -9,6 +9,7 @@ struct Buffer {
   size_t bytes;
   int constant;
   const char* name;
+  int weight;  // may be read before the kernel waited for the one before it
 };
 
 struct Launch {
@@ -16,6 +17,7 @@ struct Launch {
   size_t shared_bytes;
   int backwards, races, together, buffer_count;  // together: blocks may wait for each other; count -1: what may be touched is not known
   const Buffer* buffers;
+  int ordered;  // every thread must wait for the kernel before this one, before it uses memory
 };
 
 struct Parameter {

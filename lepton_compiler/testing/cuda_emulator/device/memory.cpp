@@ -21,6 +21,7 @@ uint64_t accesses_left;
 uint32_t owner;
 bool by_group;  // the access is one of all threads of a group of warps, by the async proxy
 const uint32_t* published;
+bool early_now;
 
 // The last use of memory that all blocks share: in which interval between barriers of the block, and by which thread, or several.
 struct Touch {
@@ -132,10 +133,10 @@ bool in_image(uintptr_t address) {
 
 }  // namespace
 
-void add_region(const void* begin, size_t bytes, bool constant, bool shared, std::string name, bool races, uint32_t block) {
+void add_region(const void* begin, size_t bytes, bool constant, bool shared, std::string name, bool races, uint32_t block, bool weight) {
   uintptr_t start = reinterpret_cast<uintptr_t>(begin);
   size_t cells = constant || !races ? 0 : (bytes + WORD - 1) / WORD;
-  regions.push_back({start, start + bytes, WORD, constant, shared, block, std::move(name), std::vector<Cell>(cells)});
+  regions.push_back({start, start + bytes, WORD, constant, shared, weight, block, std::move(name), std::vector<Cell>(cells)});
   latest = nullptr;
 }
 
@@ -183,6 +184,8 @@ void keep_from_writes(const void* address, bool keep) {
   region->readers[(at - region->begin) / CHUNK] += keep ? 1 : -1;
 }
 
+void set_early(bool early) { early_now = early; }
+
 void check(const void* pointer, size_t bytes, Access access) {
   uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
   if (address >= stack_begin && address < stack_end) {
@@ -195,6 +198,8 @@ void check(const void* pointer, size_t bytes, Access access) {
     outside(address, bytes, access);
   }
   if (address + bytes > region->end) outside(address, bytes, access);
+  if (early_now && !region->shared && !region->weight)
+    fault("%s byte %zu of %s before it waited for the kernel before", verb(access), static_cast<size_t>(address - region->begin), region->name.c_str());
   if (bytes <= 16 && (bytes & (bytes - 1)) == 0 && address % bytes)
     fault("%s %zu bytes at byte %zu of %s, which is not aligned", verb(access), bytes, static_cast<size_t>(address - region->begin), region->name.c_str());
   if (!--accesses_left) fault("has not finished after %llu accesses", static_cast<unsigned long long>(ACCESS_LIMIT));

@@ -22,6 +22,7 @@ const Thread* current() __attribute__((const));
 void* dynamic_shared();
 void block_barrier(int line);
 int block_reduce(int value, int kind, int line);
+void after_previous();  // see lepton_order.h
 void grid_barrier(unsigned* counter, unsigned arrivals, int line);  // of one thread of each block; see lepton_grid.h
 void cluster_arrive(int line);
 void cluster_wait(int line);

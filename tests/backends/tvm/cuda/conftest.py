@@ -38,7 +38,7 @@ def make(gpu: FakeGpu, text_only: None, tmp_path_factory: pytest.TempPathFactory
     """Compile a graph for the GPU, which then knows its kernels."""
 
     def made(graph: Graph, **options: Any) -> CompiledModel:
-        model = lc.compile(graph, target="cuda:sm_80", **options)
+        model = lc.compile(graph, **{"target": "cuda:sm_80"} | options)
         gpu.configure()
         gpu.forget()
         gpu.know(model.artifact.files[f"{model.manifest['name']}.cu"].decode(), model.manifest)  # type: ignore[union-attr]

@@ -129,7 +129,7 @@ def test_kernels_agree_with_the_evaluator(name):
         launch = made.launch
         figures = run(
             text, launch.symbol, launch.grid, launch.block, launch.shared_bytes, [*given, *results, *spaces],
-            backwards=bool(k % 2), together=launch.together,
+            backwards=bool(k % 2), together=launch.together, weights=spec.constants,
         )  # fmt: skip
         assert (figures.grid_barriers > 0) == launch.together
         for found, wanted in zip(results, expected, strict=True):

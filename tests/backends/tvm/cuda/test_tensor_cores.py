@@ -69,12 +69,14 @@ class Case:
     Attributes:
         arrays: by parameter; `out` is written.
         expected: what `out` shall be.
+        weights: arrays that nothing writes.
     """
 
     plan: Plan
     arrays: dict[str, np.ndarray]
     expected: np.ndarray
     tolerance: float
+    weights: frozenset[str] = frozenset()
 
     def check(self, text: str, backwards: bool = False, architecture: str = "sm_80") -> list[Statistics]:
         """Run its kernels, out of the text of a whole unit, and compare."""
@@ -87,9 +89,9 @@ class Case:
         for launch in self.plan.launches:
             if launch.before and capability >= launch.before:
                 continue
-            given = [arrays[a] for a in launch.arguments]
+            given, weights = [arrays[a] for a in launch.arguments], [k for k, a in enumerate(launch.arguments) if a in self.weights]
             sizes = launch.grid, launch.block, launch.shared_bytes
-            figures.append(run(text, launch.symbol, *sizes, given, backwards=backwards, architecture=architecture))
+            figures.append(run(text, launch.symbol, *sizes, given, backwards=backwards, architecture=architecture, weights=weights))
         error = np.abs(out.astype(np.float64) - self.expected.astype(np.float64)).max()
         assert error <= self.tolerance * np.abs(self.expected.astype(np.float64)).max()
         return figures
@@ -106,6 +108,7 @@ def gemm_case(
     shared_b: bool = False,
     elements: tuple[Element, Element] | None = None,
     tiling: Tiling | None = None,
+    weights: frozenset[str] = frozenset(),
 ) -> Case:
     """A random product with a bias along n and a maximum with 0; `transposed` names operands that lie the other way round."""
     m, n, k = sizes
@@ -136,7 +139,7 @@ def gemm_case(
         "bias": bias,
         "out": np.zeros((*batch, m, n), np.int32 if total == "int" else np.float32),
     }
-    return Case(generate(symbol, problem, end, device, tiling), arrays, expected, TOLERANCE[arithmetic])
+    return Case(generate(symbol, problem, replace(end, weights=weights), device, tiling), arrays, expected, TOLERANCE[arithmetic], weights)
 
 
 def conv_case(symbol: str, device: Device, tiling: Tiling | None = None, **attributes) -> Case:
@@ -357,6 +360,26 @@ def test_alternatives_are_other_kernels_for_the_same_problem():
     plans = [generate("product", problem, end, A100, tiling) for tiling in (None, *found)]
     assert plans[0] == plans[1]
     assert len({plan.text for plan in plans}) == len(found)
+
+
+EARLY: dict[str, tuple[str, Arithmetic, Tiling]] = {
+    "left": ("a", "float16", Tiling(64, 64, 32, 32, 32, 3, 1, 192)),
+    "right": ("b", "float16", Tiling(32, 32, 16, 16, 64, 2, 3, 64)),
+    "both": ("ab", "float32", Tiling(64, 64, 32, 32, 16, 4, 1, 192)),
+    "turned": ("b", "int8", Tiling(64, 64, 32, 32, 64, 3, 1, 192)),
+}
+
+
+@pytest.mark.skipif(bool(available()), reason=available())
+@pytest.mark.parametrize("name", EARLY)
+def test_weights_are_fetched_while_the_kernel_before_runs(name):
+    which, arithmetic, tiling = EARLY[name]
+    case = gemm_case(f"early_{name}", (40, 44, 192), arithmetic, A100, tiling=tiling, weights=frozenset(which))
+    text = "\n".join([library(), case.plan.text])
+    assert text.count("lepton::Constant<") == len(which) and ("TurnedTile" in case.plan.text) == (name == "turned")
+    case.check(text)
+    with pytest.raises(DeviceFault, match=f"of argument {'ab'.index(which[0])} before it waited for the kernel before"):
+        replace(case, weights=frozenset()).check(text)
 
 
 def test_rows_are_not_padded_to_many():

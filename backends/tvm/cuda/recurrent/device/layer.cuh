@@ -7,7 +7,8 @@ enum class Cell { rnn, gru, gru_linear, lstm };
 
 // L: constants CELL, TIME, BATCH, DIRECTIONS, HIDDEN; PARTS, UNITS, SLICES, ROWS, TILE (rows at a time, at most SLICES), THREADS, CHUNKS (of a lane),
 // HELD (of these, in registers); BATCH_FIRST, BACKWARD, LENGTHS, BIAS, INITIAL_H, INITIAL_C, PEEPHOLES, INPUT_FORGET: whether; SCALES: whether the weights
-// are 8-bit integers with scales, SCALES_OF_ROWS: for each row, and the state is rounded; the types Length and Weight; the activations f, g and h of
+// are 8-bit integers with scales, SCALES_OF_ROWS: for each row, and the state is rounded; CONSTANT: whether weights and what comes with them are
+// constants, which are read before the kernel before is done; the types Length and Weight; the activations f, g and h of
 // a direction. Null is what is not there.
 template <class L>
 struct Layer {
@@ -72,12 +73,12 @@ struct Layer {
     float4 w = {0.0f, 0.0f, 0.0f, 0.0f};
     if (!live) return w;
     if constexpr (L::HIDDEN % 4 == 0 && sizeof(Weight) == 4) {
-      if (k < L::HIDDEN) w = __ldg(reinterpret_cast<const float4*>(row));
+      if (k < L::HIDDEN) w = *reinterpret_cast<const float4*>(row);
     } else {
-      if (k < L::HIDDEN) w.x = static_cast<float>(__ldg(row));
-      if (k + 1 < L::HIDDEN) w.y = static_cast<float>(__ldg(row + 1));
-      if (k + 2 < L::HIDDEN) w.z = static_cast<float>(__ldg(row + 2));
-      if (k + 3 < L::HIDDEN) w.w = static_cast<float>(__ldg(row + 3));
+      if (k < L::HIDDEN) w.x = static_cast<float>(row[0]);
+      if (k + 1 < L::HIDDEN) w.y = static_cast<float>(row[1]);
+      if (k + 2 < L::HIDDEN) w.z = static_cast<float>(row[2]);
+      if (k + 3 < L::HIDDEN) w.w = static_cast<float>(row[3]);
     }
     return w;
   }
@@ -92,13 +93,13 @@ struct Layer {
       for (int gate = 0; gate < GATES; ++gate) weights()[((j - L::HELD) * GATES + gate) * L::THREADS + threadIdx.x] = weight(gate, j);
 #pragma unroll
     for (int gate = 0; gate < GATES; ++gate)
-      biases[gate] = L::BIAS && live ? __ldg(bias + (direction * GATES + gate) * L::HIDDEN + unit) : 0.0f;
+      biases[gate] = L::BIAS && live ? bias[(direction * GATES + gate) * L::HIDDEN + unit] : 0.0f;
     if constexpr (L::SCALES)
 #pragma unroll
       for (int gate = 0; gate < GATES; ++gate)
-        scale[gate] = !live ? 0.0f : __ldg(scales + (L::SCALES_OF_ROWS ? (direction * GATES + gate) * L::HIDDEN + unit : direction));
+        scale[gate] = !live ? 0.0f : scales[L::SCALES_OF_ROWS ? (direction * GATES + gate) * L::HIDDEN + unit : direction];
 #pragma unroll
-    for (int k = 0; k < 3; ++k) peeps[k] = L::PEEPHOLES && live ? __ldg(peepholes + (direction * 3 + k) * L::HIDDEN + unit) : 0.0f;
+    for (int k = 0; k < 3; ++k) peeps[k] = L::PEEPHOLES && live ? peepholes[(direction * 3 + k) * L::HIDDEN + unit] : 0.0f;
   }
 
   // The states before the first step: all that this block multiplies, and what its own units keep.
@@ -106,12 +107,12 @@ struct Layer {
     for (int k = threadIdx.x; k < STATES * ROWS * WIDTH; k += L::THREADS) {
       const int row = k / WIDTH, column = k % WIDTH, batch = first + row;
       const bool there = L::INITIAL_H && row < L::ROWS && batch < L::BATCH && column < L::HIDDEN;
-      room[k] = there ? __ldg(initial_h + place(row) - unit + column) : 0.0f;
+      room[k] = there ? initial_h[place(row) - unit + column] : 0.0f;
     }
     for (int row = slice; row < ROWS; row += L::TILE) {
       if (!owns(row)) continue;
-      kept(0, row) = L::INITIAL_H ? __ldg(initial_h + place(row)) : 0.0f;
-      if constexpr (L::CELL == Cell::lstm) kept(1, row) = L::INITIAL_C ? __ldg(initial_c + place(row)) : 0.0f;
+      kept(0, row) = L::INITIAL_H ? initial_h[place(row)] : 0.0f;
+      if constexpr (L::CELL == Cell::lstm) kept(1, row) = L::INITIAL_C ? initial_c[place(row)] : 0.0f;
     }
   }
 
@@ -122,7 +123,7 @@ struct Layer {
     if (!owns(row) || t >= L::TIME) return;
     const float* const from = gates + (row_at(moment(t, length(row)), row) * L::DIRECTIONS + direction) * GATES * L::HIDDEN + unit;
 #pragma unroll
-    for (int gate = 0; gate < GATES; ++gate) x[gate] = __ldg(from + gate * L::HIDDEN);
+    for (int gate = 0; gate < GATES; ++gate) x[gate] = from[gate * L::HIDDEN];
   }
 
   template <int COUNT>
@@ -306,7 +307,9 @@ struct Layer {
     live = own < L::UNITS && unit < L::HIDDEN;
     Held held;
     float ahead[GATES];
-    load_weights(held);
+    if constexpr (L::CONSTANT) load_weights(held);
+    lepton_after_previous();
+    if constexpr (!L::CONSTANT) load_weights(held);
     load_states();
     if constexpr (!RESETS_FIRST) load_gates(0, slice, ahead);
     __syncthreads();

@@ -113,19 +113,50 @@ struct Tile {
   }
 };
 
+// Tiles of memory that nothing writes while a session is open.
+template <class Whole>
+struct Constant : Whole {
+  using Whole::Whole;
+};
+
+// Whether tiles are fetched while the kernel before this one runs.
+template <class Tile>
+constexpr bool EARLY = false;
+#if defined(LEPTON_EMULATED) || __CUDA_ARCH__ >= 900
+template <class Whole>
+constexpr bool EARLY<Constant<Whole>> = true;
+#endif
+
+// Begins to fetch the first AHEAD tiles of [first, end) along k, each pair a group of copies; what is fetched early belongs to the first group.
+// The kernel has waited for the one before it when this returns.
+template <int AHEAD, int DEPTH, class A, class B>
+__device__ __forceinline__ void begin(const A& a, const B& b, char* shared, int first, int end) {
+  constexpr int STAGE = A::BYTES + B::BYTES;
+  if constexpr (EARLY<A>)
+#pragma unroll
+    for (int s = 0; s < AHEAD; ++s)
+      if (first + s * DEPTH < end) a.load(shared + s * STAGE, first + s * DEPTH, end);
+  if constexpr (EARLY<B>)
+#pragma unroll
+    for (int s = 0; s < AHEAD; ++s)
+      if (first + s * DEPTH < end) b.load(shared + s * STAGE + A::BYTES, first + s * DEPTH, end);
+  lepton_after_previous();
+#pragma unroll
+  for (int s = 0; s < AHEAD; ++s) {
+    if (first + s * DEPTH < end) {
+      if constexpr (!EARLY<A>) a.load(shared + s * STAGE, first + s * DEPTH, end);
+      if constexpr (!EARLY<B>) b.load(shared + s * STAGE + A::BYTES, first + s * DEPTH, end);
+    }
+    cp_async_commit();
+  }
+}
+
 // Runs `multiply(stage)` over all tiles of [first, end) along k, with STAGES - 1 tiles under way.
 template <int STAGES, int DEPTH, class A, class B, class Multiply>
 __device__ __forceinline__ void pipeline(const A& a, const B& b, char* shared, int first, int end, Multiply multiply) {
   constexpr int STAGE = A::BYTES + B::BYTES;
   int tiles = (end - first + DEPTH - 1) / DEPTH;
-#pragma unroll
-  for (int s = 0; s < STAGES - 1; ++s) {
-    if (s < tiles) {
-      a.load(shared + s * STAGE, first + s * DEPTH, end);
-      b.load(shared + s * STAGE + A::BYTES, first + s * DEPTH, end);
-    }
-    cp_async_commit();
-  }
+  begin<STAGES - 1, DEPTH>(a, b, shared, first, end);
   char* reading = shared;
   char* writing = shared + (STAGES - 1) * STAGE;
   for (int t = 0; t < tiles; ++t) {

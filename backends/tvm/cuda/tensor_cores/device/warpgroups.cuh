@@ -57,14 +57,7 @@ __device__ __forceinline__ void multiply_on_warpgroups(const A& a, const B& b, c
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = __shfl_sync(0xffffffffu, warp / 4, 0);  // the same in all lanes, also for the compiler
   int tiles = (end - first + DEPTH - 1) / DEPTH, reading = 0, writing = AHEAD * STAGE;
   Sum sums[ROWS][1][COLUMNS][4] = {};
-#pragma unroll
-  for (int s = 0; s < AHEAD; ++s) {
-    if (s < tiles) {
-      a.load(shared + s * STAGE, first + s * DEPTH, end);
-      b.load(shared + s * STAGE + A::BYTES, first + s * DEPTH, end);
-    }
-    cp_async_commit();
-  }
+  begin<AHEAD, DEPTH>(a, b, shared, first, end);
 #pragma unroll 1
   for (int tile = 0; tile < tiles; ++tile) {
     cp_async_wait<AHEAD - 1>();
