@@ -39,6 +39,8 @@ LATENCY = 700
 """Cycles from a load to its data."""
 CACHE = 32
 """Bytes per cycle that a multiprocessor gets from the level-2 cache, of 64, where all of them read."""
+APART = 0.25
+"""Part of the time of instructions, cache and memory that is not hidden behind the longest of them."""
 OPENING, ENDING = 40, 5
 """Instructions at the beginning of a thread, and for each element of the result at its end."""
 
@@ -104,7 +106,8 @@ def cycles(windows: Windows, share: Share, device: Device) -> float:
     rate = min(float(CACHE), resident * share.threads * work.ahead / LATENCY)
     once = windows.images * windows.height * windows.width * windows.channels + windows.results
     memory = once * windows.bytes / device.bandwidth * device.clock
-    return work.waits * LATENCY + max(issue, own * tile / rate, memory)
+    parts = issue, own * tile / rate, memory
+    return work.waits * LATENCY + max(parts) + APART * (sum(parts) - max(parts))
 
 
 def shares(windows: Windows) -> Iterator[Share]:

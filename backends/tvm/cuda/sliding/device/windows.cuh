@@ -179,14 +179,14 @@ struct Windows {
   }
 
   // Whether some window has a tap that is so far from the first one's start, by which the windows of a thread begin.
-  static constexpr bool is_read(int at, int windows, int stride, int taps, int dilation) {
+  __host__ __device__ static constexpr bool is_read(int at, int windows, int stride, int taps, int dilation) {
     for (int w = 0; w < windows; ++w)
       for (int t = 0; t < taps; ++t)
         if (w * stride + t * dilation == at) return true;
     return false;
   }
   // Whether an element so far from there is outside of the image for one of the threads.
-  static constexpr bool is_open(int at, int groups, int step, int pad, int size) { return at < pad || (groups - 1) * step - pad + at >= size; }
+  __host__ __device__ static constexpr bool is_open(int at, int groups, int step, int pad, int size) { return at < pad || (groups - 1) * step - pad + at >= size; }
 
   static constexpr bool OPEN_Y = W::PAD_Y > 0 || is_open(HIGH - 1, W::GROUPS_Y, W::ROWS * W::STRIDE_Y, W::PAD_Y, W::HEIGHT);
 
