@@ -8,13 +8,13 @@ from lepton_compiler.backends.tvm.c99.support import C_TYPES
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
 from lepton_compiler.backends.tvm.cuda.products.generated import names_of
 from lepton_compiler.backends.tvm.cuda.sliding.choose import holds, share_of, unrolled
-from lepton_compiler.backends.tvm.cuda.sliding.functions import ending, filling, number, weight_zero
+from lepton_compiler.backends.tvm.cuda.sliding.functions import ending, filling, weight_zero
 from lepton_compiler.backends.tvm.cuda.sliding.layer import Layer
 from lepton_compiler.backends.tvm.cuda.sliding.problem import Share
 from lepton_compiler.backends.tvm.cuda.unit import LIBRARY, WINDOWS
 from lepton_compiler.gpus import Gpu
 
-STORED = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int8": "s8", "uint8": "u8", "other": "other"}
+STORED = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int8": "s8", "uint8": "u8"}
 """The library's names of types of elements."""
 
 
@@ -35,7 +35,7 @@ def windows_kernel(kernel: KernelText, layer: Layer, gpus: Sequence[Gpu]) -> Non
     place = f"[&](int i, int m, int n) {{ return {symbol}_place({every}, i, m, n); }}"
     weights = [] if layer.weights is None else [parameters[hash(layer.weights)]]
     zero = [] if layer.weights is None else [weight_zero(symbol, layer, every)]
-    arguments = [image, *weights, filling(symbol, layer, every), number(symbol, layer, every), *zero, epilogue.output, value, place]
+    arguments = [image, *weights, filling(symbol, layer, every), *zero, epilogue.output, value, place]
     writer = kernel.writer()
     writer.written.add(epilogue.output)
     writer.emit(f"lepton::sliding::{'pool' if layer.weights is None else 'convolve'}<{symbol}>({', '.join(arguments)});")

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
-from tvm.ir.expr import TensorLoad
 
-from lepton_compiler.backends.tvm.carriers import carrier
 from lepton_compiler.backends.tvm.cuda.products.builder import Builder
 from lepton_compiler.backends.tvm.cuda.products.operands import element_type
 from lepton_compiler.backends.tvm.cuda.products.product import Expr, Sums
@@ -19,17 +17,14 @@ from lepton_compiler.backends.tvm.cuda.products.zero_points import are_fit, zero
 from lepton_compiler.backends.tvm.cuda.rules import number_of, sum_type
 from lepton_compiler.backends.tvm.cuda.sliding.problem import Taken, Windows
 from lepton_compiler.backends.tvm.kernels import KernelParameter
-from lepton_compiler.backends.tvm.lower.context import ELEMENTS, Arg, expression, wide
+from lepton_compiler.backends.tvm.lower.context import ELEMENTS, Arg
 from lepton_compiler.backends.tvm.lower.movement import unravel
 from lepton_compiler.backends.tvm.lower.pool import taps_inside
-from lepton_compiler.backends.tvm.schedules.epilogue import parts
 from lepton_compiler.backends.tvm.spec import KernelSpec
 from lepton_compiler.ir.types import TensorType
 
 STORED = frozenset({"float32", "float16", "bfloat16", "int8", "uint8"})
 """Types of elements that the library reads."""
-CARRIED = frozenset({"float32", "int32", "float16", "uint16", "int8", "uint8"})
-"""Types in memory of elements that a function makes numbers of."""
 MOST_TAPS = 1 << 10
 """Of a window; sums of as many products of codes are far from what int32 does not hold."""
 MOST_MULTIPLIER = 8
@@ -46,7 +41,6 @@ class Layer:
         windows: sizes, and what becomes of the elements under a window.
         sums: what becomes of a result; the batch are images, rows pixels of the result, columns its channels.
         image, weights: buffers; weights are `[taps, channels of the result]`, in the type of the sums.
-        source: the image as an operand, where its elements are computed as they are read.
         fill: the code that lies outside of the image, if not zero.
         weight_zero: the zero point of the weights of a channel.
         buffers, parameters: of the kernel; the last one is its result.
@@ -56,7 +50,6 @@ class Layer:
     sums: Sums
     image: Any
     weights: Any = None
-    source: Arg | None = None
     fill: Expr | None = None
     weight_zero: Callable[[Expr], Expr] | None = None
     buffers: tuple[Any, ...] = ()
@@ -95,7 +88,7 @@ def depthwise(b: Builder, op: Any, kind: TensorType, x: Arg, w: Arg, *rest: Arg 
     if not known and (integer or w.scales is not None or not are_converted(w, 0)):
         return None
     found = _layer(b, op, kind, x, acc, "products", multiplier, w.shape[2:])
-    if found is None or (integer and found.source is not None):
+    if found is None:
         return None
     points = zero_points(x_zero, w_zero, lambda: b.weight(w, "filter_sums"), found.windows.taps)
 
@@ -111,17 +104,13 @@ def depthwise(b: Builder, op: Any, kind: TensorType, x: Arg, w: Arg, *rest: Arg 
 
 def max_pool(b: Builder, op: Any, kind: TensorType, x: Arg) -> Layer | None:
     """The largest element under each window; NaN wins."""
-    acc = sum_type(kind.dtype) if kind.dtype.is_float else "int32"
-    if kind.dtype.name not in STORED:
-        return None
-    found = _layer(b, op, kind, x, acc, "maximum", 1, op.kernel_shape)
+    found = _layer(b, op, kind, x, "float32" if kind.dtype.is_float else "int32", "maximum", 1, op.kernel_shape)
     return None if found is None else _ending(b, found, lambda total, index: total)
 
 
 def average_pool(b: Builder, op: Any, kind: TensorType, x: Arg) -> Layer | None:
     """The mean of the elements under each window."""
-    acc = sum_type(kind.dtype)
-    found = _layer(b, op, kind, x, acc, "sum", 1, op.kernel_shape) if kind.dtype.name in STORED else None
+    found = _layer(b, op, kind, x, "float32", "sum", 1, op.kernel_shape)
     if found is None:
         return None
     size, spatial = x.shape[1:-1], len(x.shape) - 2
@@ -134,17 +123,15 @@ def average_pool(b: Builder, op: Any, kind: TensorType, x: Arg) -> Layer | None:
             high = size[axis] + (int(op.pads[spatial + axis]) if op.count_include_pad else 0)
             reach = (kind.static_shape[1 + axis] - 1) * stride - int(op.pads[axis]) + (taps - 1) * dilation
             count = count * taps_inside(at * stride - int(op.pads[axis]), taps, dilation, low, high, reach)
-        return total / count.astype(acc)
+        return total / count.astype("float32")
 
     return _ending(b, found, change)
 
 
 def _layer(b: Builder, op: Any, kind: TensorType, x: Arg, acc: str, taken: Taken, multiplier: int, kernel: Sequence[int]) -> Layer | None:
-    """What all layers have; None where the library does not read the image, or a window is too large."""
-    if x.number is not None or math.prod(kernel) > MOST_TAPS or math.prod(kernel) < 1:
-        return None
-    image = b.buffer(x) if x.body is None else _one_image(x)
-    if image is None or (x.body is None and x.type.dtype.name not in STORED):
+    """What all layers have; None where the library does not read such an image, or a window is too large."""
+    direct = x.body is None and x.number is None and x.type.dtype.name in STORED
+    if not direct or not 1 <= math.prod(kernel) <= MOST_TAPS:
         return None
     one = len(kind.shape) == 3
     (height, width), (out_height, out_width) = (((1, *s[1:-1]) if one else s[1:-1]) for s in (x.shape, kind.static_shape))
@@ -153,7 +140,7 @@ def _layer(b: Builder, op: Any, kind: TensorType, x: Arg, acc: str, taken: Taken
         return (filler, int(values[0])) if one else (int(values[0]), int(values[1]))
 
     windows = Windows(
-        taken, element_type(x) if x.body is None else "other", carrier_bytes(image), x.shape[0], height, width, x.shape[-1], multiplier,
+        taken, element_type(x), x.type.dtype.bits // 8, x.shape[0], height, width, x.shape[-1], multiplier,
         out_height, out_width, two(kernel, 1), two(op.strides, 1), two(op.dilations, 1), two(op.pads, 0),
     )  # fmt: skip
 
@@ -161,32 +148,11 @@ def _layer(b: Builder, op: Any, kind: TensorType, x: Arg, acc: str, taken: Taken
         return (at, *unravel(m, kind.static_shape[1:-1]), n)
 
     sums = Sums(x.shape[0], math.prod(kind.static_shape[1:-1]), kind.static_shape[-1], acc, place, lambda total, index: total)
-    return Layer(windows, sums, image, source=None if x.body is None else x)
+    return Layer(windows, sums, b.buffer(x))
 
 
 def _ending(b: Builder, layer: Layer, change: Callable[[Expr, Sequence[Expr]], Expr]) -> Layer:
     return replace(layer, sums=replace(layer.sums, ending=b.ending(change)))
-
-
-def _one_image(x: Arg) -> Any:
-    """The buffer of which each element of a computed image is made, at its own index; None where there is none, or several."""
-    index = [tirx.Var(f"i{k}", "int32") for k in range(len(x.shape))]
-    found, pending = dict[int, Any](), [expression(x, index)]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, TensorLoad):
-            if tuple(int(e) for e in node.source.shape) == x.shape:
-                own = all(a.same_as(b) for a, b in zip(node.indices, index, strict=True))
-                found[hash(node.source)] = node.source if own else None
-        else:
-            pending += parts(node)
-    buffers = list(found.values())
-    return buffers[0] if len(buffers) == 1 and buffers[0] is not None and str(buffers[0].dtype) in CARRIED else None
-
-
-def carrier_bytes(buffer: Any) -> int:
-    """Bytes of an element."""
-    return {"float32": 4, "int32": 4, "float16": 2, "uint16": 2, "int8": 1, "uint8": 1}[str(buffer.dtype)]
 
 
 LAYERS: dict[str, Callable[..., Layer | None]] = {

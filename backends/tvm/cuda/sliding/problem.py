@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Element = Literal["float32", "float16", "bfloat16", "int8", "uint8", "other"]
-"""How the elements of an image are stored; `other`: the kernel has a function that makes numbers of them."""
+from lepton_compiler.backends.tvm.cuda.tensor_cores import Element
+
 Taken = Literal["products", "sum", "maximum"]
 """What becomes of the elements under a window: each times a weight, and their sum; their sum; the largest."""
 

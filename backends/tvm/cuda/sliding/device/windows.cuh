@@ -4,7 +4,7 @@
 #define LEPTON_WINDOWS
 namespace lepton::sliding {
 
-enum class Stored { f32, f16, bf16, s8, u8, other };
+enum class Stored { f32, f16, bf16, s8, u8 };
 enum class Taken { products, sum, maximum };  // what becomes of the elements under a window
 
 // BYTES of memory, a power of two up to 16.
@@ -103,26 +103,6 @@ __device__ __forceinline__ void decode(const unsigned (&words)[WORDS], Sum (&num
   }
 }
 
-// An element of type T in words, and what it is as a number.
-template <class T, class Sum, int COUNT, int WORDS, class Number>
-__device__ __forceinline__ void convert(const unsigned (&words)[WORDS], Sum (&numbers)[COUNT], int channel, Number number) {
-  constexpr int PER_WORD = 4 / sizeof(T);
-#pragma unroll
-  for (int i = 0; i < COUNT; ++i) {
-    unsigned bits = words[i / PER_WORD] >> i % PER_WORD * 8 * sizeof(T) % 32;
-    if constexpr (sizeof(T) == 4) {
-      union {
-        unsigned bits;
-        T element;
-      } value;
-      value.bits = bits;
-      numbers[i] = number(channel + i, value.element);
-    } else {
-      numbers[i] = number(channel + i, static_cast<T>(bits));
-    }
-  }
-}
-
 // The greatest power of two that divides a number and is no greater than MOST.
 __host__ __device__ constexpr int piece(int number, int most) { return (number & -number) < most ? (number & -number) : most; }
 
@@ -191,8 +171,8 @@ struct Windows {
   static constexpr bool OPEN_Y = W::PAD_Y > 0 || is_open(HIGH - 1, W::GROUPS_Y, W::ROWS * W::STRIDE_Y, W::PAD_Y, W::HEIGHT);
 
   // One row of the image: all vectors of it, then what they add to the sums. `taps(y, column, numbers)` is called for each column.
-  template <bool OPEN, class Number, class Taps>
-  __device__ __forceinline__ void row(const Element* pixels, int y, unsigned fill, Number number, Taps taps) const {
+  template <bool OPEN, class Taps>
+  __device__ __forceinline__ void row(const Element* pixels, int y, unsigned fill, Taps taps) const {
     constexpr int STEP_X = W::COLUMNS * W::STRIDE_X;
     int x = left * W::STRIDE_X - W::PAD_X;
     const Element* first = pixels + ((image * W::HEIGHT + y) * W::WIDTH + x) * W::CHANNELS + channel;
@@ -210,17 +190,7 @@ struct Windows {
     for (int j = 0; j < WIDE; ++j) {
       if (!is_read(j, W::COLUMNS, W::STRIDE_X, W::KERNEL_X, W::DILATION_X)) continue;
       Sum numbers[W::VECTOR];
-      if constexpr (W::STORED != Stored::other) {
-        decode<W::STORED>(raw[j].words, numbers);
-      } else {
-        bool open = is_open(j, W::GROUPS_X, STEP_X, W::PAD_X, W::WIDTH);
-        bool inside = there && (!open || static_cast<unsigned>(x + j) < static_cast<unsigned>(W::WIDTH));
-        int pixel = inside ? y * W::WIDTH + x + j : 0;
-        convert<Element>(raw[j].words, numbers, channel, [&](int c, Element e) { return number(image, pixel, c, e); });
-#pragma unroll
-        for (int i = 0; i < W::VECTOR; ++i)
-          if ((OPEN || open) && !inside) numbers[i] = start<W::TAKEN, Sum>();
-      }
+      decode<W::STORED>(raw[j].words, numbers);
       taps(j, numbers);
     }
   }
@@ -246,8 +216,8 @@ struct Windows {
   }
 
   // All rows that the thread reads, one after the other in the text.
-  template <class Number, class Weights>
-  __device__ __forceinline__ void unrolled(const Element* pixels, unsigned fill, Number number, const Weights& weights) {
+  template <class Weights>
+  __device__ __forceinline__ void unrolled(const Element* pixels, unsigned fill, const Weights& weights) {
 #pragma unroll
     for (int r = 0; r < HIGH; ++r) {
       if (!is_read(r, W::ROWS, W::STRIDE_Y, W::KERNEL_Y, W::DILATION_Y)) continue;
@@ -260,9 +230,9 @@ struct Windows {
             if (q * W::STRIDE_Y + t * W::DILATION_Y == r) add(sums[q], j, numbers, weights[t]);
       };
       if (is_open(r, W::GROUPS_Y, W::ROWS * W::STRIDE_Y, W::PAD_Y, W::HEIGHT))
-        row<true>(pixels, y, fill, number, taps);
+        row<true>(pixels, y, fill, taps);
       else
-        row<false>(pixels, y, fill, number, taps);
+        row<false>(pixels, y, fill, taps);
     }
   }
 
@@ -304,8 +274,8 @@ __device__ __forceinline__ void load_weights(typename W::Sum (&to)[W::KERNEL_X][
 }
 
 // Sums of products: a convolution of each channel by itself. `zero(channel)` is what weights have to be less.
-template <class W, class Number, class Zero, class Value, class Place, class Out>
-__device__ __forceinline__ void convolve(const typename W::Element* pixels, const typename W::Sum* weights, unsigned fill, Number number,
+template <class W, class Zero, class Value, class Place, class Out>
+__device__ __forceinline__ void convolve(const typename W::Element* pixels, const typename W::Sum* weights, unsigned fill,
                                          Zero zero, Out* out, Value value, Place place) {
   Windows<W> windows;
   if (!windows.works()) return;
@@ -316,7 +286,7 @@ __device__ __forceinline__ void convolve(const typename W::Element* pixels, cons
     typename W::Sum held[W::KERNEL_Y][W::KERNEL_X][OUTS];
 #pragma unroll
     for (int t = 0; t < W::KERNEL_Y; ++t) load_weights<W>(held[t], weights + t * TAPS + channel, less);
-    windows.unrolled(pixels, fill, number, held);
+    windows.unrolled(pixels, fill, held);
   } else {
     static_assert(W::ROWS == 1);
 #pragma unroll (W::UNROLL)
@@ -325,27 +295,27 @@ __device__ __forceinline__ void convolve(const typename W::Element* pixels, cons
       load_weights<W>(held, weights + t * TAPS + channel, less);
       int y = windows.top * W::STRIDE_Y - W::PAD_Y + t * W::DILATION_Y;
       auto taps = [&](int j, const typename W::Sum(&numbers)[W::VECTOR]) { windows.add(windows.sums[0], j, numbers, held); };
-      windows.template row<Windows<W>::OPEN_Y>(pixels, y, fill, number, taps);
+      windows.template row<Windows<W>::OPEN_Y>(pixels, y, fill, taps);
     }
   }
   windows.finish(out, value, place);
 }
 
 // Sums, or the largest element, of windows.
-template <class W, class Number, class Value, class Place, class Out>
-__device__ __forceinline__ void pool(const typename W::Element* pixels, unsigned fill, Number number, Out* out, Value value, Place place) {
+template <class W, class Value, class Place, class Out>
+__device__ __forceinline__ void pool(const typename W::Element* pixels, unsigned fill, Out* out, Value value, Place place) {
   Windows<W> windows;
   if (!windows.works()) return;
   if constexpr (W::HELD) {
     int none[W::KERNEL_Y] = {};
-    windows.unrolled(pixels, fill, number, none);
+    windows.unrolled(pixels, fill, none);
   } else {
     static_assert(W::ROWS == 1);
 #pragma unroll (W::UNROLL)
     for (int t = 0; t < W::KERNEL_Y; ++t) {
       int y = windows.top * W::STRIDE_Y - W::PAD_Y + t * W::DILATION_Y;
       auto taps = [&](int j, const typename W::Sum(&numbers)[W::VECTOR]) { windows.add(windows.sums[0], j, numbers, 0); };
-      windows.template row<Windows<W>::OPEN_Y>(pixels, y, fill, number, taps);
+      windows.template row<Windows<W>::OPEN_Y>(pixels, y, fill, taps);
     }
   }
   windows.finish(out, value, place);
