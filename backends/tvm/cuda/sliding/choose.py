@@ -25,7 +25,7 @@ THREADS = (64, 128, 256)
 """Of a block, about."""
 LINE = 128
 """Bytes of neighbouring channels that a block reads of a pixel, where there are as many: a line of the cache."""
-HELD = 80
+HELD = 100
 """Registers for weights up to which a thread keeps those of all taps; above that it reads them row by row."""
 TEXT = 1600
 """Multiplications that are written one after the other, about; more are a loop over the rows of the kernel."""
@@ -33,6 +33,8 @@ REGISTERS = 200
 """Of a thread, most: the compiler needs some of the 255 for itself."""
 SCHEDULERS = 4
 """Of a multiprocessor; each starts an instruction of a warp per cycle."""
+ACCESS = 4
+"""Cycles in which the units for loads and stores that belong to a scheduler, eight of them, take one of a warp."""
 TOGETHER = 2
 """Warps of a scheduler from which on one of them is always ready."""
 LATENCY = 700
@@ -41,8 +43,8 @@ CACHE = 32
 """Bytes per cycle that a multiprocessor gets from the level-2 cache, of 64, where all of them read."""
 APART = 0.25
 """Part of the time of instructions, cache and memory that is not hidden behind the longest of them."""
-OPENING, ENDING = 40, 5
-"""Instructions at the beginning of a thread, and for each element of the result at its end."""
+OPENING, ENDING = 40, {True: 25, False: 5}
+"""Instructions at the beginning of a thread, and for each element of the result at its end, by whether codes are made of it."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,14 @@ class Work:
 
     Attributes:
         instructions: cycles in which a scheduler starts them.
+        accesses: loads and stores among them.
         registers: that it needs.
         ahead: bytes of an image that it has asked for at the same time.
-        waits: how often it waits for them.
+        waits: how often it waits for memory, for weights too.
     """
 
     instructions: float
+    accesses: float
     registers: int
     ahead: int
     waits: int
@@ -80,13 +84,17 @@ def work_of(windows: Windows, share: Share) -> Work:
     vectors = wide * (len(share.rows_read(windows)) if held else windows.kernel[0])
     decoded = 0 if windows.element == "float32" else 1
     weighted = windows.taken == "products"
-    step = 2 if windows.element in ("int8", "uint8") else 1  # integers are multiplied at half the rate
-    instructions = vectors * (3 + decoded * share.vector) + step * windows.taps * pixels * outs
-    instructions += OPENING + ENDING * pixels * outs + (windows.taps * outs / 4 if weighted else 0)
+    codes = windows.element in ("int8", "uint8")
+    step = 2 if codes and weighted else 1  # integers are multiplied at half the rate
+    instructions = vectors * (2 + decoded * share.vector) + step * windows.taps * pixels * outs
+    accesses = vectors + pixels + (windows.taps * max(1.0, outs / 4) if weighted else 0)
+    instructions += OPENING + ENDING[codes and weighted] * pixels * outs + accesses
     weights = (windows.taps if held else windows.kernel[1]) * outs if weighted else 0
-    row = wide * share.vector * windows.bytes
-    registers = pixels * outs + weights + -(-row // 4) + share.vector + 36
-    return Work(instructions, registers, row, 2 if held else -(-windows.kernel[0] // unrolled(windows, share)) + 1)
+    row = -(-wide * share.vector * windows.bytes // 4)
+    registers = pixels * outs + weights + row + share.vector + 36
+    loops = 1 if held else -(-windows.kernel[0] // unrolled(windows, share))
+    ahead = min(vectors // wide // loops, 1 + max(0, REGISTERS - registers) // row)
+    return Work(instructions, accesses, registers, 4 * row * ahead, -(-vectors // (wide * ahead)) + 1)
 
 
 def cycles(windows: Windows, share: Share, device: Device) -> float:
@@ -106,7 +114,7 @@ def cycles(windows: Windows, share: Share, device: Device) -> float:
     rate = min(float(CACHE), resident * share.threads * work.ahead / LATENCY)
     once = windows.images * windows.height * windows.width * windows.channels + windows.results
     memory = once * windows.bytes / device.bandwidth * device.clock
-    parts = issue, own * tile / rate, memory
+    parts = issue, own * warps * work.accesses * ACCESS / SCHEDULERS, own * tile / rate, memory
     return work.waits * LATENCY + max(parts) + APART * (sum(parts) - max(parts))
 
 
