@@ -33,7 +33,6 @@ from lepton_compiler.backends.tvm.launches import Launch
 from lepton_compiler.backends.tvm.schedules.loops import bits_of
 from lepton_compiler.gpus import Gpu
 
-
 At = Callable[[Expr, Expr, Expr], Expr]
 """An expression for a batch, a row and a column."""
 

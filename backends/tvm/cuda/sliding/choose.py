@@ -86,7 +86,7 @@ def work_of(windows: Windows, share: Share) -> Work:
     weighted = windows.taken == "products"
     codes = windows.element in ("int8", "uint8")
     step = 2 if codes and weighted else 1  # integers are multiplied at half the rate
-    instructions = vectors * (2 + decoded * share.vector) + step * windows.taps * pixels * outs
+    instructions: float = vectors * (2 + decoded * share.vector) + step * windows.taps * pixels * outs
     accesses = vectors + pixels + (windows.taps * max(1.0, outs / 4) if weighted else 0)
     instructions += OPENING + ENDING[codes and weighted] * pixels * outs + accesses
     weights = (windows.taps if held else windows.kernel[1]) * outs if weighted else 0
@@ -186,5 +186,7 @@ def share_of(windows: Windows, choice: Choice, gpus: Sequence[Gpu]) -> Share:
     found = [share for share in shares(windows) if choice_of(share) == choice]
     if not found:
         given = ", ".join(f"{name} {value}" for name, value in choice.to_json().items())
-        raise UsageError(f"no windows with {given} fit the kernel", hint="the tuning database is of another kernel; docs/tuning.md describes it")
+        raise UsageError(
+            f"no windows with {given} fit the kernel", hint="the tuning database is of another kernel; docs/tuning.md describes it"
+        )
     return min(found, key=lambda share: cycles(windows, share, device))

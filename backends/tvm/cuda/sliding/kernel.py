@@ -88,4 +88,3 @@ def _sizes(symbol: str, layer: Layer, share: Share) -> str:
 
 def _pairs(name: str, values: tuple[int, int]) -> dict[str, int]:
     return {f"{name}_Y": values[0], f"{name}_X": values[1]}
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,8 +12,12 @@ import pytest
 
 import lepton_compiler as lc
 from lepton_compiler.backends.tvm.choice import Choice
+from lepton_compiler.backends.tvm.cuda.compile import compile_spec
 from lepton_compiler.backends.tvm.cuda.sliding import choose
 from lepton_compiler.backends.tvm.cuda.sliding.problem import Share, Windows
+from lepton_compiler.backends.tvm.cuda.unit import unit
+from lepton_compiler.backends.tvm.packing import PACKINGS
+from lepton_compiler.backends.tvm.spec import spec_of
 from lepton_compiler.errors import UsageError
 from lepton_compiler.gpus import GPUS
 from lepton_compiler.ir.graph import Graph
@@ -22,6 +25,8 @@ from lepton_compiler.ir.text import parse_graph
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.ops.conv import ConvInteger
 from lepton_compiler.runtime.model import CompiledModel
+from lepton_compiler.target import parse_target
+from lepton_compiler.testing.cuda_emulator import available, run
 
 RNG = np.random.default_rng(0)
 NUMPY: dict[str, Any] = {
@@ -51,13 +56,21 @@ def depthwise(shape: Sequence[int], kernel: Sequence[int], kind: str = "float32"
     return graph
 
 
-def integers(shape: Sequence[int], kernel: Sequence[int], x: str, w: str, x_zero: Any, w_zero: Any, multiplier: int = 1, **attributes: Any) -> Graph:
+def integers(
+    shape: Sequence[int], kernel: Sequence[int], x: str, w: str, x_zero: Any, w_zero: Any, multiplier: int = 1, **attributes: Any
+) -> Graph:
     """A convolution of codes; a zero point that is a type is an input of the graph."""
     channels, rank = shape[-1], len(kernel)
-    graph = graph_of(shape, x) if x_zero != "data" else parse_graph(f"graph @net(%x: {x}[{','.join(map(str, shape))}], %z: {x}[]) {{\n  return %x\n}}\n")
+    graph = (
+        graph_of(shape, x)
+        if x_zero != "data"
+        else parse_graph(f"graph @net(%x: {x}[{','.join(map(str, shape))}], %z: {x}[]) {{\n  return %x\n}}\n")
+    )
     b = Builder(graph)
     given = {"strides": (1,) * rank, "pads": (0,) * 2 * rank, "dilations": (1,) * rank, "layout": "NHWC", "groups": channels, **attributes}
-    zeros = [None if z is None else graph.inputs[1] if z == "data" else b.constant(np.array(z, NUMPY[k])) for z, k in ((x_zero, x), (w_zero, w))]
+    zeros = [
+        None if z is None else graph.inputs[1] if z == "data" else b.constant(np.array(z, NUMPY[k])) for z, k in ((x_zero, x), (w_zero, w))
+    ]
     graph.set_outputs([b(ConvInteger(**given), graph.inputs[0], b.constant(values((channels * multiplier, 1, *kernel), w)), *zeros)])
     return graph
 
@@ -101,8 +114,7 @@ def test_depthwise_convolutions(agrees, case):
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 @pytest.mark.parametrize("channels", [16, 6, 5])
 def test_numbers_of_16_bits(agrees, kind, channels):
-    text = sliding(agrees(depthwise((1, 9, 7, channels), (3, 3), kind, pads=(1, 1, 1, 1)), tolerance=TOLERANCE[kind]))
-    assert f"VECTOR = {channels & -channels}," in text or channels == 16
+    sliding(agrees(depthwise((1, 9, 7, channels), (3, 3), kind, pads=(1, 1, 1, 1)), tolerance=TOLERANCE[kind]))
 
 
 INTEGERS: dict[str, tuple[Any, ...]] = {
@@ -143,7 +155,7 @@ def test_nan_is_the_largest(agrees):
     x[0, 2, 3, 1], x[0, 0, 0, 2] = np.nan, -np.inf
     model = agrees(pool("MaxPool", x.shape, (3, 3), pads=(1, 1, 1, 1)))
     graph = pool("MaxPool", x.shape, (3, 3), pads=(1, 1, 1, 1))
-    [(name, expected)] = lc.evaluate(graph, {"x": x}).items()
+    [expected] = lc.evaluate(graph, {"x": x}).values()
     np.testing.assert_array_equal(next(iter(model.run({"x": x}).values())), expected)
     assert np.isnan(expected).sum() == 9
 
@@ -155,3 +167,85 @@ def test_what_follows_is_part_of_the_kernel(agrees):
     y = b.Conv(x, b.constant(values((8, 1, 3, 3), "float32")), None, **given)
     graph.set_outputs([b.Sigmoid(b.Add(b.Mul(y, s), r))])
     sliding(agrees(graph))
+
+
+def windows(images: int, size: int, channels: int, kernel: int = 3) -> Windows:
+    pads = kernel // 2, kernel // 2
+    return Windows("products", "float16", 2, images, size, size, channels, 1, size, size, (kernel, kernel), (1, 1), (1, 1), pads)
+
+
+def threads(share: Share, layer: Windows) -> int:
+    return layer.images * share.blocks(layer) * share.threads
+
+
+GPU = (GPUS["sm_90"],)
+
+
+def test_threads_have_more_where_there_is_more():
+    large, small = windows(32, 112, 32), windows(1, 7, 960)
+    many, few = choose.choose(large, GPU), choose.choose(small, GPU)
+    assert many.columns * many.rows >= 8 and few.columns * few.rows <= 2
+    assert threads(few, small) >= GPU[0].processors * 64 and threads(many, large) >= GPU[0].processors * 512
+
+
+@pytest.mark.parametrize("layer", [windows(1, 7, 960), windows(4, 14, 37, 5), windows(2, 28, 240, 7), windows(1, 1, 3, 1)])
+def test_shares_fit(layer):
+    for share in choose.shares(layer):
+        assert layer.channels % share.vector == 0 and share.vector * layer.bytes <= 16 and share.threads <= 256
+        assert share.rows == 1 or choose.holds(layer, share.vector)
+    chosen = choose.choose(layer, GPU)
+    assert choose.work_of(layer, chosen).registers <= choose.REGISTERS and chosen in list(choose.shares(layer))
+
+
+def test_tuning_chooses_shares():
+    layer = replace(windows(1, 9, 8), width=10, out_width=10, element="float32", bytes=4)
+    choices = choose.alternatives(layer, GPU, 12)
+    assert len(set(choices)) == 12 and Choice() not in choices
+    for choice in choices[::5]:
+        share = choose.share_of(layer, choice, GPU)
+        assert (share.vector, share.columns, share.rows) == (choice.neighbours, choice.pixels, choice.rows)
+    with pytest.raises(UsageError, match="no windows with pixels 9, neighbours 4 fit the kernel"):
+        choose.share_of(layer, Choice(neighbours=4, pixels=9), GPU)
+
+
+SHARED: dict[str, tuple[Graph, list[Choice]]] = {
+    "halves": (
+        depthwise((2, 9, 11, 16), (3, 3), "float16", pads=(1, 1, 1, 1)),
+        [Choice(neighbours=v, pixels=c, rows=r) for v, c, r in ((8, 4, 1), (8, 1, 1), (4, 4, 2), (2, 8, 4), (1, 3, 3))],
+    ),
+    "strided halves": (
+        depthwise((1, 12, 13, 8), (5, 5), "float16", pads=(2, 2, 1, 2), strides=(2, 2)),
+        [Choice(neighbours=v, pixels=c, rows=r) for v, c, r in ((8, 4, 1), (4, 2, 3), (2, 5, 2))],
+    ),
+    "codes": (
+        integers((1, 10, 9, 16), (3, 3), "uint8", "int8", 131, 3, pads=(1, 1, 1, 1)),
+        [Choice(neighbours=v, pixels=c, rows=r) for v, c, r in ((8, 4, 1), (4, 3, 2), (1, 2, 4))],
+    ),
+    "pools": (
+        pool("MaxPool", (1, 11, 12, 8), (3, 3), strides=(2, 2), pads=(1, 1, 1, 1)),
+        [Choice(neighbours=v, pixels=c, rows=r) for v, c, r in ((4, 2, 2), (2, 6, 4), (4, 1, 1))],
+    ),
+}
+
+
+@pytest.mark.skipif(bool(available()), reason="no emulator")
+@pytest.mark.parametrize("case", SHARED)
+def test_all_shares_have_the_same_results(case):
+    graph, choices = SHARED[case]
+    x = values(graph.inputs[0].type.static_shape, graph.inputs[0].type.dtype.name)
+    [node] = (n for n in graph if n.op.name in ("Conv", "ConvInteger", "MaxPool"))
+    [expected] = node.op.evaluate(x, *(None if v is None else v.numpy() for v in node.inputs[1:]))
+    spec, constants = spec_of(node, gpu=True), [v for v in node.present_inputs if v.type.size > 1]
+    for choice in choices:
+        kernel = compile_spec("", replace(spec, choice=choice), parse_target("cuda:sm_80"))
+        arrays = {k: v.numpy() for k, v in enumerate(constants) if k}
+        found = np.zeros(expected.shape, expected.dtype)
+        given = []
+        for p in kernel.parameters:
+            array = found if p.kind == "output" else x if p.index == 0 else arrays[p.index]
+            given.append(array if p.packed is None else PACKINGS[p.packed.function](array, *p.packed.arguments))
+        assert f"VECTOR = {choice.neighbours}, COLUMNS = {choice.pixels}, ROWS = {choice.rows}," in kernel.object.decode()
+        for launch in kernel.launches:
+            run(unit([kernel]), launch.symbol, launch.grid, launch.block, launch.shared_bytes, [given[k] for k in launch.arguments])
+        error = np.abs(found.astype(np.float32) - expected.astype(np.float32)).max()
+        assert error <= (2e-3 * float(np.abs(expected).max()) if case.endswith("halves") else 0)
