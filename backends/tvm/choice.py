@@ -32,7 +32,7 @@ class Choice:
         splits: blocks that share a sum.
         groups: 1 where four warps multiply together.
         threads: of a block whose threads each have elements of their own.
-        neighbours: elements of such a thread.
+        neighbours: elements of such a thread; channels of a thread of sliding windows, whose `pixels` and `rows` are those of the result.
         lanes: threads of a row, where a row has several.
     """
 

@@ -138,6 +138,11 @@ def sum_filters(w: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return sums
 
 
+def pack_taps(w: npt.NDArray[Any], integer: int) -> npt.NDArray[Any]:
+    """Weights of depthwise convolutions, `[OC, 1, taps...]`, to `[taps, OC]`, in the type of the sums: float32, or int32."""
+    return np.ascontiguousarray(w.reshape(w.shape[0], -1).T.astype(np.int32 if integer else np.float32))
+
+
 PACKINGS: dict[str, Callable[..., Any]] = {
     "conv": _conv,
     "conv1d": _conv1d,
@@ -165,10 +170,11 @@ PACKINGS: dict[str, Callable[..., Any]] = {
     "micro_depthwise": pack_micro_depthwise,
     "micro_matmul": pack_micro_matmul,
     "transpose": _transpose,
+    "taps": pack_taps,
     "winograd": pack_winograd_weights,
     **WINDOW_PACKINGS,
 }
-GPU_PACKINGS = frozenset({"column_sums", "columns", "filter_sums", "filters"})
+GPU_PACKINGS = frozenset({"column_sums", "columns", "filter_sums", "filters", "taps"})
 """Those of `backends.tvm.cuda`."""
 PACKINGS |= {
     NIBBLES + name: _in_nibbles(function) for name, function in PACKINGS.items() if name not in GPU_PACKINGS | {"transpose", "winograd"}

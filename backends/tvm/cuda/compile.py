@@ -14,6 +14,8 @@ from lepton_compiler.backends.tvm.cuda.products.tiled import tiled_product
 from lepton_compiler.backends.tvm.cuda.recurrent.arrangement import arrange
 from lepton_compiler.backends.tvm.cuda.recurrent.kernel import layer_kernel, problem_of_spec, steps_of
 from lepton_compiler.backends.tvm.cuda.rules import RULES
+from lepton_compiler.backends.tvm.cuda.sliding.kernel import windows_kernel
+from lepton_compiler.backends.tvm.cuda.sliding.layer import Layer, find_layer
 from lepton_compiler.backends.tvm.cuda.unit import LAYERS
 from lepton_compiler.backends.tvm.kernels import Kernel, KernelParameter, PackedWeight
 from lepton_compiler.backends.tvm.lower import lower
@@ -35,8 +37,11 @@ def compile_spec(key: str, spec: KernelSpec, target: Target) -> Kernel:
     if (steps := steps_of(spec)) is not None:
         return _layer(steps, spec, target, symbol, where)
     with native_functions(), parallel_from(1):
-        anchor = None if spec.kind else find_anchor(spec, generated_types(target.gpus))
-        if spec.kind == "attention":
+        layer = find_layer(spec)
+        anchor = None if spec.kind or layer is not None else find_anchor(spec, generated_types(target.gpus))
+        if layer is not None:
+            text, parameters = _windows(layer, spec, target, symbol, where)
+        elif spec.kind == "attention":
             text, parameters = attention_kernel(spec, target.gpus, symbol, where)
         elif anchor is not None:
             text, parameters = _product(anchor, spec, target, symbol, where)
@@ -57,6 +62,13 @@ def _layer(steps: Step, spec: KernelSpec, target: Target, symbol: str, where: st
     kinds += [("workspace", len(kinds) + k, t) for k, t in enumerate(made.spaces)]
     parameters = tuple(KernelParameter(kind, index, t) for kind, index, t in kinds)
     return Kernel(symbol, f"{LAYERS}\n\n{made.text}".encode(), parameters, (), (made.launch,))
+
+
+def _windows(layer: Layer, spec: KernelSpec, target: Target, symbol: str, where: str) -> tuple[KernelText, list[KernelParameter]]:
+    """The kernel of a depthwise convolution or a pool."""
+    text = KernelText(symbol, where, list(layer.buffers), True, spec.choice, weights_among(layer.parameters, spec.constants))
+    windows_kernel(text, layer, target.gpus)
+    return text, list(layer.parameters)
 
 
 def _product(anchor: Anchor, spec: KernelSpec, target: Target, symbol: str, where: str) -> tuple[KernelText, list[KernelParameter]]:

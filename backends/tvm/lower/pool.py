@@ -163,13 +163,13 @@ def lower_average_pool(ctx: Context, op: Any, x: Arg) -> list[Any]:
         for a, (o, k, d, n) in enumerate(zip(windows.origin(i), op.kernel_shape, op.dilations, windows.size, strict=True)):
             low = -int(op.pads[a]) if op.count_include_pad else 0
             high = n + (int(op.pads[spatial + a]) if op.count_include_pad else 0)
-            count = count * _taps_inside(o, k, d, low, high, windows.reach(a))
+            count = count * taps_inside(o, k, d, low, high, windows.reach(a))
         return (pooled(*i) / count.astype(kind)).astype(x.dtype)
 
     return [compute(ctx.outputs[0].static_shape, average, "average")]
 
 
-def _taps_inside(origin: Expr, taps: int, dilation: int, low: int, high: int, reach: int) -> Expr:
+def taps_inside(origin: Expr, taps: int, dilation: int, low: int, high: int, reach: int) -> Expr:
     """How many of `origin + t * dilation`, 0 <= t < taps, lie in [low, high)."""
     first = tirx.max(tirx.const(0, "int32"), tirx.floordiv(low - origin + dilation - 1, dilation))
     end = (

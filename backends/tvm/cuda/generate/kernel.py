@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from lepton_compiler.backends.tvm.choice import ANALYTIC, Choice
+from lepton_compiler.backends.tvm.cuda.generate.columns import column_stage, goes_across, shares_of, split_columns
 from lepton_compiler.backends.tvm.cuda.generate.elementwise import element_stage, reduction_stage
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
 from lepton_compiler.backends.tvm.cuda.generate.procedures import procedure_stage
@@ -29,6 +31,9 @@ def generate(func: Any, symbol: str, where: str, choice: Choice = ANALYTIC, weig
     if len(blocks) == len(found.stages) and fits_rows(blocks, found.shared, found.along) and fills_gpu(blocks, found.shared):
         row_stage(kernel, blocks, found.shared)
         return kernel
+    if len(blocks) == len(found.stages):
+        split = [split_columns(kernel, s) if goes_across(s, found.along) else s for s in blocks]
+        found = replace(found, stages=tuple(split))
     virtual = _virtual(found, kernel)
     for stage in found.stages:
         if isinstance(stage, Procedure):
@@ -37,13 +42,23 @@ def generate(func: Any, symbol: str, where: str, choice: Choice = ANALYTIC, weig
             continue
         elif stage.initial is None and not virtual and (transposition := find_transposition(stage)) is not None:
             transposed_stage(kernel, stage, transposition)
+        elif stage.initial is None and (shares := _shares(stage, _read(stage, virtual), found.along)) > 1:
+            column_stage(kernel, stage, _read(stage, virtual), shares)
         elif stage.initial is None:
             element_stage(kernel, stage, _read(stage, virtual))
         elif _is_deep(stage, found.along):
             row_reduction(kernel, stage)
+        elif goes_across(stage, found.along) and (shares := shares_of(stage)) > 1:
+            column_stage(kernel, stage, virtual, shares)
         else:
             reduction_stage(kernel, stage, virtual)
     return kernel
+
+
+def _shares(stage: Block, virtual: dict[int, Block], along: frozenset[str]) -> int:
+    """Threads that share each element of an element-wise stage, which reads one reduction that is not stored, if that goes across rows."""
+    one = next(iter(virtual.values())) if len(virtual) == 1 else None
+    return shares_of(one) if one is not None and goes_across(one, along) and one.size == stage.size else 1
 
 
 def _is_deep(stage: Block, along: frozenset[str]) -> bool:

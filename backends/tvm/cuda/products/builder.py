@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,8 @@ class Anchor:
     """
 
     product: Product
-    buffers: list[Any] = field(default_factory=list)
-    parameters: list[KernelParameter] = field(default_factory=list)
+    buffers: list[Any]
+    parameters: list[KernelParameter]
 
     @property
     def output(self) -> Any:
@@ -57,6 +57,15 @@ class Builder:
 
     def build(self, describe: Describe) -> Anchor | None:
         """The kernel around the product that `describe` tells of; None where tiles are not worth it."""
+        product = describe(self, self.step.op, *self.operands())
+        if product is None or product.depth < 1:
+            return None
+        if product.multiplications < SMALL or (min(product.rows, product.columns) <= THIN and not product.takes_few):
+            return None
+        return Anchor(product, *self.taken())
+
+    def operands(self) -> list[Arg | None]:
+        """What the operator reads: buffers, numbers, and expressions of them."""
         spec = self.spec
         for k in range(spec.inputs):
             kind = spec.types[k]
@@ -66,31 +75,25 @@ class Builder:
             self.args[k] = Arg(spec.types[k], number=value)
         for step in spec.steps[: self.place]:
             self.elementwise(step)
-        operands = [None if i is None else self.args[i] for i in self.step.inputs]
-        product = describe(self, self.step.op, *operands)
-        if product is None or product.depth < 1:
-            return None
-        if product.multiplications < SMALL or (min(product.rows, product.columns) <= THIN and not product.takes_few):
-            return None
-        return self.anchor(product)
+        return [None if i is None else self.args[i] for i in self.step.inputs]
 
-    def anchor(self, product: Product) -> Anchor:
-        """A product with the buffers that were asked for."""
+    def taken(self) -> tuple[list[Any], list[KernelParameter]]:
+        """The buffers that were asked for and that of the result, and what they are."""
         spec = self.spec
         read = sorted({i for s in spec.steps for i in s.inputs if i is not None and i in self.inputs})
-        found = Anchor(product)
+        buffers, parameters = list[Any](), list[KernelParameter]()
         replaced = {operand for operand, _ in self.packed}
         for k in read:
             if k not in replaced:
-                found.buffers.append(self.inputs[k])
-                found.parameters.append(KernelParameter("input", k, spec.types[k]))
+                buffers.append(self.inputs[k])
+                parameters.append(KernelParameter("input", k, spec.types[k]))
         for (operand, packed), (buffer, kind) in self.packed.items():
-            found.buffers.append(buffer)
-            found.parameters.append(KernelParameter("packed", operand, kind, packed))
+            buffers.append(buffer)
+            parameters.append(KernelParameter("packed", operand, kind, packed))
         kind = spec.types[spec.outputs[0]]
-        found.buffers.append(tirx.decl_buffer(kind.static_shape, carrier(kind.dtype).name, "out", layout=None))
-        found.parameters.append(KernelParameter("output", 0, kind))
-        return found
+        buffers.append(tirx.decl_buffer(kind.static_shape, carrier(kind.dtype).name, "out", layout=None))
+        parameters.append(KernelParameter("output", 0, kind))
+        return buffers, parameters
 
     def elementwise(self, step: Step) -> None:
         """An operator as an expression of its operands."""
