@@ -228,6 +228,15 @@ EXPORT int cuStreamBeginCapture_v2(Stream *stream, int mode) {
   stream->capture->operations = malloc(OPERATIONS * sizeof(Operation));
   return OK;
 }
+EXPORT int cuThreadExchangeStreamCaptureMode(int *mode) {
+  static int now = 0;
+  const int before = now;
+  ENTER;
+  if (*mode < 0 || *mode > 2) return INVALID;
+  now = *mode;
+  *mode = before;
+  return OK;
+}
 EXPORT int cuStreamEndCapture(Stream *stream, Graph **graph) {
   ENTER;
   *graph = stream->capture;
