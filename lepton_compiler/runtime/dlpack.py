@@ -25,7 +25,7 @@ from ctypes import (
 )
 from typing import Any
 
-from lepton_compiler.errors import UsageError
+from lepton_compiler.errors import LeptonError, UsageError
 from lepton_compiler.ir.types import DTYPES, DType
 
 VERSION = (1, 1)
@@ -156,14 +156,22 @@ def borrow(lender: Any, stream: int) -> Lent:
     Raises:
         UsageError: the lender refuses, or its tensor is of a kind that is not known.
     """
-    try:
+    told = {"stream": stream or LEGACY_STREAM}
+    ways: list[dict[str, Any]] = [{**told, "max_version": VERSION}, told]  # the second one for lenders of before DLPack 1.0
+    if not stream:
+        ways.append({})  # means the default stream, too; TensorFlow takes no other
+    refusal = Exception()
+    for way in ways:
         try:
-            capsule = lender.__dlpack__(stream=stream or LEGACY_STREAM, max_version=VERSION)
-        except TypeError:  # of before DLPack 1.0
-            capsule = lender.__dlpack__(stream=stream or LEGACY_STREAM)
-    except Exception as error:  # whatever another library fails with
-        raise UsageError(f"a {type(lender).__name__} on a GPU is not lent: {error}", hint="feed a tensor of torch or cupy") from error
-    return Lent(capsule)
+            return Lent(lender.__dlpack__(**way))
+        except (TypeError, NotImplementedError) as error:  # of an argument
+            refusal = error
+        except LeptonError:
+            raise
+        except Exception as error:  # whatever another library fails with
+            refusal = error
+            break
+    raise UsageError(f"a {type(lender).__name__} on a GPU is not lent: {refusal}", hint="feed a tensor of torch or cupy") from refusal
 
 
 _given: dict[int, tuple[Any, ...]] = {}

@@ -160,11 +160,23 @@ class Lender:
         return np.zeros(3, np.float32).__dlpack__()
 
 
+class Streamless:
+    """One that knows no streams."""
+
+    def __dlpack__(self, stream=None):
+        if stream is not None:
+            raise NotImplementedError("stream")
+        return np.zeros(3, np.float32).__dlpack__()
+
+
 def test_lenders_are_told_the_stream_and_may_be_old_or_fail():
     old = Lender()
     borrow(old, 0).close()
     borrow(old, 0x7F00).close()
     assert [asked["stream"] for asked in old.asked] == [1, 0x7F00]
+    borrow(Streamless(), 0).close()
+    with pytest.raises(UsageError, match="a Streamless on a GPU is not lent: stream"):
+        borrow(Streamless(), 0x7F00)
     with pytest.raises(UsageError, match="a Lender on a GPU is not lent: two devices"):
         borrow(Lender(BufferError("two devices")), 0)
 
@@ -173,3 +185,19 @@ def test_layouts_are_those_of_the_header():
     """Sizes and places that a C compiler gives `dlpack.h` on machines with 64 bits."""
     assert (ctypes.sizeof(Managed), Managed.context.offset, Managed.deleter.offset) == (64, 48, 56)
     assert (ctypes.sizeof(Versioned), Versioned.deleter.offset, Versioned.flags.offset, Versioned.tensor.offset) == (80, 16, 24, 32)
+
+
+@pytest.mark.parametrize("versioned", [False, True])
+def test_torch_reads_what_is_lent_and_lends(versioned):
+    torch = pytest.importorskip("torch")
+    owner = Owner(np.arange(6, dtype=np.int32).reshape(2, 3), versioned)
+    watched, taken = weakref.ref(owner), torch.from_dlpack(owner)
+    del owner
+    assert taken.tolist() == [[0, 1, 2], [3, 4, 5]] and watched() is not None
+    del taken
+    assert watched() is None
+    narrow = torch.arange(6, dtype=torch.bfloat16).reshape(2, 3)
+    for tensor in (narrow, narrow.T):
+        lent = Lent(tensor.__dlpack__(max_version=(1, 0) if versioned else None))
+        assert lent.dtype.name == "bfloat16" and lent.address == narrow.data_ptr() and lent.dense == tensor.is_contiguous()
+        lent.close()
