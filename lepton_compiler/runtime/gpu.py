@@ -19,7 +19,7 @@ from lepton_compiler.runtime.device_tensor import finish
 from lepton_compiler.runtime.library import checked_feeds, cut, loaded
 
 HINTS = {
-    6: "install the driver of NVIDIA; nothing else is needed to run",
+    6: "install a driver of NVIDIA, 580 or newer for kernels compiled by CUDA 13; nothing else is needed to run",
     7: "is a GPU installed, and visible (CUDA_VISIBLE_DEVICES)? compile with --target native to run on the processor",
     8: "compile with --target cuda:sm_NN for it, and run on all of its multiprocessors",
     9: "a smaller batch takes less; other processes may hold memory of the GPU",

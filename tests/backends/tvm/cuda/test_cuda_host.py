@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import lepton_compiler as lc
+from lepton_compiler.backends.tvm.cuda.compilers import Image
+from lepton_compiler.backends.tvm.cuda.package import build
 from lepton_compiler.cuda_driver import DeviceSession
 from lepton_compiler.errors import LeptonError, UsageError
 from lepton_compiler.ir.text import parse_graph
@@ -150,6 +152,14 @@ def test_bad_machines_are_told_of_in_a_line(model, gpu):
             library.run({"x": X})
         assert "\n" not in caught.value.diagnostics[0].message and caught.value.diagnostics[0].hint
     gpu.configure()
+
+
+def test_a_driver_older_than_the_compiler_is_told_of(gpu, monkeypatch):
+    monkeypatch.setattr(build, "compile_images", lambda text, gpus, *rest: ([Image(g, False, b"too new") for g in gpus], "none"))
+    gpu.configure()
+    with pytest.raises(LeptonError, match=r"the driver is too old for what compiled the kernels: an error \(222\)") as caught:
+        lc.compile(parse_graph(TINY), target="cuda:sm_80").run({"x": X})
+    assert "580 or newer" in caught.value.diagnostics[0].hint
 
 
 def test_artefacts_are_the_same_bytes_twice(make):
