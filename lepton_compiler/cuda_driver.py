@@ -22,7 +22,7 @@ MAJOR, MINOR, L2_BYTES, MOST_SHARED = 75, 76, 38, 8
 """Attributes of a device, and of a function, by the driver's numbers."""
 SHARED_PLAIN = 48 << 10
 """Bytes of dynamic shared memory that a function has without asking."""
-NON_BLOCKING, THREAD_LOCAL = 1, 1
+NON_BLOCKING, THREAD_LOCAL, RELAXED = 1, 1, 2
 HANDLE = POINTER(c_void_p)
 
 PROTOTYPES: dict[str, tuple[Any, ...]] = {
@@ -52,6 +52,7 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "cuStreamSynchronize": (c_void_p,),
     "cuStreamBeginCapture_v2": (c_void_p, c_int),
     "cuStreamEndCapture": (c_void_p, HANDLE),
+    "cuThreadExchangeStreamCaptureMode": (POINTER(c_int),),
     "cuGraphInstantiateWithFlags": (HANDLE, c_void_p, c_uint64),
     "cuGraphLaunch": (c_void_p, c_void_p),
     "cuGraphExecDestroy": (c_void_p,),

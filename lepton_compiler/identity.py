@@ -64,10 +64,10 @@ def weights_bytes(graph: Graph) -> int:
 
 
 def compiler_files() -> list[str]:
-    """The modules of this compiler, and one of TVM's: when any of them is newer than an artefact, that may not be what it would be now."""
+    """The modules of this compiler, its texts for GPUs, and a module of TVM's: when any of them is newer than an artefact, that may not be what it would be now."""
     root = Path(lepton_compiler.__file__).resolve().parent
     modules = sorted(
-        str(Path(folder, name)) for folder, _, names in os.walk(root, followlinks=True) for name in names if name.endswith(".py")
+        str(Path(folder, name)) for folder, _, names in os.walk(root, followlinks=True) for name in names if name.endswith((".py", ".cuh"))
     )
     tvm = importlib.util.find_spec("tvm")
     return [*modules, *([tvm.origin] if tvm and tvm.origin else [])]

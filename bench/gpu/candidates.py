@@ -95,7 +95,7 @@ def collect(case: Case, model: Path, target: str, stamp: str, jobs: int, folder:
     machine = replace(machine, extensions=("tf32",)) if case.precision == "tf32" else machine
     passes = (*PRECISION_PASSES[case.precision], *registry.get(machine.backend).REQUIRED_PASSES)
     graph = optimize(optimize(lc.import_model(model), 3, machine), 3, machine, ",".join(passes))
-    every = [spec_of(node) for node in kernel_nodes(graph)]
+    every = [spec_of(node, gpu=True) for node in kernel_nodes(graph)]
     specs = {spec.structure: spec for spec in every}
     found = [_kernels(spec, sum(s.structure == name for s in every), machine, jobs, folder) for name, spec in specs.items()]
     return Collection(case, stamp, touched_bytes(graph), tuple(k for k in found if k is not None))

@@ -106,6 +106,25 @@ def peers(subject: str, shape: tuple[int, ...], precision: str, compiled: bool, 
     torch, reason = find_torch()
     if reason:
         return {}, dict.fromkeys(names, reason)
+    try:
+        net, x = _net(torch, subject, shape, precision)
+    except Exception as error:  # whatever a peer fails with, lepton's own figures are worth having
+        return {}, dict.fromkeys(names, _line(error))
+    found: dict[str, Contender] = {}
+    missing: dict[str, str] = {}
+    for name in names:
+        try:
+            if name == "compile":
+                torch._dynamo.reset()
+            call = torch.compile(net, mode="max-autotune-no-cudagraphs") if name == "compile" else net
+            found[name] = Contender(_captured(torch, call, x, runs), runs)
+        except Exception as error:
+            missing[name] = _line(error)
+    return found, missing
+
+
+def _net(torch: Any, subject: str, shape: tuple[int, ...], precision: str) -> tuple[Any, Any]:
+    """A net or layer on the GPU, and its input."""
     from bench.gpu.nets import module
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
@@ -115,25 +134,22 @@ def peers(subject: str, shape: tuple[int, ...], precision: str, compiled: bool, 
         net, x = net.half(), x.half()
     if len(shape) == 4:
         net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
-    found: dict[str, Contender] = {}
-    missing: dict[str, str] = {}
-    for name in names:
-        try:
-            if name == "compile":
-                torch._dynamo.reset()
-            call = torch.compile(net, mode="max-autotune-no-cudagraphs") if name == "compile" else net
-            found[name] = Contender(_captured(torch, call, x, runs), runs)
-        except Exception as error:  # whatever a peer fails with, lepton's own figures are worth having
-            missing[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    return found, missing
+    return net, x
+
+
+def _line(error: Exception) -> str:
+    """An error in a line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def find_torch() -> tuple[Any, str]:
     """The module torch, or why it cannot be a peer."""
     try:
         import torch
-    except ImportError:
-        return None, "PyTorch is not installed"
+    except ImportError as error:
+        return None, "PyTorch is not installed" if isinstance(error, ModuleNotFoundError) else f"PyTorch cannot be loaded: {_line(error)}"
+    except OSError as error:  # one of its libraries is not there
+        return None, f"PyTorch cannot be loaded: {_line(error)}"
     return (torch, "") if torch.cuda.is_available() else (None, f"PyTorch {torch.__version__} finds no GPU")
 
 

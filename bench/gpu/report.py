@@ -32,6 +32,7 @@ class Row:
         ok: whether all is as it should be.
         error: why not, where that is no difference.
         note: who the reference is, or what was watched.
+        late: whether the time for the case was up.
     """
 
     stage: str
@@ -44,6 +45,7 @@ class Row:
     ok: bool = False
     error: str = ""
     note: str = ""
+    late: bool = False
 
     @property
     def key(self) -> tuple[str, str, str]:

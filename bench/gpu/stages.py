@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,7 @@ class Measurement:
         self.process = MeasuringProcess(WORKER)
         self.facts: dict[str, str] = {}
         if self.journal.exists():
-            lines = self.journal.read_text().splitlines()
-            self.rows = {row.key: row for row in (Row.from_json(json.loads(line)) for line in lines)}
+            self.rows = {row.key: row for row in _rows(self.journal)}
 
     def run(self, stages: Sequence[str], wanted: Sequence[str]) -> list[str]:
         """Measure; returns the names of the cases that there was no time for, with their stage.
@@ -73,9 +73,7 @@ class Measurement:
         left = []
         try:
             for stage in (stage for stage in STAGES if stage in stages):
-                for case, path in _of_stage(stage, cases):
-                    if (stage, case.subject, case.precision) in self.rows:
-                        continue
+                for case, path in self._to_do(stage, cases):
                     if stage == "compile" and self.facts["no_torch"]:
                         continue
                     row = self._measured(stage, case, path) if self._seconds_left > 0 else None
@@ -86,6 +84,12 @@ class Measurement:
         finally:
             self.process.stop()
         return left
+
+    def _to_do(self, stage: str, cases: Sequence[tuple[Case, Path]]) -> list[tuple[Case, Path]]:
+        """What a stage has not measured yet. Then what `torch.compile` had no time for: it goes on from what it keeps on the disk."""
+        items = [(item, self.rows.get((stage, item[0].subject, item[0].precision))) for item in _of_stage(stage, cases)]
+        late = [item for item, row in items if stage == "compile" and row is not None and row.late]
+        return [*(item for item, row in items if row is None), *late]
 
     def write(self) -> dict[str, Any]:
         """The files for readers; returns what is in the one in JSON."""
@@ -101,7 +105,7 @@ class Measurement:
 
     def _measured(self, stage: str, case: Case, path: Path) -> Row | None:
         """The row of a case; None where the time ran out."""
-        limit = min(LIMITS[stage], self._seconds_left)
+        limit, begin = min(LIMITS[stage], self._seconds_left), time.monotonic()
         try:
             match stage:
                 case "agree":
@@ -110,13 +114,29 @@ class Measurement:
                     row = sanitized(case, path, limit)
                 case "tune":
                     row = self._tuned(case, path)
+                case "speed":
+                    row = self._timed(path, limit)
                 case _:
-                    row = self.process.ask(limit, "speed", path, self.rounds, stage == "compile")
+                    row = self.process.ask(limit, "speed", path, self.rounds, True)
         except (MeasureError, subprocess.TimeoutExpired) as error:
             if self._seconds_left <= 0:
                 return None
             text = error.diagnostics[0].message if isinstance(error, MeasureError) else f"no answer within {limit:.0f} seconds"
-            return Row(stage, case.subject, case.precision, error=text)
+            return Row(stage, case.subject, case.precision, error=text, late=time.monotonic() - begin >= limit)
+        return row
+
+    def _timed(self, path: Path, limit: float) -> Row:
+        """The row of a case beside eager PyTorch; without it where that breaks the process, so that lepton's own figures are there.
+
+        Raises:
+            MeasureError: lepton alone fails, too.
+        """
+        try:
+            row: Row = self.process.ask(limit, "speed", path, self.rounds, False)
+        except MeasureError as error:
+            self.process.stop()
+            left = min(limit, max(0.0, self._seconds_left))
+            row = self.process.ask(left, "speed", path, self.rounds, False, f"a run beside it failed: {error.diagnostics[0].message}")
         return row
 
     def _tuned(self, case: Case, path: Path) -> Row:
@@ -168,6 +188,15 @@ class Measurement:
         self.tell(row)
 
 
+def _rows(journal: Path) -> list[Row]:
+    """The rows of earlier runs. A line that its process did not get to the end of goes, and is measured again."""
+    text = journal.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        journal.write_text(whole)
+    return [Row.from_json(json.loads(line)) for line in whole.splitlines()]
+
+
 def _of_stage(stage: str, cases: Sequence[tuple[Case, Path]]) -> list[tuple[Case, Path]]:
     """The cases of a stage: for speed, nets before layers, small batches before large ones, half precision first."""
     if stage == "agree":
@@ -195,7 +224,7 @@ def sanitized(case: Case, path: Path, limit: float) -> Row:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     for tool in TOOLS:
         command = [program, "--tool", tool, "--error-exitcode", str(FOUND), sys.executable, "-m", WORKER, str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=max(1.0, end - time.monotonic()), env=environment)
+        done = _run(command, environment, max(1.0, end - time.monotonic()))
         if done.returncode:
             lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
             said = next((line.strip("= ") for line in lines if line.startswith("=========") and "COMPUTE-SANITIZER" not in line), "")
@@ -203,3 +232,19 @@ def sanitized(case: Case, path: Path, limit: float) -> Row:
             return row
     row.ok = True
     return row
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], limit: float) -> subprocess.CompletedProcess[str]:
+    """Run a command that starts others; none of them is left when the time is up.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer than `limit` seconds.
+    """
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True) as process:
+        try:
+            output, errors = process.communicate(timeout=limit)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)

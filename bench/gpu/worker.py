@@ -61,8 +61,8 @@ class Worker:
         library.close()
         return row
 
-    def speed(self, path: Path, rounds: int, compiled: bool) -> Row:
-        """Time a net or a layer beside its peers, and compare its result."""
+    def speed(self, path: Path, rounds: int, compiled: bool, absent: str = "") -> Row:
+        """Time a net or a layer beside its peers, or without them for the reason `absent`, and compare its result."""
         archive, session = Archive.read(path), self._session()
         case, row = archive.case, Row("compile" if compiled else "speed", archive.case.subject, archive.case.precision)
         own = contenders.Lepton(session, archive)
@@ -72,12 +72,14 @@ class Worker:
         row.max_rel = self._error(archive, own.result())
         row.ok = row.max_rel <= archive.tolerance
         shape = tuple(archive.manifest["inputs"][0]["shape"])
-        others, row.missing = contenders.peers(case.subject, shape, case.precision, compiled, runs)
+        others, row.missing = ({}, {"eager": absent}) if absent else contenders.peers(case.subject, shape, case.precision, compiled, runs)
         everyone = {**{name: one.contender(runs) for name, one in mine.items()}, **others}
         row.ms, row.ratios = contenders.summary(contenders.interleaved(session, everyone, rounds))
         for one in mine.values():
             one.close()
-        if others:
+        if others:  # whose memory nobody holds then
+            everyone.clear()
+            others.clear()
             sys.modules["torch"].cuda.empty_cache()
         return row
 

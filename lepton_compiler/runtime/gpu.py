@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 import weakref
@@ -13,11 +14,12 @@ import numpy as np
 
 from lepton_compiler.errors import LeptonError, UsageError
 from lepton_compiler.ir.types import dtype
-from lepton_compiler.runtime.device_arrays import DeviceArray, device_array, is_on_device
+from lepton_compiler.runtime.device_arrays import DeviceArray, device_arrays, is_on_device, leader
+from lepton_compiler.runtime.device_tensor import finish
 from lepton_compiler.runtime.library import checked_feeds, cut, loaded
 
 HINTS = {
-    6: "install the driver of NVIDIA; nothing else is needed to run",
+    6: "install a driver of NVIDIA, 580 or newer for kernels compiled by CUDA 13; nothing else is needed to run",
     7: "is a GPU installed, and visible (CUDA_VISIBLE_DEVICES)? compile with --target native to run on the processor",
     8: "compile with --target cuda:sm_NN for it, and run on all of its multiprocessors",
     9: "a smaller batch takes less; other processes may hold memory of the GPU",
@@ -64,20 +66,23 @@ class GpuLibrary:
         """Run once.
 
         Args:
-            feeds: per input name an array of the host, or a tensor of the device: torch's, or anything with DLPack or `__cuda_array_interface__`.
+            feeds: per input name an array of the host, or a dense tensor of the device: torch's, cupy's, or anything with DLPack or a
+                `__cuda_array_interface__`, as jax's.
 
         Returns:
-            Output name to a fresh array: numpy arrays, or, where a feed is on the device, tensors of its kind there; those are ready when
-            the stream of the feed has come so far.
+            Output name to a fresh array: numpy arrays; or, where a feed is on the device, tensors there. Beside a feed of torch or cupy they
+            are its library's, and complete when the current stream of that has come so far. Beside others they are of the class
+            `DeviceTensor`, and complete: such a run waits.
 
         Raises:
             UsageError: feeds that do not fit the inputs, all problems at once.
             LeptonError: there is no GPU, or it cannot run the model; nothing runs on the processor instead.
         """
-        located = {name: device_array(feed) for name, feed in feeds.items() if is_on_device(feed)}
-        if not located:
+        on_device = {name: feed for name, feed in feeds.items() if is_on_device(feed)}
+        if not on_device:
             return self._on_host(feeds)
-        return self._on_device(feeds, located)
+        with contextlib.ExitStack() as until:
+            return self._on_device(feeds, device_arrays(on_device, until))
 
     def _on_host(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         arrays = checked_feeds(self.manifest, feeds)
@@ -93,16 +98,23 @@ class GpuLibrary:
         if len(devices) > 1:
             raise UsageError(f"the feeds are on {len(devices)} GPUs", hint="move them to one")
         host = {name: feed for name, feed in feeds.items() if name not in located}
-        stand_ins = {name: np.broadcast_to(np.zeros((), array.dtype.numpy), array.shape) for name, array in located.items()}
+        stand_ins = {name: array.stand_in() for name, array in located.items()}
         arrays = dict(
             zip((row["name"] for row in self.manifest["inputs"]), checked_feeds(self.manifest, {**host, **stand_ins}), strict=True)
         )
         addresses = [located[name].address if name in located else array.ctypes.data for name, array in arrays.items()]
-        model = next(iter(located.values()))
+        model, device = leader(located), devices.pop()
         outputs = [model.empty_like(tuple(row["shape"]), dtype(row["dtype"])) for row in self.manifest["outputs"]]
-        shapes = iter(
-            self.call(addresses, [a.shape for a in arrays.values()], [o.address for o in outputs], devices.pop(), model.stream, waits=False)
-        )
+        for stream in {array.stream for array in located.values()} - {model.stream}:
+            finish(device, stream)
+        try:
+            found = self.call(
+                addresses, [a.shape for a in arrays.values()], [o.address for o in outputs], device, model.stream, waits=False
+            )
+        finally:
+            if not all(array.in_order for array in located.values()):
+                finish(device, model.stream)
+        shapes = iter(found)
         return {
             row["name"]: output.cut(next(shapes)) if "dynamic" in row else output.tensor
             for row, output in zip(self.manifest["outputs"], outputs, strict=True)

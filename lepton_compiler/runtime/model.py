@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ import numpy as np
 from lepton_compiler.backend import Artifact
 from lepton_compiler.errors import LeptonError, UsageError
 from lepton_compiler.ops.evaluator import as_array
+from lepton_compiler.runtime.device_arrays import device_arrays, is_on_device
 from lepton_compiler.runtime.gpu import GpuLibrary
 from lepton_compiler.runtime.library import NativeLibrary, checked_feeds
 from lepton_compiler.target import CUDA, target_of
@@ -74,10 +76,13 @@ class CompiledModel:
         """
         if self._specialise is None:
             return self.library.run(feeds)
-        arrays = {name: as_array(feed) for name, feed in feeds.items()}
-        library = self._specialised(arrays)
+        on_device = {name: feed for name, feed in feeds.items() if name not in self._keyed and is_on_device(feed)}
+        arrays = {name: as_array(feed) for name, feed in feeds.items() if name not in on_device}
+        with contextlib.ExitStack() as until:
+            located = device_arrays(on_device, until)
+            library = self._specialised({**arrays, **{name: array.stand_in() for name, array in located.items()}})
         wanted = {row["name"] for row in library.manifest["inputs"]}
-        return library.run({name: array for name, array in arrays.items() if name in wanted or name not in self._keyed})
+        return library.run({name: feed for name, feed in {**arrays, **on_device}.items() if name in wanted or name not in self._keyed})
 
     def _specialised(self, arrays: Mapping[str, np.ndarray]) -> Library:
         assert self._specialise is not None

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +42,7 @@ class Here:
     """In place of a process of its own: the same requests, answered in this one."""
 
     failing: Sequence[str] = ()
+    failing_beside: bool = False
 
     def __init__(self, module: str) -> None:
         self.worker = Worker()
@@ -49,6 +51,8 @@ class Here:
         """See `MeasuringProcess.ask`."""
         if request in self.failing:
             raise MeasureError("the measuring process died")
+        if request == "speed" and self.failing_beside and len(arguments) < 4:
+            raise MeasureError("an illegal memory access")
         try:
             return getattr(self.worker, request)(*arguments)
         except LeptonError as error:
@@ -73,6 +77,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     monkeypatch.setattr(compilers, "compile_cubin", lambda text, gpu, cache: images(text, [gpu], cache, 1)[0][0].code)
     monkeypatch.setattr(stages, "MeasuringProcess", Here)
     monkeypatch.setattr(Here, "failing", ())
+    monkeypatch.setattr(Here, "failing_beside", False)
     gpu.configure(capability=(9, 0))
     gpu.forget()
     gpu.emulate("everything")
@@ -156,6 +161,51 @@ def test_what_ends_the_process_is_a_row_and_the_others_go_on(folder, monkeypatch
     assert "0 of 1 models agree with the reference: not pulsevad/pulsevad_2_1k fp32" in text
 
 
+def test_a_peer_that_breaks_the_process_leaves_the_own_figures(folder, monkeypatch, capsys):
+    monkeypatch.setattr(Here, "failing_beside", True)
+    assert cuda.main(["--run", str(folder), "--stage", "speed", "--rounds", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "lepton 0.0" in text and "no eager: a run beside it failed: an illegal memory access" in text
+
+
+def test_a_line_that_was_cut_off_is_measured_again(folder, monkeypatch, capsys):
+    monkeypatch.setattr(contenders, "find_torch", lambda: (None, "PyTorch is not installed"))
+    assert cuda.main(["--run", str(folder), "--stage", "agree", "--stage", "speed", "--rounds", "2"]) == 0
+    journal = folder / "cuda.jsonl"
+    first, second = journal.read_text().splitlines(keepends=True)
+    journal.write_text(first + second[:20])
+    capsys.readouterr()
+    assert cuda.main(["--run", str(folder), "--stage", "agree", "--stage", "speed", "--rounds", "2"]) == 0
+    assert capsys.readouterr().out.count("error 0.0e+00") <= 1
+    assert [json.loads(line)["stage"] for line in journal.read_text().splitlines()] == ["agree", "speed"]
+
+
+def test_what_torch_had_no_time_to_compile_is_tried_again(folder):
+    measurement = stages.Measurement(folder, folder, 0.0, 2, lambda row: None)
+    items = [(cases.Case(**archive.facts_of(path)["case"]), path) for path in archive.archives(folder)]
+    ((layer, path),) = measurement._to_do("compile", items)
+    for late, left in ((True, [(layer, path)]), (False, [])):
+        measurement._keep(Row("compile", layer.subject, layer.precision, error="no answer within 480 seconds", late=late))
+        assert measurement._to_do("compile", items) == left
+
+
+def test_peers_that_cannot_be_made_are_missing(folder, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # and then finds none
+    found, missing = contenders.peers("gemm 8x16x12", (8, 16), "fp32", True, 2)
+    assert not found and set(missing) == {"eager", "compile"} and all("\n" not in reason for reason in missing.values())
+
+    class Broken:
+        def find_spec(self, name, *rest):
+            if name == "torch":
+                raise OSError("libcudart.so.13: cannot open shared object file")
+
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    assert contenders.find_torch() == (None, "PyTorch cannot be loaded: OSError: libcudart.so.13: cannot open shared object file")
+
+
 def test_wrong_results_are_found(folder, gpu):
     path = next(p for p in archive.archives(folder) if "gemm" in p.name)
     kept = archive.Archive.read(path)
@@ -234,6 +284,21 @@ def test_compute_sanitizer_is_asked_by_both_tools(folder, tmp_path, monkeypatch)
     assert not row.ok and row.error == "racecheck: Race reported"
     tool.write_text("#!/bin/sh\nexit 0\n")
     assert stages.sanitized(cases.Case("model", "m", "fp32"), path, 30.0).ok
+
+
+def test_nothing_is_left_of_a_tool_that_takes_too_long(folder, tmp_path, monkeypatch):
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(f"#!/bin/sh\nsleep 600 &\necho $! > {tmp_path}/pid\nwait\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(subprocess.TimeoutExpired):
+        stages.sanitized(cases.Case("model", "m", "fp32"), archive.archives(folder)[0], 5.0)
+    state = Path("/proc", (tmp_path / "pid").read_text().strip(), "stat")
+    for _ in range(100):
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("the process that the tool started goes on")
 
 
 def test_means_are_set_beside_what_is_wanted():

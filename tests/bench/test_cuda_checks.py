@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 import lepton_compiler as lc
 from bench import cuda_artefacts, cuda_emulated
 from bench.cubins import Usage, cubins_of, find_cuobjdump, parse
+from bench.cuda_cases import Case
 from lepton_compiler.backends.tvm.cuda.compilers import find_compiler
 from lepton_compiler.errors import LeptonError, MissingDependency
 from lepton_compiler.ir.text import parse_graph
@@ -51,19 +54,47 @@ def rows(folder: Path, stem: str) -> list[dict[str, Any]]:
 
 def test_artefacts_are_compiled_twice_and_looked_at(tiny: Path, tmp_path: Path) -> None:
     try:
-        find_compiler()
+        compiler = find_compiler().version
     except MissingDependency as error:
         pytest.skip(str(error))
     arguments = [str(tiny), "--precision", "fp32", "--target", "cuda:sm_80", "--output", str(tmp_path), "-q"]
     assert cuda_artefacts.main(arguments) == 0
     (row,) = rows(tmp_path, "cuda_artefacts")
-    assert row["identical"] and not row["error"] and row["kernels"] >= 1 and row["serial"] == 0
+    assert row["identical"] and not row["error"] and row["kernels"] >= 1 and row["serial"] == 0 and row["compiler"] == compiler
     if find_cuobjdump():
         assert 0 < row["registers"] <= 255 and row["local"] == {}
-    assert "| tiny.lir | fp32 |" in (tmp_path / "cuda_artefacts.md").read_text()
+    assert f"| tiny.lir | fp32 | {compiler} |" in (tmp_path / "cuda_artefacts.md").read_text()
     before = (tmp_path / "cuda_artefacts.json").read_bytes()
     assert cuda_artefacts.main([*arguments, "--resume"]) == 0
     assert (tmp_path / "cuda_artefacts.json").read_bytes() == before
+
+
+def test_rows_stay_while_the_artefact_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the stamp of the sources, or by the bytes that the first compilation gives; otherwise all is done again."""
+    compiled: list[Path | None] = []
+    contents = [b"a"]
+
+    def compile(arguments: Any, folder: Path, cache: Path | None) -> tuple[float, dict[str, bytes]]:
+        compiled.append(cache)
+        return 1.0, {"libm.so": contents[-1]}
+
+    monkeypatch.setattr(cuda_artefacts, "_compile", compile)
+    monkeypatch.setattr(cuda_artefacts, "_describe", lambda row, *rest: setattr(row, "local", {}))
+    monkeypatch.setattr(cuda_artefacts, "find_compiler", lambda: SimpleNamespace(version="nvrtc 0.0"))
+    case = Case("m", tmp_path / "m.onnx")
+
+    def again(stamp: str, old: cuda_artefacts.Row | None) -> tuple[cuda_artefacts.Row, int]:
+        compiled.clear()
+        return cuda_artefacts.measure(case, "fp16", "cuda", False, None, stamp, old), len(compiled)
+
+    first, count = again("1", None)
+    assert count == 2 and first.identical and compiled[0] is None and compiled[1] is not None
+    assert again("1", first) == (first, 0)
+    assert again("2", first) == (replace(first, stamp="2"), 1)
+    contents.append(b"b")
+    row, count = again("2", first)
+    assert count == 2 and row.digest != first.digest
+    assert again("2", replace(first, stamp="2", error="it failed"))[1] == 2
 
 
 def test_artefacts_that_do_not_compile_are_told_of(tmp_path: Path) -> None:

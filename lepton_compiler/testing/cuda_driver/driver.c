@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define EXPORT __attribute__((visibility("default")))
-enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_INITIALISED = 3, NO_DEVICE = 100, BAD_DEVICE = 101, NO_BINARY = 209, NOT_FOUND = 500, FAULT = 700, NO_RESOURCES = 701, TOO_LARGE = 720, INVALID_CLUSTER = 912 };
+enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_INITIALISED = 3, NO_DEVICE = 100, BAD_DEVICE = 101, NO_BINARY = 209, UNSUPPORTED_PTX = 222, NOT_FOUND = 500, FAULT = 700, NO_RESOURCES = 701, TOO_LARGE = 720, INVALID_CLUSTER = 912 };
 enum { ALLOCATIONS = 1024, KERNELS = 4096, ARGUMENTS = 64, OPERATIONS = 65536, CALLS = 512, UPLOADS = 4096 };
 
 typedef unsigned long long Address;
@@ -173,7 +173,12 @@ EXPORT int cuDevicePrimaryCtxRetain(void **context, int device) { (void)device; 
 EXPORT int cuDevicePrimaryCtxRelease_v2(int device) { (void)device; ENTER; return OK; }
 EXPORT int cuCtxPushCurrent_v2(void *context) { ++state.depth; return context == &state ? OK : INVALID; }
 EXPORT int cuCtxPopCurrent_v2(void **context) { --state.depth; *context = &state; return OK; }
-EXPORT int cuModuleLoadData(void **module, const void *image) { ENTER; NEEDS_CONTEXT; *module = (void *)image; return image ? OK : NO_BINARY; }
+EXPORT int cuModuleLoadData(void **module, const void *image) {
+  ENTER;
+  NEEDS_CONTEXT;
+  *module = (void *)image;
+  return image == NULL ? NO_BINARY : strcmp(image, "too new") == 0 ? UNSUPPORTED_PTX : OK;
+}
 EXPORT int cuModuleUnload(void *module) { ENTER; return module ? OK : INVALID; }
 EXPORT int cuModuleGetFunction(Function **function, void *module, const char *name) {
   if (module == NULL) return INVALID;
@@ -264,6 +269,15 @@ EXPORT int cuStreamBeginCapture_v2(Stream *stream, int mode) {
   stream->capture = calloc(1, sizeof *stream->capture);
   stream->after_kernel = 0;
   stream->capture->operations = malloc(OPERATIONS * sizeof(Operation));
+  return OK;
+}
+EXPORT int cuThreadExchangeStreamCaptureMode(int *mode) {
+  static int now = 0;
+  const int before = now;
+  ENTER;
+  if (*mode < 0 || *mode > 2) return INVALID;
+  now = *mode;
+  *mode = before;
   return OK;
 }
 EXPORT int cuStreamEndCapture(Stream *stream, Graph **graph) {

@@ -59,6 +59,7 @@ _Static_assert(sizeof(launch_attribute) == 72 && sizeof(launch_config) == 56, "a
   F(LaunchKernel, cuLaunchKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream, void **, void **))
 
 enum { MEMORY_TYPE = 2, DEVICE_MEMORY = 2, NON_BLOCKING = 1, THREAD_LOCAL = 1, MOST_SHARED = 8, SHARED_PLAIN = 49152 };
+enum { INVALID_IMAGE = 200, NO_BINARY = 209, UNSUPPORTED_PTX = 222 };
 enum { MULTIPROCESSORS = 16, MAJOR = 75, MINOR = 76, COOPERATIVE = 95 };
 enum { PROGRAMMATIC = 6, PROGRAMMATIC_VERSION = 12030, PROGRAMMATIC_MAJOR = 9 }; /* CUDA 12.3 records such launches; devices have them from 9.0 on */
 
@@ -202,7 +203,13 @@ static int load(session *s) {
   const void *image = NULL;
   int status = choose_image(s, &image);
   if (status != OK) return status;
-  TRY(ModuleLoad(&s->module, image));
+  const CUresult result = cu.ModuleLoad(&s->module, image);
+  if (result == INVALID_IMAGE || result == NO_BINARY || result == UNSUPPORTED_PTX) {
+    const char *text = NULL;
+    if (cu.GetErrorString(result, &text) != 0 || text == NULL) text = "unknown error";
+    return failed(ERROR_DRIVER, "the driver is too old for what compiled the kernels: %s (%d)", text, result);
+  }
+  if (result != 0) return driver_failed(result, "ModuleLoad");
   for (int k = 0; k < LAUNCHES && launches[k].name != NULL; ++k) {
     TRY(ModuleGetFunction(&s->functions[k], s->module, launches[k].name));
     if (launches[k].shared > SHARED_PLAIN) TRY(FuncSetAttribute(s->functions[k], MOST_SHARED, (int)launches[k].shared));
