@@ -156,6 +156,7 @@ FAULTS = {
     "copies are published too early": ("    cp_async_wait<AHEAD - 1>();\n    wgmma_publish();", "    wgmma_publish();\n    cp_async_wait<AHEAD - 1>();", "did not publish"),
     "there is no barrier": ("    wgmma_publish();\n    __syncthreads();", "    wgmma_publish();", "with no barrier"),
     "registers are not fenced": ("    wgmma_fence();\n", "", "without wgmma.fence"),
+    "nothing is waited for at the end": ("  wgmma_wait<0>();\n  wgmma_finished(sums);\n", "  return;\n", "ends while products"),
     "rows on their way out meet tiles": ("  __syncthreads();  // the rows on their way out", "  // the rows on their way out", "with no barrier"),
 }  # fmt: skip
 
