@@ -15,6 +15,7 @@ from bench.cuda_cases import TARGET, Case, add_case_options, cases, kept, precis
 from bench.report import RESULTS
 from lepton_compiler.cli.options import Parser, add_common_options
 from lepton_compiler.cli.outcome import guarded, print_json
+from lepton_compiler.target import parse_target
 
 STEM = "cuda_emulated"
 NOT_COMPARED = {
@@ -93,6 +94,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--most", type=float, default=25000.0, metavar="M", help="millions of multiply-accumulates of a model (default 25000)"
     )
     parser.add_argument("--checked", type=float, default=200.0, metavar="M", help="up to how many every access is checked (default 200)")
+    gpus = parse_target(TARGET).features
+    parser.add_argument("--gpu", choices=gpus, default=gpus[0], help=f"the one that is emulated (default {gpus[0]})")
     parser.add_argument("--seconds", type=float, default=1800.0, metavar="S", help="that one model may take (default 1800)")
     add_common_options(parser)
     return parser
@@ -115,7 +118,9 @@ def _run(args: argparse.Namespace) -> int:
             if not args.quiet:
                 print("  ".join(rows[key].cells()), file=sys.stderr, flush=True)
             if folder is not None:
-                write(folder, STEM, {"target": TARGET, "rows": [asdict(row) for row in rows.values()]}, table(list(rows.values())))
+                write(
+                    folder, STEM, {"target": TARGET, "rows": [asdict(row) for row in rows.values()]}, table(list(rows.values()), args.gpu)
+                )
     if args.json:
         print_json({"target": TARGET, "rows": [asdict(row) for row in rows.values()]})
     return 1 if any(row.failed for row in rows.values()) else 0
@@ -123,7 +128,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def emulate(case: Case, precision: str, args: argparse.Namespace) -> Row:
     """One model in a process of its own, which may be lost."""
-    command = [sys.executable, "-m", "bench.cuda_emulated_run", precision, str(args.most), str(args.checked)]
+    command = [sys.executable, "-m", "bench.cuda_emulated_run", precision, str(args.most), str(args.checked), args.gpu]
     row = Row(case.name, precision)
     try:
         done = subprocess.run(
@@ -139,10 +144,10 @@ def emulate(case: Case, precision: str, args: argparse.Namespace) -> Row:
     return Row(case.name, precision, **facts)
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Row], gpu: str) -> str:
     """The rows as Markdown."""
     head = ["model", "precision", "MMACs", "launches", "checked", "seconds", "error", "beside", "the precision's own"]
-    lines = [f"`python -m bench.cuda_emulated`: `--target {TARGET} -O3`, smallest file first.", "", f"| {' | '.join(head)} |"]
+    lines = [f"`python -m bench.cuda_emulated`: `--target {TARGET} -O3`, on {gpu}, smallest file first.", "", f"| {' | '.join(head)} |"]
     lines += [f"|{'---|' * len(head)}", *(f"| {' | '.join(row.cells())} |" for row in rows)]
     notes = [f"- {word}: {meaning}." for word, meaning in NOT_COMPARED.items() if any(row.error == word for row in rows)]
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"

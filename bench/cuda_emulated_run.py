@@ -1,4 +1,4 @@
-"""The process that emulates one model: `python -m bench.cuda_emulated_run PRECISION MOST CHECKED`, with a `Case` as JSON on standard input.
+"""The process that emulates one model: `python -m bench.cuda_emulated_run PRECISION MOST CHECKED GPU`, with a `Case` as JSON on standard input.
 
 It compiles the model, runs it once on the stand-in for the driver, with its kernels in the emulator, and prints one JSON object. Of more than MOST
 millions of multiply-accumulates nothing is run; up to CHECKED millions every access is checked.
@@ -20,6 +20,7 @@ import lepton_compiler as lc
 from bench.cuda_cases import TARGET, Case
 from lepton_compiler.driver import PRECISION_PASSES
 from lepton_compiler.errors import LeptonError
+from lepton_compiler.gpus import GPUS
 from lepton_compiler.testing.cuda_driver import NVCC, FakeGpu
 from lepton_compiler.verification import Verification, compare, reference_outputs, tolerance_of, tolerance_with
 
@@ -27,7 +28,7 @@ MEMORY = 1 << 36
 """Bytes that the stand-in claims to have."""
 
 
-def measure(case: Case, precision: str, most: float, checked: float) -> dict[str, Any]:
+def measure(case: Case, precision: str, most: float, checked: float, architecture: str) -> dict[str, Any]:
     """Compile, run, compare.
 
     Raises:
@@ -42,7 +43,7 @@ def measure(case: Case, precision: str, most: float, checked: float) -> dict[str
     model = lc.compile(case.path, TARGET, 3, case.inputs or None, dims=case.dims or None, bounds=case.bounds or None, precision=precision)
     facts = model.manifest
     row["launches"] = facts["launches"]
-    gpu.configure(memory=MEMORY)
+    gpu.configure(capability=GPUS[architecture].capability, memory=MEMORY)
     gpu.checks = row["checked"]
     gpu.know(model.artifact.files[f"{facts['name']}.cu"].decode(), facts)  # type: ignore[union-attr]
     feeds = case.feeds(graph)
@@ -88,10 +89,10 @@ def _checked(
 
 def main(arguments: list[str]) -> int:
     """Emulate, and print; a failure is part of what is printed."""
-    precision, most, checked = arguments
+    precision, most, checked, architecture = arguments
     case = Case.from_json(sys.stdin.read())
     try:
-        row = measure(case, precision, float(most), float(checked))
+        row = measure(case, precision, float(most), float(checked), architecture)
     except LeptonError as error:
         row = {"error": str(error).strip()}
     print(json.dumps(row))
