@@ -244,15 +244,16 @@ struct Windows {
     for (int q = 0; q < W::ROWS; ++q)
 #pragma unroll
       for (int p = 0; p < W::COLUMNS; ++p) {
-        if ((W::OUT_HEIGHT % W::ROWS && top + q >= W::OUT_HEIGHT) || (W::OUT_WIDTH % W::COLUMNS && left + p >= W::OUT_WIDTH)) continue;
-        int pixel = (top + q) * W::OUT_WIDTH + left + p;
+        int y = top + q, x = left + p;
+        bool inside = (W::OUT_HEIGHT % W::ROWS == 0 || y < W::OUT_HEIGHT) && (W::OUT_WIDTH % W::COLUMNS == 0 || x < W::OUT_WIDTH);
+        int pixel = inside ? y * W::OUT_WIDTH + x : 0;  // what lies outside is computed and not stored: without branches, what pixels share is read once
 #pragma unroll
         for (int first = 0; first < OUTS; first += COUNT) {
           Pack<Out, COUNT> pack;
 #pragma unroll
           for (int i = 0; i < COUNT; ++i)
             pack.values[i] = value(image, pixel, channel * W::MULTIPLIER + first + i, sums[q][p][first + i]);
-          put(out + place(image, pixel, channel * W::MULTIPLIER + first), pack);
+          if (inside) put(out + place(image, pixel, channel * W::MULTIPLIER + first), pack);
         }
       }
   }
