@@ -11,7 +11,7 @@ from lepton_compiler.backends.tvm.cuda.sliding.choose import holds, share_of, un
 from lepton_compiler.backends.tvm.cuda.sliding.functions import ending, filling, weight_zero
 from lepton_compiler.backends.tvm.cuda.sliding.layer import Layer
 from lepton_compiler.backends.tvm.cuda.sliding.problem import Share
-from lepton_compiler.backends.tvm.cuda.unit import LIBRARY, WINDOWS
+from lepton_compiler.backends.tvm.cuda.unit import WINDOWS
 from lepton_compiler.gpus import Gpu
 
 STORED = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int8": "s8", "uint8": "u8"}
@@ -25,7 +25,6 @@ def windows_kernel(kernel: KernelText, layer: Layer, gpus: Sequence[Gpu]) -> Non
         UsageError: tuning chose parameters that do not fit.
     """
     share, symbol, names = share_of(layer.windows, kernel.choice, gpus), f"{kernel.symbol}_windows", names_of(kernel)
-    kernel.support.chunks.setdefault(LIBRARY, LIBRARY + "\n")
     kernel.support.chunks.setdefault(WINDOWS, WINDOWS + "\n")
     epilogue = ending(kernel, symbol, layer)
     kernel.functions.append("\n".join([_sizes(symbol, layer, share), epilogue.helpers]))
