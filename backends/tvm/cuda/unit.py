@@ -11,7 +11,7 @@ from lepton_compiler.backends.tvm.kernels import Kernel
 LIBRARY = "/* stands on the library of products */"
 """A chunk that stands for the text of `tensor_cores.library`."""
 WINDOWS = "/* stands on the library of sliding windows */"
-"""A chunk that stands for the text of `sliding.library`, which stands on the library of products."""
+"""A chunk that stands for the text of `sliding.library`."""
 LAYERS = "/* stands on the library of recurrent layers */"
 """A chunk that stands for the text of `recurrent.library`."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import tvm
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
 
@@ -40,8 +41,12 @@ def goes_across(block: Block, along: frozenset[str]) -> bool:
     """Whether a block is a reduction of whole axes, across rows, whose partial results can be combined."""
     if block.initial is None or block.name in along or block.depth < 2 * EACH or combiner(block) is None:
         return False
-    indices = [index for load in _loads(block) for index in load.indices]
-    return all(any(index.same_as(axis.variable) for index in indices) for axis in block.reduced)
+    analyzer = tvm.sym.Analyzer()
+    for axis in block.spatial:
+        if axis.extent == 1:
+            analyzer.bind(axis.variable, tirx.const(0, "int32"))
+    indices = [analyzer.simplify(index) for load in _loads(block) for index in load.indices]
+    return all(any(index.same_as(axis.variable) for index in indices) for axis in block.reduced if axis.extent > 1)
 
 
 def shares_of(block: Block) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from lepton_compiler.backends.tvm.c99.support import C_TYPES
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
 from lepton_compiler.backends.tvm.cuda.products.anchors import Anchor
 from lepton_compiler.backends.tvm.cuda.products.chosen import tiling_of
-from lepton_compiler.backends.tvm.cuda.products.product import Expr, Product, Sums
+from lepton_compiler.backends.tvm.cuda.products.product import Product, Sums
 from lepton_compiler.backends.tvm.cuda.tensor_cores import (
     Arithmetic,
     Convolution,
@@ -34,9 +34,6 @@ from lepton_compiler.backends.tvm.cuda.unit import LIBRARY
 from lepton_compiler.backends.tvm.launches import Launch
 from lepton_compiler.backends.tvm.schedules.loops import bits_of
 from lepton_compiler.gpus import Gpu
-
-At = Callable[[Expr, Expr, Expr], Expr]
-"""An expression for a batch, a row and a column."""
 
 
 def generated_types(gpus: Sequence[Gpu]) -> frozenset[str]:
@@ -133,26 +130,14 @@ def epilogue_of(kernel: KernelText, symbol: str, output: Any, sums: Sums) -> Epi
 
 def _with_zero_points(kernel: KernelText, epilogue: Epilogue, product: Product) -> Epilogue:
     """The functions of an epilogue, and those that give zero points of codes and what lies outside of an image."""
-
-    def zero(side: int) -> At | None:
-        zeros = product.zeros
-        here = tirx.const(0, "int32")
-        return None if zeros is None or zeros(here, here, here)[side] is None else lambda *at: zeros(*at)[side]
-
-    fill = product.fill
-    functions = {"zero_a": zero(0), "zero_b": zero(1), "fill": None if fill is None else lambda *at: fill}
-    return replace(with_functions(kernel, epilogue, product.sums, functions), known_fill=isinstance(fill, tirx.IntImm))
-
-
-def with_functions(kernel: KernelText, epilogue: Epilogue, sums: Sums, functions: Mapping[str, At | None]) -> Epilogue:
-    """The functions of an epilogue, and others that give an integer for a batch, a row and a column, where there are such."""
     at, lines = "int batch, int m, int n", [epilogue.helpers]
-    for name, function in functions.items():
-        if function is not None:
-            writer, variables = writer_at(kernel, {"batch": sums.batch, "m": sums.rows, "n": sums.columns})
-            text = bare(writer.value(function(*variables)))
+    for k, name in enumerate(("zero_a", "zero_b", "fill")):
+        writer, variables = writer_at(kernel, {"batch": product.batch, "m": product.rows, "n": product.columns})
+        number = (*(product.zeros(*variables) if product.zeros else (None, None)), product.fill)[k]
+        if number is not None:
+            text = bare(writer.value(number))
             lines += [f"{INLINE} int {epilogue.symbol}_{name}({epilogue.parameters}, {at}) {{", *writer.lines, f"  return {text};", "}"]
-    return replace(epilogue, helpers="\n".join(lines))
+    return replace(epilogue, helpers="\n".join(lines), known_fill=isinstance(product.fill, tirx.IntImm))
 
 
 def writer_at(kernel: KernelText, extents: Mapping[str, int]) -> tuple[DeviceWriter, list[Any]]:

@@ -8,10 +8,10 @@ from lepton_compiler.backends.tvm.c99.support import C_TYPES
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
 from lepton_compiler.backends.tvm.cuda.products.generated import names_of
 from lepton_compiler.backends.tvm.cuda.sliding.choose import holds, share_of, unrolled
-from lepton_compiler.backends.tvm.cuda.sliding.functions import ending, filling, weight_zero
+from lepton_compiler.backends.tvm.cuda.sliding.functions import Functions
 from lepton_compiler.backends.tvm.cuda.sliding.layer import Layer
 from lepton_compiler.backends.tvm.cuda.sliding.problem import Share
-from lepton_compiler.backends.tvm.cuda.unit import LIBRARY, WINDOWS
+from lepton_compiler.backends.tvm.cuda.unit import WINDOWS
 from lepton_compiler.gpus import Gpu
 
 STORED = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int8": "s8", "uint8": "u8"}
@@ -25,25 +25,17 @@ def windows_kernel(kernel: KernelText, layer: Layer, gpus: Sequence[Gpu]) -> Non
         UsageError: tuning chose parameters that do not fit.
     """
     share, symbol, names = share_of(layer.windows, kernel.choice, gpus), f"{kernel.symbol}_windows", names_of(kernel)
-    kernel.support.chunks.setdefault(LIBRARY, LIBRARY + "\n")
     kernel.support.chunks.setdefault(WINDOWS, WINDOWS + "\n")
-    epilogue = ending(kernel, symbol, layer)
-    kernel.functions.append("\n".join([_sizes(symbol, layer, share), epilogue.helpers]))
+    kernel.functions.append(_sizes(symbol, layer, share))
+    functions, output = Functions(kernel, symbol, layer), names[-1]
     parameters = {hash(buffer): name for buffer, name in zip(kernel.buffers, names, strict=True)}
-    image, every = parameters[hash(layer.image)], ", ".join(names)
-    value = f"[&](int i, int m, int n, {_sum(layer)} sum) {{ return {symbol}_value({every}, i, m, n, sum); }}"
-    place = f"[&](int i, int m, int n) {{ return {symbol}_place({every}, i, m, n); }}"
-    weights = [] if layer.weights is None else [parameters[hash(layer.weights)]]
-    zero = [] if layer.weights is None else [weight_zero(symbol, layer, every)]
-    arguments = [image, *weights, filling(symbol, layer, every), *zero, epilogue.output, value, place]
+    weighted = [] if layer.weights is None else [parameters[hash(layer.weights)]]
+    zero = [] if layer.weights is None else [functions.weight_zero()]
+    arguments = [parameters[hash(layer.image)], *weighted, functions.fill(), *zero, output, functions.value(), functions.place()]
     writer = kernel.writer()
-    writer.written.add(epilogue.output)
+    writer.written.add(output)
     writer.emit(f"lepton::sliding::{'pool' if layer.weights is None else 'convolve'}<{symbol}>({', '.join(arguments)});")
     kernel.add(writer, (share.blocks(layer.windows), layer.windows.images, 1), (share.lanes, share.across, share.down))
-
-
-def _sum(layer: Layer) -> str:
-    return C_TYPES[layer.sums.kind]
 
 
 def _sizes(symbol: str, layer: Layer, share: Share) -> str:
@@ -76,12 +68,13 @@ def _sizes(symbol: str, layer: Layer, share: Share) -> str:
         [
             f"struct {symbol} {{",
             f"  using Element = {C_TYPES[str(layer.image.dtype)]};",
-            f"  using Sum = {_sum(layer)};",
+            f"  using Sum = {C_TYPES[layer.sums.kind]};",
             f"  static constexpr lepton::sliding::Stored STORED = lepton::sliding::Stored::{STORED[windows.element]};",
             f"  static constexpr lepton::sliding::Taken TAKEN = lepton::sliding::Taken::{windows.taken};",
             f"  static constexpr bool HELD = {'true' if holds(windows, share.vector) else 'false'};",
             f"  static constexpr int {listed};",
             "};",
+            "",
         ]
     )
 

@@ -131,6 +131,8 @@ def average_pool(b: Builder, op: Any, kind: TensorType, x: Arg) -> Layer | None:
 def _layer(b: Builder, op: Any, kind: TensorType, x: Arg, acc: str, taken: Taken, multiplier: int, kernel: Sequence[int]) -> Layer | None:
     """What all layers have; None where the library does not read such an image, or a window is too large."""
     direct = x.body is None and x.number is None and x.type.dtype.name in STORED
+    if math.prod(kind.static_shape[1:-1]) == 1 and taken != "products":
+        return None  # threads share what a window over the whole image has: see `generate.columns`
     if not direct or not 1 <= math.prod(kernel) <= MOST_TAPS:
         return None
     one = len(kind.shape) == 3

@@ -1,4 +1,4 @@
-"""The device code that kernels of sliding windows call. It stands on the library of products."""
+"""The device code that kernels of sliding windows call."""
 
 from __future__ import annotations
 

@@ -60,6 +60,21 @@ TO_HALF = f"""\
 }}
 """
 
+TO_BFLOAT = f"""\
+{INLINE} uint16_t lepton_to_bfloat(float x) {{ /* to nearest, ties to even; the instruction is there from sm_80 on: PTX ISA, "cvt" */
+#if defined(__CUDA_ARCH__) && !defined(LEPTON_EMULATED) && __CUDA_ARCH__ >= 800
+  uint16_t code;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(code) : "f"(x));
+  return code;
+#else
+  union {{ float number; uint32_t bits; }} value;
+  value.number = x;
+  if (x != x) return (uint16_t)((value.bits >> 16 & 0x8000u) | 0x7FC0u);
+  return (uint16_t)((value.bits + 0x7FFFu + (value.bits >> 16 & 1u)) >> 16);
+#endif
+}}
+"""
+
 WIDE_TO_HALF = f"""\
 {INLINE} uint16_t lepton_wide_to_half(double x) {{ /* to nearest, ties to even */
 #if defined(__CUDA_ARCH__) && !defined(LEPTON_EMULATED)
@@ -101,7 +116,7 @@ NEAREST = f"""\
 }}
 """
 
-CHUNKS = {"from_half": FROM_HALF, "to_half": TO_HALF, "wide_to_half": WIDE_TO_HALF, "saturated": SATURATED}
+CHUNKS = {"from_half": FROM_HALF, "to_half": TO_HALF, "to_bfloat": TO_BFLOAT, "wide_to_half": WIDE_TO_HALF, "saturated": SATURATED}
 CHUNKS |= {f"nearest_{kind}": NEAREST.replace("KIND", kind).replace("TYPE", c) for kind, c in (("float32", "float"), ("float64", "double"))}
 
 

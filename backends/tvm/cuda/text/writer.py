@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import tvm
@@ -20,7 +21,9 @@ from lepton_compiler.backends.tvm.c99.expressions import FENCES, bare, element_k
 from lepton_compiler.backends.tvm.c99.statements import KernelWriter
 from lepton_compiler.backends.tvm.c99.support import C_TYPES, Support
 from lepton_compiler.backends.tvm.cuda.text.support import DeviceSupport
+from lepton_compiler.backends.tvm.lower.conversion import encoded
 from lepton_compiler.errors import UnsupportedError
+from lepton_compiler.ir.types import DTYPES
 
 Expr = Any
 """A `tvm.tirx` expression; TVM carries no types."""
@@ -32,6 +35,12 @@ FUNCTIONS = frozenset(
     "exp exp2 exp10 log log2 log10 log1p sin cos tan sinh cosh tanh asin acos atan asinh acosh atanh erf sqrt rsqrt".split()
 )
 """Operators of one number that are functions of the device."""
+
+
+@cache
+def _bfloat_code() -> str:
+    """The operator that rounds a float32 to bfloat16, which the device has an instruction for."""
+    return str(encoded(tirx.Var("x", "float32"), DTYPES["bfloat16"]).op.name)
 
 
 @dataclass(frozen=True)
@@ -250,6 +259,8 @@ class DeviceWriter(KernelWriter):
             return self.library(short + ("f" if element_kind(x) == "float32" else ""), list(x.args), x)
         if short == "pow":
             return self.library("powf" if element_kind(x) == "float32" else "pow", list(x.args), x)
+        if operator == _bfloat_code() and element_kind(x.args[0]) == "float32":
+            return f"{self.support.known('to_bfloat')}({bare(self.value(x.args[0]))})"
         if operator == outline.SATURATED:
             return f"{self.support.known('saturated')}({', '.join(bare(self.value(a)) for a in x.args)})"
         if short == "call_llvm_pure_intrin" and intrinsic(x) in FENCES:

@@ -35,6 +35,13 @@ def test_reductions(agrees, case):
     assert len(kernels) == count and "[share][threadIdx.x]" in kernels[0]
 
 
+@pytest.mark.parametrize("op", ["AveragePool", "MaxPool"])
+def test_windows_over_a_whole_image(agrees, op):
+    line = f'%y = {op}(kernel_shape=(5,6),strides=(1,1),pads=(0,0,0,0),dilations=(1,1),layout="NHWC")(%x) : float16[2,1,1,40]'
+    kernels = launches(agrees(parse_graph(f"graph @net(%x: float16[2,5,6,40]) {{\n  {line}\n  return %y\n}}\n"), tolerance=1e-3))
+    assert len(kernels) == 1 and "[share][threadIdx.x]" in kernels[0]
+
+
 def test_what_is_around_a_reduction_is_part_of_its_kernel(agrees):
     lines = [
         "%r = Relu()(%x) : float32[2,6,6,40]",

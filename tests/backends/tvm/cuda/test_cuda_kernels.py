@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import lepton_compiler as lc
 from lepton_compiler.ir.graph import Graph
 from lepton_compiler.ir.text import parse_graph
 from lepton_compiler.ops.builder import Builder
@@ -132,3 +133,13 @@ def test_lower_precision_is_for_products(agrees, precision, function):
 def test_numbers_of_16_bits_are_compared(agrees):
     lines = "%low = const float16[] (-0.5)", "%high = const float16[] (0.25)", "%y = Clip()(%x, %low, %high) : float16[40]"
     agrees(graph_of("%x: float16[40]", *lines, results="%y"), tolerance=0)
+
+
+def test_bfloat16_is_rounded_by_the_device(make):
+    x = RNG.standard_normal(200).astype(np.float32) * np.exp2(RNG.integers(-130, 128, 200)).astype(np.float32)
+    x[:7] = 0.0, -0.0, np.inf, -np.inf, 3.4e38, 1.00390625, np.nan  # the last number but one is half way between two codes
+    graph = graph_of("%x: float32[200]", "%y = Cast(to=bfloat16)(%x) : bfloat16[200]", results="%y")
+    model = make(graph)
+    assert "lepton_to_bfloat(" in model.artifact.files["net.cu"].decode()
+    found, wanted = model.run({"x": x})["y"], lc.evaluate(graph, {"x": x})["y"]
+    np.testing.assert_array_equal(found.view(np.uint16), wanted.view(np.uint16))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,12 +14,13 @@ import pytest
 import lepton_compiler as lc
 from lepton_compiler.backends.tvm.choice import Choice
 from lepton_compiler.backends.tvm.cuda.compile import compile_spec
+from lepton_compiler.backends.tvm.cuda.compilers import find_compiler
 from lepton_compiler.backends.tvm.cuda.sliding import choose
 from lepton_compiler.backends.tvm.cuda.sliding.problem import Share, Windows
 from lepton_compiler.backends.tvm.cuda.unit import unit
 from lepton_compiler.backends.tvm.packing import PACKINGS
 from lepton_compiler.backends.tvm.spec import spec_of
-from lepton_compiler.errors import UsageError
+from lepton_compiler.errors import MissingDependency, UsageError
 from lepton_compiler.gpus import GPUS
 from lepton_compiler.ir.graph import Graph
 from lepton_compiler.ir.text import parse_graph
@@ -249,3 +251,33 @@ def test_all_shares_have_the_same_results(case):
             run(unit([kernel]), launch.symbol, launch.grid, launch.block, launch.shared_bytes, [given[k] for k in launch.arguments])
         error = np.abs(found.astype(np.float32) - expected.astype(np.float32)).max()
         assert error <= (2e-3 * float(np.abs(expected).max()) if case.endswith("halves") else 0)
+
+
+COMPILED: dict[str, tuple[Graph, Choice, str]] = {
+    "eight halves": (depthwise((1, 9, 8, 16), (3, 3), "float16", pads=(1, 1, 1, 1)), Choice(neighbours=8, pixels=4, rows=1), "v4.u32"),
+    "a half": (depthwise((1, 9, 8, 5), (3, 3), "float16", pads=(1, 1, 1, 1)), Choice(neighbours=1, pixels=3, rows=2), "u16"),
+    "eight bfloat16": (depthwise((1, 9, 8, 16), (7, 7), "bfloat16"), Choice(neighbours=8, pixels=2, rows=1), "v4.u32"),
+    "four floats": (depthwise((1, 9, 8, 16), (3, 3), strides=(2, 2)), Choice(neighbours=4, pixels=2, rows=2), "v4.u32"),
+    "eight codes": (integers((1, 9, 9, 16), (3, 3), "uint8", "uint8", 3, 5), Choice(neighbours=8, pixels=2, rows=2), "v2.u32"),
+    "a code": (integers((1, 9, 9, 7), (3, 3), "int8", "int8", 3, None), Choice(neighbours=1, pixels=2, rows=2), "u8"),
+    "largest floats": (pool("MaxPool", (1, 9, 9, 8), (3, 3), pads=(1, 1, 1, 1)), Choice(neighbours=4, pixels=2, rows=2), "v4.u32"),
+    "largest codes": (pool("MaxPool", (1, 9, 9, 8), (3, 3), "int8"), Choice(neighbours=8, pixels=2, rows=2), "v2.u32"),
+    "means of halves": (pool("AveragePool", (1, 9, 9, 8), (3, 3), "float16"), Choice(neighbours=8, pixels=2, rows=2), "v4.u32"),
+}
+
+
+def test_a_vector_is_one_load_and_nothing_lies_in_local_memory():
+    try:
+        compiler = find_compiler()
+    except MissingDependency as error:
+        pytest.skip(str(error))
+    target, kernels = parse_target("cuda:sm_80"), []
+    for graph, choice, _ in COMPILED.values():
+        node = next(n for n in graph if n.op.name in ("Conv", "ConvInteger", "MaxPool", "AveragePool"))
+        kernels.append(compile_spec("", replace(spec_of(node, gpu=True), choice=choice), target))
+    functions = compiler.compile(unit(kernels), GPUS["sm_80"]).ptx.decode().split(".entry ")[1:]
+    texts = {text.partition("(")[0].strip(): text for text in functions}
+    for (case, (_, _, load)), kernel in zip(COMPILED.items(), kernels, strict=True):
+        text = texts[kernel.launches[0].symbol]
+        assert re.search(rf"ld\.global(\.nc)?\.{load}", text), case
+        assert "__local_depot" not in text, case

@@ -4,7 +4,7 @@
 #define LEPTON_WINDOWS
 namespace lepton::sliding {
 
-enum class Stored { f32, f16, bf16, s8, u8 };
+enum class Stored { f32, f16, bf16, s8, u8, s32 };
 enum class Taken { products, sum, maximum };  // what becomes of the elements under a window
 
 // BYTES of memory, a power of two up to 16.
@@ -74,6 +74,9 @@ __device__ __forceinline__ void decode(const unsigned (&words)[WORDS], Sum (&num
   if constexpr (STORED == Stored::f32) {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) numbers[i] = as_number(words[i]);
+  } else if constexpr (STORED == Stored::s32) {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) numbers[i] = static_cast<int>(words[i]);
   } else if constexpr (STORED == Stored::f16 || STORED == Stored::bf16) {
 #pragma unroll
     for (int i = 0; i < COUNT; i += 2) {
@@ -103,10 +106,36 @@ __device__ __forceinline__ void decode(const unsigned (&words)[WORDS], Sum (&num
   }
 }
 
+// COUNT elements that are stored at once. Narrow ones are put together to words first, since the compiler would store four at a time.
+template <class T, int COUNT>
+struct Neighbours {
+  static constexpr bool IN_WORDS = sizeof(T) < 4 && sizeof(T) * COUNT % 4 == 0;
+  static constexpr int PER_WORD = IN_WORDS ? 4 / sizeof(T) : 1;
+  struct alignas(sizeof(T) * COUNT) Elements {
+    T element[COUNT];
+  } elements;
+  struct alignas(IN_WORDS ? sizeof(T) * COUNT : sizeof(unsigned)) Words {
+    unsigned word[COUNT / PER_WORD];
+  } words = {};
+
+  __device__ __forceinline__ void set(int i, T element) {
+    if constexpr (IN_WORDS)
+      words.word[i / PER_WORD] |= (static_cast<unsigned>(element) & ((1u << 8 * sizeof(T)) - 1)) << i % PER_WORD * 8 * sizeof(T);
+    else
+      elements.element[i] = element;
+  }
+  __device__ __forceinline__ void store(T* to) const {
+    if constexpr (IN_WORDS)
+      *reinterpret_cast<Words*>(to) = words;
+    else
+      *reinterpret_cast<Elements*>(to) = elements;
+  }
+};
+
 // The greatest power of two that divides a number and is no greater than MOST.
 __host__ __device__ constexpr int piece(int number, int most) { return (number & -number) < most ? (number & -number) : most; }
 
-// The larger one of two; NaN wins.
+// The larger one of two; NaN wins (".NaN" of sm_80: PTX ISA, "max").
 __device__ __forceinline__ int larger(int a, int b) { return a > b ? a : b; }
 __device__ __forceinline__ float larger(float a, float b) {
 #if defined(__CUDA_ARCH__) && !defined(LEPTON_EMULATED) && __CUDA_ARCH__ >= 800
@@ -244,15 +273,16 @@ struct Windows {
     for (int q = 0; q < W::ROWS; ++q)
 #pragma unroll
       for (int p = 0; p < W::COLUMNS; ++p) {
-        if ((W::OUT_HEIGHT % W::ROWS && top + q >= W::OUT_HEIGHT) || (W::OUT_WIDTH % W::COLUMNS && left + p >= W::OUT_WIDTH)) continue;
-        int pixel = (top + q) * W::OUT_WIDTH + left + p;
+        int y = top + q, x = left + p;
+        bool inside = (W::OUT_HEIGHT % W::ROWS == 0 || y < W::OUT_HEIGHT) && (W::OUT_WIDTH % W::COLUMNS == 0 || x < W::OUT_WIDTH);
+        int pixel = inside ? y * W::OUT_WIDTH + x : 0;  // what lies outside is computed and not stored: without branches, what pixels share is read once
 #pragma unroll
         for (int first = 0; first < OUTS; first += COUNT) {
-          Pack<Out, COUNT> pack;
+          Neighbours<Out, COUNT> results;
 #pragma unroll
           for (int i = 0; i < COUNT; ++i)
-            pack.values[i] = value(image, pixel, channel * W::MULTIPLIER + first + i, sums[q][p][first + i]);
-          put(out + place(image, pixel, channel * W::MULTIPLIER + first), pack);
+            results.set(i, value(image, pixel, channel * W::MULTIPLIER + first + i, sums[q][p][first + i]));
+          if (inside) results.store(out + place(image, pixel, channel * W::MULTIPLIER + first));
         }
       }
   }
@@ -267,9 +297,12 @@ __device__ __forceinline__ void load_weights(typename W::Sum (&to)[W::KERNEL_X][
   for (int t = 0; t < W::KERNEL_X; ++t)
 #pragma unroll
     for (int first = 0; first < OUTS; first += COUNT) {
-      auto pack = *reinterpret_cast<const Pack<typename W::Sum, COUNT>*>(from + t * W::CHANNELS * W::MULTIPLIER + first);
+      Raw<4 * COUNT> raw;
+      raw.load(from + t * W::CHANNELS * W::MULTIPLIER + first);
+      typename W::Sum numbers[COUNT];
+      decode<sizeof(typename W::Sum) == sizeof(float) && static_cast<typename W::Sum>(0.5f) != 0 ? Stored::f32 : Stored::s32>(raw.words, numbers);
 #pragma unroll
-      for (int i = 0; i < COUNT; ++i) to[t][first + i] = pack.values[i] - zero(first + i);
+      for (int i = 0; i < COUNT; ++i) to[t][first + i] = numbers[i] - zero(first + i);
     }
 }
 
