@@ -28,6 +28,7 @@ TABLE = {
     "legalize-decompose": "lepton_compiler.passes.legalize_decompose:LegalizeDecompose",
     "legalize-native": "lepton_compiler.backends.tvm.legalize:LegalizeNative",
     "lower-precision": "lepton_compiler.passes.lower_precision:LowerPrecision",
+    "merge-products": "lepton_compiler.passes.merge_products:MergeProducts",
     "patches": "lepton_compiler.backends.tvm.patches:Patches",
     "persistent-layers": "lepton_compiler.backends.tvm.cuda.recurrent.rewrite:PersistentLayers",
     "quantize": "lepton_compiler.passes.quantize:Quantize",

@@ -47,10 +47,10 @@ class LowerPrecision(Pass):
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         kind = dtype(self.to)
         for part in list(bodies(graph)):
-            wide = wide_nodes(part)
+            wide, lowered = wide_nodes(part), dict[Value, Value]()
             for node in part.nodes:
                 if node.op.name in LOWERED and node not in wide and _is_float32(node) and _fits(node, kind):
-                    _lower(node, kind)
+                    _lower(node, kind, lowered)
 
 
 def _is_float32(node: Node) -> bool:
@@ -70,7 +70,8 @@ def _fits(node: Node, kind: DType) -> bool:
     return not large and not any(a.size == 1 and np.all(a != 0) and np.all(a.astype(kind.numpy) == 0) for a in constants)
 
 
-def _lower(node: Node, kind: DType) -> None:
+def _lower(node: Node, kind: DType, lowered: dict[Value, Value]) -> None:
+    """Compute a node in a type; `lowered` has what was converted to that before, once for all who read it."""
     graph = node.graph
     b = Builder(graph, before=node, loc=node.loc.by("lower-precision"))
     operands: list[Value | None] = []
@@ -80,7 +81,9 @@ def _lower(node: Node, kind: DType) -> None:
         elif value.tensor is not None:
             operands.append(b.constant(value.numpy().astype(kind.numpy), name=value.name))
         else:
-            operands.append(b(Cast(to=kind), value))
+            if value not in lowered:
+                lowered[value] = b(Cast(to=kind), value)
+            operands.append(lowered[value])
     made: Any = b.node(node.op, operands)
     for old, new in zip(node.outputs, made.outputs, strict=True):
         result = b(Cast(to=FLOAT32), new) if new.type.dtype == kind else new
