@@ -13,7 +13,7 @@ from lepton_compiler.ops.builder import Builder
 from lepton_compiler.passes.fuse.attention import largest_heads
 from lepton_compiler.passes.fuse.attention_parts import Attention, Operand, find_attention, operands_of
 from lepton_compiler.passes.fuse.kinds import kind
-from lepton_compiler.passes.siblings import form, join, product_of, without_bias
+from lepton_compiler.passes.siblings import chain, form, join
 from lepton_compiler.pipeline import Pass, PassContext
 
 ALIGNED = 16
@@ -45,8 +45,10 @@ class MergeProducts(Pass):
         heads = largest_heads({"float32": self.float32, "float16": self.float16, "bfloat16": self.bfloat16}, ctx.target)
         for part in list(bodies(graph)):
             reader = _Reader(part, heads)
-            done = [_merge(part, group) for siblings in _siblings(part, reader) for group in reader.groups(siblings, self.most)]
-            if done:
+            groups = [group for siblings in _siblings(part, reader) for group in reader.groups(siblings, self.most)]
+            for group in groups:
+                _merge(part, group)
+            if groups:
                 erase_dead(part)
 
 
@@ -90,7 +92,7 @@ class _Reader:
         """Results of products that may become slices, in order."""
         for node in self.part:
             for value in node.outputs:
-                if value.type.is_static and not value.is_output and (value in self.reading or _is_row(value)) and product_of(value):
+                if value.type.is_static and not value.is_output and (value in self.reading or _is_row(value)) and chain(value):
                     yield value
 
     def groups(self, siblings: Sequence[Value], most: int) -> Iterator[list[Value]]:
@@ -132,10 +134,9 @@ class _Reader:
 def _siblings(part: Graph, reader: _Reader) -> list[list[Value]]:
     """Values of the same form, by the first of them."""
     found: dict[Hashable, list[Value]] = {}
-    ends = list(reader.ends())
-    for value in ends:
+    for value in reader.ends():
         what = form(value)
-        if what is not None and not any(value is without_bias(other)[0] for other in ends if other is not value):
+        if what is not None:
             found.setdefault(what, []).append(value)
     return [values for values in found.values() if len(values) > 1]
 
@@ -151,7 +152,9 @@ def _places(group: Sequence[Value], total: int) -> list[Layout]:
 def _is_row(value: Value) -> bool:
     """Whether slices of a value are parts of memory that somebody reads who does not belong to its product's kernel."""
     single = all(n == 1 for n in value.type.static_shape[:-1])
-    return single and not (len(value.uses) == 1 and kind(value.users[0]) == "elementwise" and value.users[0].output.type.shape == value.type.shape)
+    return single and not (
+        len(value.uses) == 1 and kind(value.users[0]) == "elementwise" and value.users[0].output.type.shape == value.type.shape
+    )
 
 
 def _read_only_by(value: Value, inside: Collection[Node]) -> bool:
@@ -164,9 +167,8 @@ def _read_only_by(value: Value, inside: Collection[Node]) -> bool:
 def _merge(part: Graph, group: Sequence[Value]) -> None:
     """Compute values as one, and take slices."""
     before = next(node for node in part.nodes if any(v.producer is node for v in group))
-    nodes = [node for v in group if (node := v.producer) is not None]
-    products = [node for v in group if (node := product_of(v)) is not None]
-    b = Builder(part, before, Loc().merge(*(n.loc for n in (*products, *nodes))).by(MergeProducts.name))
+    members = {node for value in group for node in chain(value)}
+    b = Builder(part, before, Loc().merge(*(n.loc for n in part.nodes if n in members)).by(MergeProducts.name))
     whole, start = join(b, group), 0
     b.loc = Loc().by(MergeProducts.name)  # the slices are part of those that read them
     for value in group:

@@ -21,10 +21,16 @@ SMALL = 4096
 """Elements of constants that may be stored twice."""
 
 
-def product_of(value: Value) -> Node | None:
-    """The product whose result a value is, with or without a constant added; None where there is none, or its columns are not the last axis."""
-    node = without_bias(value)[0].producer
-    return node if node is not None and node.op.name in PRODUCTS and _is_followed(node, -1) else None
+def chain(value: Value) -> list[Node]:
+    """From a product whose columns are the last axis to a value that is computed from its result, column by column; empty where there is none."""
+    nodes: list[Node] = []
+    node = value.producer
+    while node is not None and _is_followed(node, -1):
+        nodes.append(node)
+        if node.op.name in PRODUCTS:
+            return nodes[::-1]
+        node = node.present_inputs[0].producer
+    return []
 
 
 def form(value: Value) -> Hashable | None:
