@@ -173,7 +173,7 @@ def _merge(part: Graph, group: Sequence[Value]) -> None:
     b.loc = Loc().by(MergeProducts.name)  # the slices are part of those that read them
     for value in group:
         end = start + value.type.static_shape[-1]
-        part_of = b.Slice(whole, starts=(start,), ends=(end,), axes=(value.type.rank - 1,))
+        part_of = b.Slice(whole, starts=(start,), ends=(end,), axes=(value.type.rank - 1,), steps=(1,))
         name, start = value.name, end
         part.replace_all_uses(value, part_of)
         part.rename(value, part.fresh_name(name))
