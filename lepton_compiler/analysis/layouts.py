@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lepton_compiler.ir.graph import Node
 from lepton_compiler.ir.op import Op
+from lepton_compiler.ops.indexing import Slice
 
 Factor = tuple[int, int]
 """Extent of a run of indices, and elements from one to the next."""
@@ -130,6 +132,22 @@ def _sliced(op: Any, layout: Layout, shape: Sequence[int]) -> Layout | None:
         first = min(max(start + size if start < 0 else start, 0), size)
         found = found.sliced(axis % len(shape), first, step, shape[axis])
     return found
+
+
+def offset_of(node: Node) -> int | None:
+    """Bytes before a slice of neighbours along the outermost axis of which there are several; None for another node, or slice."""
+    if not isinstance(node.op, Slice) or not node.present_inputs[0].type.is_static or not node.output.type.is_static:
+        return None
+    old, new = node.present_inputs[0].type.static_shape, node.output.type.static_shape
+    axes = [axis for axis, (m, n) in enumerate(zip(old, new, strict=True)) if m != n]
+    if len(axes) != 1 or any(n != 1 for n in old[: axes[0]]) or 0 in new:
+        return None
+    starts = dict(zip(node.op.axes or range(len(old)), zip(node.op.starts, node.op.steps or (1,) * len(old), strict=False), strict=False))
+    start, step = starts.get(axes[0]) or starts.get(axes[0] - len(old)) or (0, 1)
+    if step != 1 or not isinstance(start, int):
+        return None
+    first = start + old[axes[0]] if start < 0 else start
+    return max(first, 0) * (node.present_inputs[0].type.nbytes // old[axes[0]])
 
 
 def common(lists: Sequence[Sequence[Factor]]) -> list[tuple[int, tuple[int, ...]]] | None:
