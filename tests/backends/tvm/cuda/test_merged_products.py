@@ -25,9 +25,9 @@ def weights(b: Builder, seed: int, *shape: int) -> Value:
 def attended(b: Builder, x: Value, width: int = 32, biases: tuple[bool, ...] = (True, False, True), context: Value | None = None) -> Value:
     """Attention with heads, of projections of `x`; keys and values are those of `context`."""
     found = []
-    for k, (data, biased) in enumerate(zip((x, *[context or x] * 2), biases, strict=True)):
-        y = b.MatMul(data, weights(b, k, data.type.static_shape[-1], width))
-        y = b.Add(y, weights(b, 10 + k, width)) if biased else y
+    for seed, (data, biased) in enumerate(zip((x, *[context or x] * 2), biases, strict=True)):
+        y = b.MatMul(data, weights(b, seed, data.type.static_shape[-1], width))
+        y = b.Add(y, weights(b, 10 + seed, width)) if biased else y
         n, count, _ = y.type.static_shape
         found.append(b.Transpose(b.Reshape(y, shape=(n, count, HEADS, width // HEADS)), perm=(0, 2, 1, 3)))
     q, k, v = found
