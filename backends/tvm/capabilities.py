@@ -26,7 +26,7 @@ KERNELS = frozenset(
         "CumSum DeformPatches DepthToSpace DequantizeLinear Det Div DynamicQuantizeLinear Elu Equal Erf Exp Expand EyeLike Floor Gather GatherElements GatherND Gelu Gemm "
         "Greater GreaterOrEqual GridSample HardSigmoid HardSwish IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax Lookup MatMul "
         "MatMulInteger Max MaxPool MaxRoiPool Mean Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceMax ReduceMean "
-        "ReduceMin ReduceProd ReduceSum Relu Reshape Resize ReverseSequence RoiAlign Round ScatterElements ScatterND Selu Shrink Sigmoid Sign "
+        "ReduceMin ReduceProd ReduceSum Relu Reshape Resize ReverseSequence RMSNormalization RoiAlign Round ScatterElements ScatterND Selu Shrink Sigmoid Sign "
         "Sin Sinh Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh TensorScatter ThresholdedRelu Tile TopK "
         "Transpose Trilu Unsqueeze Where Xor "
     ).split()
