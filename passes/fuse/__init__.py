@@ -28,16 +28,18 @@ class Fuse(Pass):
         singletons: also wrap operators that stay alone.
         slices: slices that are parts of memory, and begin at multiples of so many bytes, stay outside as well, if they are alone; 0 for none. What
             they are taken from then lives as long as they do.
+        moves: whether a kernel may have several operators that move elements, and what is element-wise between and before them.
     """
 
     depth: int = 32
     inline: int = 1
     singletons: bool = True
     slices: int = 0
+    moves: bool = False
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         for part in list(bodies(graph)):
-            for group in form_groups(part, self.depth, ctx.target.lanes(32)):
+            for group in form_groups(part, self.depth, ctx.target.lanes(32), self.moves):
                 alone = len(group.nodes) == 1
                 if group.nodes[0].op.name != "Fused" and not (alone and self._stays(group.nodes[0])):
                     wrap(part, group.nodes[::-1], self.inline)

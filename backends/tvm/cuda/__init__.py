@@ -27,7 +27,7 @@ ADDED: dict[str, tuple[str, ...]] = {
 """By the pass of processors that they run before: layers whose steps are one kernel, before others are taken apart; one product of the same data
 for all that attention reads, and attention as one kernel.
 """
-CHANGED = {"fuse": "fuse{slices=16}"}
+CHANGED = {"fuse": "fuse{slices=16,moves=True}"}
 """What stands for passes of processors: memory is not scarce, and a launch dear; addresses that kernels get are multiples of 16."""
 REQUIRED_PASSES: tuple[str, ...] = tuple(item for step in tvm.REQUIRED_PASSES for item in (*ADDED.get(step, ()), CHANGED.get(step, step)))
 """Pipeline items that run before `build`: those of processors, `CHANGED`, and `ADDED`."""
