@@ -6,13 +6,14 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from lepton_compiler.analysis.layouts import Layout
+from lepton_compiler.analysis.layouts import RESHAPES, Layout, offset_of
 from lepton_compiler.ir.graph import Graph, Loc, Node, Value
 from lepton_compiler.ir.traverse import bodies, erase_dead
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.passes.fuse.attention import largest_heads
 from lepton_compiler.passes.fuse.attention_parts import Attention, Operand, find_attention, operands_of
 from lepton_compiler.passes.fuse.kinds import kind
+from lepton_compiler.passes.fuse.moves import keeps_neighbours
 from lepton_compiler.passes.siblings import chain, form, join
 from lepton_compiler.pipeline import Pass, PassContext
 
@@ -26,25 +27,28 @@ class MergeProducts(Pass):
 
     A GPU does the three products of a short text one after the other, each with a few of its multiprocessors, in the time in which it does the one
     product of all three. Slices must cost nothing: they are made for attention that becomes one kernel (`fuse-attention`), which reads queries, keys
-    and values where they are, and where there is a single row, so that a slice is a part of memory. Results whose product would otherwise
-    do with them what comes next stay as they are, and so does what the model returns.
+    and values where they are; for operators that move elements, if they take slices into their kernels (`fuse{moves=true}`); and where there is
+    a single row, so that a slice is a part of memory. Results whose product would otherwise do with them what comes next stay as they are,
+    and so does what the model returns.
 
     Weights may be stored as codes, with scales of columns or groups.
 
     Attributes:
         float32, float16, bfloat16: elements of the largest keys and values of each type that attention as one kernel takes.
         most: bytes of a result; what the same attention reads may have more.
+        moves: whether operators that move elements take slices into their kernels.
     """
 
     float32: int = 128
     float16: int = 256
     bfloat16: int = 256
     most: int = 16 << 20
+    moves: bool = False
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         heads = largest_heads({"float32": self.float32, "float16": self.float16, "bfloat16": self.bfloat16}, ctx.target)
         for part in list(bodies(graph)):
-            reader = _Reader(part, heads)
+            reader = _Reader(part, heads, self.moves)
             groups = [group for siblings in _siblings(part, reader) for group in reader.groups(siblings, self.most)]
             for group in groups:
                 _merge(part, group)
@@ -71,6 +75,7 @@ class _Reader:
 
     part: Graph
     heads: dict[str, int]
+    moves: bool
     found: list[_Known] = field(init=False)
     reading: dict[Value, list[_Known]] = field(init=False)
 
@@ -92,8 +97,12 @@ class _Reader:
         """Results of products that may become slices, in order."""
         for node in self.part:
             for value in node.outputs:
-                if value.type.is_static and not value.is_output and (value in self.reading or _is_row(value)) and chain(value):
+                if value.type.is_static and not value.is_output and (self.is_viewed(value) or _is_row(value)) and chain(value):
                     yield value
+
+    def is_viewed(self, value: Value) -> bool:
+        """Whether who reads a value reads a slice as well, wherever that begins."""
+        return value in self.reading or (self.moves and _is_moved(value))
 
     def groups(self, siblings: Sequence[Value], most: int) -> Iterator[list[Value]]:
         """Those of several siblings that become one result, of at most so many bytes if not all are read by the same attention."""
@@ -122,7 +131,7 @@ class _Reader:
         return [
             v for v in group
             if not any(id(known) in refused for known in self.reading.get(v, ()))
-            and (v in self.reading or places[v].offset * v.type.dtype.bits % (8 * ALIGNED) == 0)
+            and (self.is_viewed(v) or places[v].offset * v.type.dtype.bits % (8 * ALIGNED) == 0)
         ]  # fmt: skip
 
     def _reads(self, known: _Known, places: Mapping[Value, Layout]) -> bool:
@@ -155,6 +164,16 @@ def _is_row(value: Value) -> bool:
     return single and not (
         len(value.uses) == 1 and kind(value.users[0]) == "elementwise" and value.users[0].output.type.shape == value.type.shape
     )
+
+
+def _is_moved(value: Value) -> bool:
+    """Whether the elements of a value are moved, in a kernel of their own, and do nothing else."""
+    while len(value.uses) == 1 and not value.is_output:
+        (user,) = value.users
+        if user.op.name not in RESHAPES:
+            return (user.op.name == "Slice" and offset_of(user) is None) or (user.op.name == "Transpose" and keeps_neighbours(user))
+        value = user.output
+    return False
 
 
 def _read_only_by(value: Value, inside: Collection[Node]) -> bool:

@@ -22,7 +22,7 @@ __all__ = ["REQUIRED_PASSES", "build", "build_sizes", "check_tunable", "choices_
 HEADS = ",".join(f"{kind}={n}" for kind, n in LARGEST_HEAD.items())
 ADDED: dict[str, tuple[str, ...]] = {
     "legalize-native": ("persistent-layers",),
-    "fuse": (f"merge-products{{{HEADS}}}", f"fuse-attention{{{HEADS}}}"),
+    "fuse": (f"merge-products{{moves=True,{HEADS}}}", f"fuse-attention{{{HEADS}}}"),
 }
 """By the pass of processors that they run before: layers whose steps are one kernel, before others are taken apart; one product of the same data
 for all that attention reads, and attention as one kernel.

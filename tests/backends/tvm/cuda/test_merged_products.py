@@ -91,3 +91,16 @@ def test_results_that_would_have_to_be_copied_stay(agrees):
     scores = b.MatMul(q, b.Transpose(k, perm=(0, 1, 3, 2)))
     graph.set_outputs([b.MatMul(b.Softmax(scores, axis=3), v), b.ReduceMax(kept, axes=(2,))])
     assert sorted(calls(agrees(graph))) == ["attention", "matmul", "matmul_add", "reducemax"]
+
+
+def test_what_moves_elements_reads_slices(agrees):
+    graph, b, (x, cos) = graph_of(x="1,6,32", cos="6,16")
+    results = []
+    for seed in range(2):
+        y = b.Add(b.MatMul(x, weights(b, seed, 32, 32)), weights(b, 10 + seed, 32))
+        q = b.Transpose(b.Reshape(y, shape=(1, 6, HEADS, 16)), perm=(0, 2, 1, 3))
+        halves = [b.Slice(q, starts=(start,), ends=(start + 8,), axes=(3,), steps=(1,)) for start in (8, 0)]
+        results.append(b.Add(b.Mul(q, cos), b.Concat(*halves, axis=3)))
+    graph.set_outputs(results)
+    found = calls(agrees(graph))
+    assert found[0] == "matmul_add" and len(found) == 3
