@@ -79,26 +79,30 @@ class Kept:
     share: Share
     bytes: int
 
-    def moves(self, store: bool = False) -> list[str]:
-        """Load all elements, or store them."""
-        size, turn = self.bytes * self.share.width, f"{self.name}_turn"
-        inside, outside = f"{self.name} + {turn} * {self.share.width}", f"{self.buffer} + {self.base} + {self.share.first(turn)}"
-        access = f"lepton_{size}bytes" if size in ACCESSES and self.share.width > 1 else ""
-        if access and store:
-            lines = [f"  *({access} *)({outside}) = *(const {access} *)({inside});"]
-        elif access:
-            lines = [f"  *({access} *)({inside}) = *(const {access} *)({outside});"]
-        else:
-            to, of = (outside, inside) if store else (inside, outside)
-            lines = [f"  for (int32_t next = 0; next < {self.share.width}; ++next) ({to})[next] = ({of})[next];"]
-            lines = ["  #pragma unroll", *lines]
-        return self.share.loop(turn, lines)
+    @property
+    def access(self) -> str:
+        """The type of a load or store of neighbours; none where they are moved one by one."""
+        size = self.bytes * self.share.width
+        return f"lepton_{size}bytes" if size in ACCESSES and self.share.width > 1 else ""
 
     @property
     def declaration(self) -> str:
-        """The array."""
-        count = self.share.elements
-        return f"  __align__({min(WIDEST, self.bytes * self.share.width)}) {self.kind} {self.name}[{count}];"
+        """Both views of the registers: `each` element, and what is moved at once."""
+        whole = f"{self.access} whole[{self.share.turns}]; " if self.access else ""
+        return f"  union {{ {whole}{self.kind} each[{self.share.elements}]; }} {self.name};"
+
+    def moves(self, store: bool = False) -> list[str]:
+        """Load all elements, or store them."""
+        turn = f"{self.name}_turn"
+        place = f"{self.buffer} + {self.base} + {self.share.first(turn)}"
+        if self.access:
+            memory = f"*({'' if store else 'const '}{self.access} *)({place})"
+            registers = f"{self.name}.whole[{turn}]"
+        else:
+            memory, registers = f"({place})[next]", f"{self.name}.each[{turn} * {self.share.width} + next]"
+        move = f"{memory} = {registers};" if store else f"{registers} = {memory};"
+        each = [f"  for (int32_t next = 0; next < {self.share.width}; ++next) {move}"]
+        return self.share.loop(turn, [f"  {move}"] if self.access else ["  #pragma unroll", *each])
 
 
 class RowWriter(DeviceWriter):
@@ -148,7 +152,7 @@ class RowWriter(DeviceWriter):
             if sum(k.bytes * k.share.elements for k in self.kept.values()) + size * share.elements > KEPT:
                 return super().element(buffer, indices)
             self.kept[key] = Kept(self.name(f"{name}_row"), self.element_type(buffer), name, base, share, size)
-        return f"{self.kept[key].name}[{self.slot}]"
+        return f"{self.kept[key].name}.each[{self.slot}]"
 
     def base(self, buffer: Any, indices: Any, share: Share) -> str | None:
         """Elements of a buffer before the row, where the element is the thread's own and loads of several would be aligned."""
