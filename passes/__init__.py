@@ -22,6 +22,7 @@ TABLE = {
     "fuse": "lepton_compiler.passes.fuse:Fuse",
     "fuse-attention": "lepton_compiler.passes.fuse.attention:FuseAttention",
     "integer-layers": "lepton_compiler.backends.tvm.integer_layers:IntegerLayers",
+    "hoist-invariants": "lepton_compiler.passes.hoist_invariants:HoistInvariants",
     "hoist-products": "lepton_compiler.passes.hoist_products:HoistProducts",
     "integer-products": "lepton_compiler.backends.tvm.integer_products:IntegerProducts",
     "layout": "lepton_compiler.passes.layout:Layout",
