@@ -160,10 +160,8 @@ def _places(group: Sequence[Value], total: int) -> list[Layout]:
 
 def _is_row(value: Value) -> bool:
     """Whether slices of a value are parts of memory that somebody reads who does not belong to its product's kernel."""
-    single = all(n == 1 for n in value.type.static_shape[:-1])
-    return single and not (
-        len(value.uses) == 1 and kind(value.users[0]) == "elementwise" and value.users[0].output.type.shape == value.type.shape
-    )
+    single = value.type.size > 0 and all(n == 1 for n in value.type.static_shape[:-1])
+    return single and not all(kind(user) == "elementwise" and user.output.type.shape == value.type.shape for user in value.users)
 
 
 def _is_moved(value: Value) -> bool:
