@@ -50,11 +50,13 @@ if TYPE_CHECKING:
     from lepton_compiler.quantization import Report
     from lepton_compiler.runtime.model import CompiledModel
 
+CONVERTED = ("hoist-invariants", "fold-constants{dequantize=false,small=0}", "simplify-casts", "dce")
+"""After conversions were put in: those of weights are done here, before loops and not in each iteration, and those there and back go."""
 PRECISION_PASSES = {
     "fp32": (),
     "tf32": (),
-    "fp16": ("lower-precision{to=float16}", "simplify-casts", "dce"),
-    "bf16": ("lower-precision{to=bfloat16}", "simplify-casts", "dce"),
+    "fp16": ("lower-precision{to=float16}", *CONVERTED),
+    "bf16": ("lower-precision{to=bfloat16}", *CONVERTED),
 }
 """Passes that lower the precision of a graph before a backend's own passes."""
 

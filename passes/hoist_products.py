@@ -26,7 +26,7 @@ def products_of_rows(b: Builder, node: Node) -> Replacement:
     if op.trips is None:
         return "the number of iterations is not known"
     region = node.regions[0].copy()
-    constant = _constant_inputs(region, op.carried)
+    constant = constant_inputs(region, op.carried)
     places = [p for p in _products(region, constant) if _rows(p[1]) <= SPARE * op.trips]
     if not places:
         return "no product is that of a row with weights"
@@ -40,7 +40,7 @@ def products_of_rows(b: Builder, node: Node) -> Replacement:
     return b.node(op, operands, regions=[region]).outputs
 
 
-def _constant_inputs(region: Graph, carried: int) -> set[Value]:
+def constant_inputs(region: Graph, carried: int) -> set[Value]:
     """Inputs of a loop's body that are the same in each iteration: captures, and carried values that it hands on as they are."""
     kept = [v for v, after in zip(region.inputs[2 : 2 + carried], region.outputs[1 : 1 + carried], strict=True) if v is after]
     return {*kept, *region.inputs[2 + carried :]}

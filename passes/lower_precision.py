@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -24,6 +25,8 @@ LOWERED = frozenset(
     ).split()
 )
 """Operators whose results stay near their operands in size, or are bounded. Sums over many elements inside of them are float32 in kernels."""
+MOVES = frozenset("Concat DepthToSpace Expand Gather Pad Reshape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze".split())
+"""Those of them that compute nothing."""
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38}
 """Numbers beyond are infinite in a type: those of float32 that models hide keys with, too."""
 
@@ -34,7 +37,7 @@ class LowerPrecision(Pass):
 
     Inputs and outputs of the graph keep their types. What sums without bound, powers, exponentials and recurrent layers stay in float32, and so does
     what reads them before they are scaled, as a mean does a sum. Quantized layers stay: a sum of products of codes is more than half precision
-    holds, and what becomes a code must not be rounded before.
+    holds, and what becomes a code must not be rounded before. What only moves numbers between such nodes stays, too.
 
     Attributes:
         to: the type, `float16` or `bfloat16`.
@@ -47,10 +50,22 @@ class LowerPrecision(Pass):
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
         kind = dtype(self.to)
         for part in list(bodies(graph)):
-            wide = wide_nodes(part)
-            for node in part.nodes:
-                if node.op.name in LOWERED and node not in wide and _is_float32(node) and _fits(node, kind):
-                    _lower(node, kind)
+            wide, lowered = wide_nodes(part), dict[Value, Value]()
+            fitting = [n for n in part.nodes if n.op.name in LOWERED and n not in wide and _is_float32(n) and _fits(n, kind)]
+            for node in _without_detours(fitting):
+                _lower(node, kind, lowered)
+
+
+def _without_detours(nodes: Sequence[Node]) -> list[Node]:
+    """Nodes, in order, without those that only move numbers of others that are not among them, to others that are not: they would be converted twice."""
+    kept = {node for node in nodes if node.op.name not in MOVES}
+    for node in nodes:
+        if any(v.producer in kept for v in node.present_inputs):
+            kept.add(node)
+    for node in reversed(nodes):
+        if any(user in kept for v in node.outputs for user in v.users):
+            kept.add(node)
+    return [node for node in nodes if node in kept]
 
 
 def _is_float32(node: Node) -> bool:
@@ -70,7 +85,8 @@ def _fits(node: Node, kind: DType) -> bool:
     return not large and not any(a.size == 1 and np.all(a != 0) and np.all(a.astype(kind.numpy) == 0) for a in constants)
 
 
-def _lower(node: Node, kind: DType) -> None:
+def _lower(node: Node, kind: DType, lowered: dict[Value, Value]) -> None:
+    """Compute a node in a type; `lowered` has what was converted to that before, once for all who read it."""
     graph = node.graph
     b = Builder(graph, before=node, loc=node.loc.by("lower-precision"))
     operands: list[Value | None] = []
@@ -80,7 +96,9 @@ def _lower(node: Node, kind: DType) -> None:
         elif value.tensor is not None:
             operands.append(b.constant(value.numpy().astype(kind.numpy), name=value.name))
         else:
-            operands.append(b(Cast(to=kind), value))
+            if value not in lowered:
+                lowered[value] = b(Cast(to=kind), value)
+            operands.append(lowered[value])
     made: Any = b.node(node.op, operands)
     for old, new in zip(node.outputs, made.outputs, strict=True):
         result = b(Cast(to=FLOAT32), new) if new.type.dtype == kind else new

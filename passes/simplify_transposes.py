@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lepton_compiler.ir.graph import Graph, Node, Value
+from lepton_compiler.analysis.layouts import RESHAPES, Factor, Layout, through
+from lepton_compiler.ir.graph import Graph, Loc, Node, Value
 from lepton_compiler.ops.builder import Builder
 from lepton_compiler.passes.layout import only_ones_move, transposed
 from lepton_compiler.passes.permute import ELEMENTWISE_FAMILIES, RULES, Perm, compose, inverse, permute_op
@@ -31,6 +32,41 @@ def transpose_to_reshape(b: Builder, node: Node) -> Replacement:
     if not x.type.is_static or not only_ones_move(x.type.shape, _perm(node)):
         return None
     return b.Reshape(x, shape=node.output.type.shape)
+
+
+@simplifies("Transpose")
+def merge_through_reshapes(b: Builder, node: Node) -> Replacement:
+    """Transpose(Reshape(Transpose(x)))  -->  Reshape(x), where that is the order in memory again; else Reshape(Transpose(Reshape(x)))"""
+    chain, found = [node], list[tuple[int, list[Factor]]]()
+    while (producer := chain[-1].present_inputs[0].producer) is not None and producer.op.name in (*RESHAPES, "Transpose"):
+        chain.append(producer)
+        alone = all(len(n.output.uses) == 1 and not n.output.is_output for n in chain[1:])
+        if producer.op.name == "Transpose" and (runs := _runs(chain)) is not None and (alone or len(runs) <= 1):
+            found.append((len(chain), runs))
+    if not found:
+        return "no other transpose comes before it, or somebody else reads what is in between"
+    length, runs = found[-1]
+    x, order = chain[length - 1].present_inputs[0], sorted(range(len(runs)), key=lambda k: -runs[k][1])
+    b.loc = Loc().merge(*(n.loc for n in chain[length - 1 : 0 : -1]), b.loc)
+    if len(runs) > 1:
+        x = b.Transpose(_reshaped(b, x, tuple(runs[k][0] for k in order)), perm=inverse(tuple(order)))
+    return _reshaped(b, x, node.output.type.static_shape)
+
+
+def _reshaped(b: Builder, x: Value, shape: tuple[int, ...]) -> Value:
+    return x if x.type.shape == shape else b.Reshape(x, shape=shape)
+
+
+def _runs(chain: list[Node]) -> list[Factor] | None:
+    """Runs of elements, outermost first, in which a chain of reshapes and transposes, the last one first, walks what it views; one if it is in order."""
+    source = chain[-1].present_inputs[0].type
+    if not source.is_static or source.size == 0 or not all(node.output.type.is_static for node in chain):
+        return None
+    layout: Layout | None = Layout.dense(source.static_shape)
+    for node in reversed(chain):
+        layout = None if layout is None else through(node.op, layout, node.output.type.static_shape)
+    layout = None if layout is None else layout.reshaped((source.size,))
+    return None if layout is None else list(layout.axes[0])
 
 
 def _perm(node: Node) -> Perm:
@@ -88,4 +124,6 @@ class SimplifyTransposes(Pass):
     sink: bool = True
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
-        rewrite(graph, [merge_transposes, transpose_to_reshape, *([sink_transpose] if self.sink else [])], ctx.tracer)
+        rewrite(
+            graph, [merge_transposes, transpose_to_reshape, merge_through_reshapes, *([sink_transpose] if self.sink else [])], ctx.tracer
+        )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lepton_compiler.analysis.layouts import offset_of
 from lepton_compiler.backends.tvm.carriers import CARRIERS
 from lepton_compiler.ir.graph import Node, Value
-from lepton_compiler.ops.indexing import Slice
 from lepton_compiler.ops.rearrange import Concat
 from lepton_compiler.target import Target
 
@@ -26,7 +26,7 @@ KERNELS = frozenset(
         "CumSum DeformPatches DepthToSpace DequantizeLinear Det Div DynamicQuantizeLinear Elu Equal Erf Exp Expand EyeLike Floor Gather GatherElements GatherND Gelu Gemm "
         "Greater GreaterOrEqual GridSample HardSigmoid HardSwish IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax Lookup MatMul "
         "MatMulInteger Max MaxPool MaxRoiPool Mean Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceMax ReduceMean "
-        "ReduceMin ReduceProd ReduceSum Relu Reshape Resize ReverseSequence RoiAlign Round ScatterElements ScatterND Selu Shrink Sigmoid Sign "
+        "ReduceMin ReduceProd ReduceSum Relu Reshape Resize ReverseSequence RMSNormalization RoiAlign Round ScatterElements ScatterND Selu Shrink Sigmoid Sign "
         "Sin Sinh Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh TensorScatter ThresholdedRelu Tile TopK "
         "Transpose Trilu Unsqueeze Where Xor "
     ).split()
@@ -61,22 +61,6 @@ MOVES = frozenset(
 def is_view(node: Node) -> bool:
     """Whether a node's result lies in its operand's bytes: `offset_of` says where."""
     return node.op.name in VIEWS or offset_of(node) is not None
-
-
-def offset_of(node: Node) -> int | None:
-    """Bytes before a slice of neighbours along the outermost axis of which there are several; None for another node, or slice."""
-    if not isinstance(node.op, Slice) or not node.present_inputs[0].type.is_static or not node.output.type.is_static:
-        return None
-    old, new = node.present_inputs[0].type.static_shape, node.output.type.static_shape
-    axes = [axis for axis, (m, n) in enumerate(zip(old, new, strict=True)) if m != n]
-    if len(axes) != 1 or any(n != 1 for n in old[: axes[0]]) or 0 in new:
-        return None
-    starts = dict(zip(node.op.axes or range(len(old)), zip(node.op.starts, node.op.steps or (1,) * len(old), strict=False), strict=False))
-    start, step = starts.get(axes[0]) or starts.get(axes[0] - len(old)) or (0, 1)
-    if step != 1 or not isinstance(start, int):
-        return None
-    first = start + old[axes[0]] if start < 0 else start
-    return max(first, 0) * (node.present_inputs[0].type.nbytes // old[axes[0]])
 
 
 def joins(node: Node) -> bool:

@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from lepton_compiler.backends.tvm.capabilities import computes_nothing, is_view, joins, offset_of
+from lepton_compiler.analysis.layouts import offset_of
+from lepton_compiler.backends.tvm.capabilities import computes_nothing, is_view, joins
 from lepton_compiler.backends.tvm.kernels import Kernel, KernelParameter
 from lepton_compiler.backends.tvm.spec import KernelSpec, kernel_operands
 from lepton_compiler.backends.tvm.weights import WeightStore

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lepton_compiler.ir.graph import Node
 from lepton_compiler.ir.op import Op
+from lepton_compiler.ops.indexing import Gather, Slice
 
 Factor = tuple[int, int]
 """Extent of a run of indices, and elements from one to the next."""
@@ -130,6 +132,38 @@ def _sliced(op: Any, layout: Layout, shape: Sequence[int]) -> Layout | None:
         first = min(max(start + size if start < 0 else start, 0), size)
         found = found.sliced(axis % len(shape), first, step, shape[axis])
     return found
+
+
+def offset_of(node: Node) -> int | None:
+    """Bytes before the part of memory that a node takes: a slice of neighbours along the outermost axis of which there are several, or one known
+    index of that (`Gather`); None for another node.
+    """
+    if not isinstance(node.op, (Gather, Slice)) or not node.present_inputs[0].type.is_static or not node.output.type.is_static:
+        return None
+    old, new = node.present_inputs[0].type.static_shape, node.output.type.static_shape
+    if 0 in old or 0 in new:
+        return None
+    axis, start = _picked(node) if isinstance(node.op, Gather) else _first(node.op, old, new)
+    if axis is None or start is None or any(n != 1 for n in old[:axis]):
+        return None
+    return max(start + old[axis] if start < 0 else start, 0) * (node.present_inputs[0].type.nbytes // old[axis])
+
+
+def _picked(gather: Node) -> tuple[int | None, int | None]:
+    """The axis of a `Gather`, and the index if that is one known number."""
+    x, index = gather.present_inputs
+    known = index.tensor is not None and index.type.size == 1
+    return vars(gather.op)["axis"] % x.type.rank, int(index.numpy().reshape(-1)[0]) if known else None
+
+
+def _first(op: Slice, old: Sequence[int], new: Sequence[int]) -> tuple[int | None, int | None]:
+    """The axis that a slice cuts, if it is one, and the first index if neighbours follow."""
+    axes = [axis for axis, (m, n) in enumerate(zip(old, new, strict=True)) if m != n]
+    if len(axes) != 1:
+        return None, None
+    starts = dict(zip(op.axes or range(len(old)), zip(op.starts, op.steps or (1,) * len(old), strict=False), strict=False))
+    start, step = starts.get(axes[0]) or starts.get(axes[0] - len(old)) or (0, 1)
+    return axes[0], start if step == 1 and isinstance(start, int) else None
 
 
 def common(lists: Sequence[Sequence[Factor]]) -> list[tuple[int, tuple[int, ...]]] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from lepton_compiler.passes.fuse.attention_parts import MULTIPLIED, Attention, O
 from lepton_compiler.passes.fuse.kinds import is_arithmetic, kind
 from lepton_compiler.passes.fuse.wrap import wrap
 from lepton_compiler.pipeline import Pass, PassContext
+from lepton_compiler.target import Target
 
 NAME = "attention"
 """`Fused.kind` of these kernels."""
@@ -44,14 +46,16 @@ class FuseAttention(Pass):
     bfloat16: int = 256
 
     def run(self, graph: Graph, ctx: PassContext) -> None:  # noqa: D102
-        most = {"float32": self.float32, "float16": self.float16, "bfloat16": self.bfloat16}
-        for name in most:
-            if not all(name in gpu.multiplied for gpu in ctx.target.gpus):
-                most[name] = 0
+        most = largest_heads({"float32": self.float32, "float16": self.float16, "bfloat16": self.bfloat16}, ctx.target)
         for part in list(bodies(graph)):
             done = [_fuse(node, most) for node in part.nodes if node.op.name == "Softmax"]
             if any(done):
                 erase_dead(part)
+
+
+def largest_heads(most: Mapping[str, int], target: Target) -> dict[str, int]:
+    """Elements of the largest keys and values by element type: 0 where a GPU of the target does not multiply it."""
+    return {name: n if all(name in gpu.multiplied for gpu in target.gpus) else 0 for name, n in most.items()}
 
 
 def _fuse(softmax: Node, most: dict[str, int]) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ MULTIPLIED = ("float16", "bfloat16", "float32")
 """Element types of queries, keys and values, the shortest first."""
 LONGEST = 32
 """Operators on the way from one product to the other, or from an operand to what it views."""
+Places = Mapping[Value, Layout]
+"""Where values lie that are to become views of others."""
+NOWHERE: Places = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -163,19 +167,20 @@ def _carries(node: Node, operand: Value) -> bool:
     return shape[-1:] == result[-1:] if node.op.name in RESHAPES else shape == result
 
 
-def operands_of(found: Attention, most: dict[str, int]) -> tuple[Operand, Operand, Operand] | str:
+def operands_of(found: Attention, most: Mapping[str, int], places: Places = NOWHERE) -> tuple[Operand, Operand, Operand] | str:
     """How queries, keys and values are read: from as far back as views allow; or why a kernel cannot take them.
 
     Args:
         found: the attention.
         most: by element type, elements of the largest keys and values that the backend takes.
+        places: values to be taken for views.
     """
     scores, result = found.first.output.type.static_shape, found.second.output.type.static_shape
     q, k, v = found.first.present_inputs[0], found.first.present_inputs[1], found.second.present_inputs[1]
     options = [
-        [o for o in _readings(q, scaled=True) if _in_vectors(o.layout, -1, None)],
-        [o for o in _readings(k, scaled=True) if _in_vectors(o.layout, -2, -1)] or [_swapped(k)],
-        [o for o in _readings(v, scaled=False) if _in_vectors(o.layout, -1, -2)],
+        [o for o in _readings(q, places, scaled=True) if _in_vectors(o.layout, -1, None)],
+        [o for o in _readings(k, places, scaled=True) if _in_vectors(o.layout, -2, -1)] or [_swapped(k)],
+        [o for o in _readings(v, places, scaled=False) if _in_vectors(o.layout, -1, -2)],
     ]
     reason = f"it multiplies {q.type.dtype}"
     for name in MULTIPLIED:
@@ -208,13 +213,13 @@ def joint(operands: Sequence[Operand], scores: Sequence[int], result: Sequence[i
     return sizes_of(q, k, v, scores, result)
 
 
-def _readings(value: Value, scaled: bool) -> Iterator[Operand]:
+def _readings(value: Value, places: Places, scaled: bool) -> Iterator[Operand]:
     """The ways to read an operand, the nearest first; times a number only where that is allowed."""
     views: list[tuple[Node, int]] = []
     passed: list[Node] = []
     factor = 1.0
     for _ in range(LONGEST):
-        layout = _layout(value, views[::-1])
+        layout = _layout(value, views[::-1], places)
         if layout is not None and (value.tensor is None or value.type.size > 1):
             yield Operand(value, tuple(views[::-1]), tuple(passed), layout, factor)
         node = value.producer
@@ -238,10 +243,10 @@ def picked(gather: Node) -> int | None:
     return int(index.numpy()) if index.tensor is not None and index.type.rank == 0 else None
 
 
-def _layout(base: Value, views: Sequence[tuple[Node, int]]) -> Layout | None:
+def _layout(base: Value, views: Sequence[tuple[Node, int]], places: Places) -> Layout | None:
     if not base.type.is_static:
         return None
-    layout: Layout | None = Layout.dense(base.type.static_shape)
+    layout: Layout | None = places.get(base) or Layout.dense(base.type.static_shape)
     for node, output in views:
         kinds = node.outputs[output].type
         if layout is None or not kinds.is_static:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from lepton_compiler.analysis.weights import product_of_converted
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.passes.fuse.kinds import Kind, kind
+from lepton_compiler.passes.fuse.moves import MOVES, joins_moves
 
 INTERLEAVED = 4
 """Planes that are put side by side while they are computed."""
@@ -34,13 +35,14 @@ class Group:
     moved: bool = False
 
 
-def form_groups(graph: Graph, depth: int, lanes: int = 1) -> list[Group]:
+def form_groups(graph: Graph, depth: int, lanes: int = 1, moves: bool = False) -> list[Group]:
     """The kernels of a graph, last one first; views and nodes with regions stay outside.
 
     Args:
         graph: without kernels yet.
         depth: most nodes per kernel.
         lanes: numbers that the machine computes at once.
+        moves: whether operators that move elements read each other's results in one kernel.
     """
     groups: list[Group] = []
     member: dict[Node, Group] = {}
@@ -50,7 +52,8 @@ def form_groups(graph: Graph, depth: int, lanes: int = 1) -> list[Group]:
         users = node.output.users if len(node.outputs) == 1 and node.output not in returned else []
         candidates = {id(member.get(user)): member.get(user) for user in users}
         target = next(iter(candidates.values())) if len(candidates) == 1 else None
-        if target is not None and len(target.nodes) < depth and _joins(node, what, target, users, lanes):
+        room = target is not None and len(target.nodes) < depth
+        if target is not None and room and (_joins(node, what, target, users, lanes) or (moves and _moves(node, what, target, users))):
             _add(target, node, what, users)
             member[node] = target
         elif what not in ("control", "view"):  # a view at the end of a kernel costs nothing outside, and anchors can end before it
@@ -64,7 +67,7 @@ def form_groups(graph: Graph, depth: int, lanes: int = 1) -> list[Group]:
 def _set_role(group: Group, node: Node, what: Kind) -> None:
     if what == "transpose":
         group.moved = True
-    elif what not in ("elementwise", "view"):
+    elif what not in ("elementwise", "view") and group.anchor is None:
         group.anchor = node
 
 
@@ -97,6 +100,12 @@ def _joins(node: Node, what: Kind, group: Group, users: list[Node], lanes: int) 
     return what == "elementwise" and feeds_anchor and all(u is group.anchor or _whole(node.output, u) for u in users)
 
 
+def _moves(node: Node, what: Kind, group: Group, users: list[Node]) -> bool:
+    """Whether a node joins a kernel because one of them moves elements; products keep what they end with."""
+    ends = what == "elementwise" and _ends_an_anchor(node, MOVES)
+    return what not in ("opaque", "control") and not ends and joins_moves(node, group.nodes, users)
+
+
 def _whole(value: Value, user: Node) -> bool:
     """Whether `user` reads each element of `value` once, rather than spreading it over a larger result."""
     if kind(user) in ("view", "transpose"):
@@ -125,14 +134,15 @@ def _puts_last(nodes: list[Node]) -> bool:
     return len(nodes) == 1 and perm[:-1] == sorted(perm[:-1])
 
 
-def _ends_an_anchor(node: Node) -> bool:
-    """Whether an element-wise chain that ends in `node` begins with an anchor, which can take the chain into its kernel."""
+def _ends_an_anchor(node: Node, but: frozenset[str] = frozenset()) -> bool:
+    """Whether an element-wise chain that ends in `node` begins with an anchor, `but` some, which can take the chain into its kernel."""
     for value in node.present_inputs:
         source = value.producer
         if source is None or len(value.uses) != 1 or value.is_output:
             continue
         what = kind(source)
-        if what in ("anchor", "reduction") or (what in ("elementwise", "view") and _ends_an_anchor(source)):
+        anchor = what in ("anchor", "reduction") and source.op.name not in but
+        if anchor or (what in ("elementwise", "view") and _ends_an_anchor(source, but)):
             return True
     return False
 

@@ -19,13 +19,18 @@ from lepton_compiler.tuning import Database, Request, TuningReport
 
 __all__ = ["REQUIRED_PASSES", "build", "build_sizes", "check_tunable", "choices_known", "tune"]
 
+HEADS = ",".join(f"{kind}={n}" for kind, n in LARGEST_HEAD.items())
 ADDED: dict[str, tuple[str, ...]] = {
     "legalize-native": ("persistent-layers",),
-    "fuse": (f"fuse-attention{{{','.join(f'{k}={n}' for k, n in LARGEST_HEAD.items())}}}",),
+    "fuse": (f"merge-products{{moves=True,{HEADS}}}", f"fuse-attention{{{HEADS}}}"),
 }
-"""By the pass of processors that they run before: layers whose steps are one kernel, before others are taken apart; attention as one kernel."""
-REQUIRED_PASSES: tuple[str, ...] = tuple(item for step in tvm.REQUIRED_PASSES for item in (*ADDED.get(step, ()), step))
-"""Pipeline items that run before `build`: those of processors, and `ADDED`."""
+"""By the pass of processors that they run before: layers whose steps are one kernel, before others are taken apart; one product of the same data
+for all that attention reads, and attention as one kernel.
+"""
+CHANGED = {"fuse": "fuse{slices=16,moves=True}"}
+"""What stands for passes of processors: memory is not scarce, and a launch dear; addresses that kernels get are multiples of 16."""
+REQUIRED_PASSES: tuple[str, ...] = tuple(item for step in tvm.REQUIRED_PASSES for item in (*ADDED.get(step, ()), CHANGED.get(step, step)))
+"""Pipeline items that run before `build`: those of processors, `CHANGED`, and `ADDED`."""
 
 Progress = Callable[[int, int, str], None]
 

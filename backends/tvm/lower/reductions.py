@@ -129,16 +129,7 @@ def lower_softmax(ctx: Context, op: Any, x: Arg) -> list[Any]:
 @lowers("LayerNormalization")
 def lower_layer_norm(ctx: Context, op: Any, x: Arg, scale: Arg, bias: Arg | None = None) -> list[Any]:
     """Mean, then variance about it, over the trailing axes."""
-    first, kind = op.axis % len(x.shape), wide(x.dtype)
-    axes = list(range(first, len(x.shape)))
-    count = 1
-    for a in axes:
-        count *= x.shape[a]
-    share = tirx.const(1.0 / count, kind)
-
-    def at(index: Sequence[Expr]) -> list[Expr]:
-        return [tirx.const(0, "int32") if a in axes else k for a, k in enumerate(index)]
-
+    axes, kind, share, at = _trailing(op, x)
     total = reduce(lambda i: x[i].astype(kind), x.shape, axes, True, te.sum, "norm_sum")
 
     def centred(i: Sequence[Expr]) -> Expr:
@@ -159,3 +150,22 @@ def lower_layer_norm(ctx: Context, op: Any, x: Arg, scale: Arg, bias: Arg | None
         results.append(compute(total.shape, lambda *i: total(*i) * share, "mean"))
         results.append(compute(total.shape, lambda *i: inverse(*i), "inv_std"))
     return results
+
+
+@lowers("RMSNormalization")
+def lower_rms_norm(ctx: Context, op: Any, x: Arg, scale: Arg) -> list[Any]:
+    """The mean of squares over the trailing axes, then division by its root."""
+    axes, kind, share, at = _trailing(op, x)
+    squares = reduce(lambda i: x[i].astype(kind) * x[i].astype(kind), x.shape, axes, True, te.sum, "norm_squares")
+    inverse = compute(
+        squares.shape, lambda *i: tirx.const(1, kind) / tirx.sqrt(squares(*i) * share + tirx.const(op.epsilon, kind)), "norm_inverse"
+    )
+    ctx.workspace(squares, inverse)
+    return [compute(x.shape, lambda *i: (x[i].astype(kind) * inverse(*at(i)) * scale.at(i).astype(kind)).astype(x.dtype), "rms_norm")]
+
+
+def _trailing(op: Any, x: Arg) -> tuple[list[int], str, Expr, Callable[[Sequence[Expr]], list[Expr]]]:
+    """The axes of a normalisation, the type that it is computed in, one over the number of elements, and the index of what is known of each row."""
+    axes, kind = list(range(op.axis % len(x.shape), len(x.shape))), wide(x.dtype)
+    share = tirx.const(1.0 / math.prod(x.shape[a] for a in axes), kind)
+    return axes, kind, share, lambda index: [tirx.const(0, "int32") if a in axes else k for a, k in enumerate(index)]

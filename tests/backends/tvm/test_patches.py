@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import lepton_compiler as lc
+from lepton_compiler.analysis.layouts import offset_of
 from lepton_compiler.backend import Artifact, BuildOptions
 from lepton_compiler.backends.tvm import build
 from lepton_compiler.backends.tvm.arena import plan_of
-from lepton_compiler.backends.tvm.capabilities import joins, offset_of
+from lepton_compiler.backends.tvm.capabilities import joins
 from lepton_compiler.cli.leptonc import main
 from lepton_compiler.ir.graph import Graph, Value
 from lepton_compiler.ir.text import parse_graph, write_lir

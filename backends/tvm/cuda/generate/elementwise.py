@@ -34,7 +34,7 @@ class WideWriter(DeviceWriter):
         if self.position is None or not name or hash(buffer) in self.registers or not self.is_wide(buffer, indices):
             return super().element(buffer, indices)
         array, _ = self.wide.setdefault(name, (f"{name}_wide", self.element_type(buffer)))
-        return f"{array}[lane]"
+        return f"{array}.each[lane]"
 
     def is_wide(self, buffer: Any, indices: Any) -> bool:
         """Whether the element is the one at the thread's position, of a buffer as large as the result."""
@@ -99,11 +99,11 @@ def _wide_body(writer: WideWriter, block: Block, position: Any, count: int, widt
         opening.append(f"  if (first >= {block.size}) return;")
     for name, (array, kind) in writer.wide.items():
         size = count * _size(kind)
-        opening.append(f"  __align__({size}) {kind} {array}[{count}];")
-        if name not in writer.written or any(f"{array}[lane]" in line.partition(" = ")[2] for line in lines):
-            opening.append(f"  *(lepton_{size}bytes *){array} = *(const lepton_{size}bytes *)({name} + first);")
+        opening.append(f"  union {{ lepton_{size}bytes whole; {kind} each[{count}]; }} {array};")
+        if name not in writer.written or any(f"{array}.each[lane]" in line.partition(" = ")[2] for line in lines):
+            opening.append(f"  {array}.whole = *(const lepton_{size}bytes *)({name} + first);")
         if name in writer.written:
-            writer.emit(f"*(lepton_{size}bytes *)({name} + first) = *(const lepton_{size}bytes *){array};")
+            writer.emit(f"*(lepton_{size}bytes *)({name} + first) = {array}.whole;")
     return opening
 
 

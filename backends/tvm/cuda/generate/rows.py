@@ -1,13 +1,13 @@
 """Chains of stages that work row by row: softmax, normalisation, reductions along the innermost axis, in one pass.
 
-A warp, or a whole block of threads, has a row. Each thread reduces every so many elements of it, then partial results are combined by
+A warp, or a whole block of threads, has a row. Each thread reduces its share of the elements (`shares`), then partial results are combined by
 shuffles, always in the same order, so that results are the same bits in every run.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import tirx
@@ -17,8 +17,10 @@ from tvm.ir.expr import TensorLoad
 from lepton_compiler.backends.tvm import outline
 from lepton_compiler.backends.tvm.c99.expressions import bare, element_kind
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
+from lepton_compiler.backends.tvm.cuda.generate.shares import WIDEST, RowWriter, Share
 from lepton_compiler.backends.tvm.cuda.generate.stages import loads
-from lepton_compiler.backends.tvm.cuda.text.writer import Axis, Block, DeviceWriter
+from lepton_compiler.backends.tvm.cuda.text.writer import Axis, Block
+from lepton_compiler.backends.tvm.schedules.loops import bits_of
 
 WARP = 32
 SHORT = 16
@@ -61,7 +63,7 @@ def row_reduction(kernel: KernelText, stage: Block) -> None:
     chunk = -(-stage.depth // parts)
     partial = tirx.decl_buffer((stage.size, parts), str(stage.target.dtype), f"{stage.name}_parts", layout=None)
     kernel.space(partial)
-    writer = kernel.writer()
+    writer = _writer(kernel)
     row = tirx.Var("row", "int32")
     writer.range(row, stage.size, "row")
     writer.unravel(stage.spatial, row)
@@ -93,12 +95,14 @@ def row_stage(kernel: KernelText, stages: Sequence[Block], shared: int) -> None:
     length = max(max(s.depth, _inner(s, shared)) for s in stages)
     lanes = kernel.choice.lanes or lanes_for(length, rows)
     several = ROWS_PER_BLOCK if lanes == WARP else 1
-    writer = kernel.writer()
+    writer = _writer(kernel)
+    if kernel.alone:
+        writer.apart = {hash(s.target) for s in stages if s.initial is None and any(loads(other, s.target) for other in stages)}
     row = tirx.Var("row", "int32")
     for k, stage in enumerate(stages):
         writer.range(row, rows, "row")
         writer.unravel(stage.spatial[:shared], row)
-        _Row(writer, lanes).write(stage, shared)
+        _Row(writer, lanes, _neighbours(kernel)).write(stage, shared)
         if stage.initial is None and any(loads(later, stage.target) for later in stages[k + 1 :]):
             writer.emit("__syncthreads();" if lanes > WARP else "__syncwarp();")
     position = f"blockIdx.x * {several} + threadIdx.y" if several > 1 else "blockIdx.x"
@@ -107,7 +111,20 @@ def row_stage(kernel: KernelText, stages: Sequence[Block], shared: int) -> None:
         opening.append(f"  if (row >= {rows}) return;")
     if any("lepton_parts" in line for line in writer.lines):
         opening.append(f"  __shared__ double lepton_parts[{WARP}];")
+    for kept in writer.kept.values():
+        opening += [kept.declaration, *([] if kept.buffer in writer.written else kept.moves())]
     kernel.add(writer, (-(-rows // several), 1, 1), (lanes, several, 1), opening)
+
+
+def _writer(kernel: KernelText) -> RowWriter:
+    writer = kernel.writer(RowWriter)
+    assert isinstance(writer, RowWriter)
+    return writer
+
+
+def _neighbours(kernel: KernelText) -> int:
+    """Elements that one load takes of each buffer; one where results may lie where operands do."""
+    return max(1, WIDEST // (max(bits_of(b.dtype) for b in kernel.buffers) // 8)) if kernel.alone else 1
 
 
 def lanes_for(length: int, rows: int) -> int:
@@ -142,8 +159,8 @@ def _is_self(x: Any, block: Block) -> bool:
 class _Row:
     """Writes the stages of one row."""
 
-    def __init__(self, writer: DeviceWriter, lanes: int) -> None:
-        self.writer, self.lanes = writer, lanes
+    def __init__(self, writer: RowWriter, lanes: int, neighbours: int = 1) -> None:
+        self.writer, self.lanes, self.neighbours = writer, lanes, neighbours
 
     def write(self, stage: Block, shared: int) -> None:
         """One stage, whose leading axes are known."""
@@ -153,25 +170,38 @@ class _Row:
             self.reduce(stage)
         else:
             self.spread(stage.spatial[shared:], lambda: self.store(stage, self.writer.value(stage.value)))
+            self.writer.lines += [line for kept in self.writer.kept_of(stage.target) for line in kept.moves(store=True)]
 
-    def spread(self, axes: Sequence[Axis], body: Any, bounds: tuple[str, str] | None = None) -> None:
-        """A loop over `axes`, or a part of it, of which each thread has every so many iterations."""
+    def spread(self, axes: Sequence[Axis], body: Callable[[], None], bounds: tuple[str, str] | None = None) -> None:
+        """A loop over `axes`, or a part of it, of which each thread has its share."""
         writer, extent = self.writer, math.prod(a.extent for a in axes)
         if extent == 0:
             return
         name = writer.name("j")
         at = tirx.Var("j", "int32")
         writer.range(at, extent, name)
-        first, end = ("lane", str(extent)) if bounds is None else (f"{bounds[0]} + lane", bounds[1])
-        writer.emit(f"for (int32_t {name} = {first}; {name} < {end}; {name} += {self.lanes}) {{")
 
         def turn() -> None:
             writer.unravel(axes, at)
             body()
 
-        lines, _ = writer.block(turn)
-        writer.lines += lines
-        writer.emit("}")
+        if bounds is not None:
+            lines, _ = writer.block(turn)
+            writer.emit(f"for (int32_t {name} = {bounds[0]} + lane; {name} < {bounds[1]}; {name} += {self.lanes}) {{")
+            writer.lines += [*lines, "  }"]
+            return
+        share = Share.of(extent, self.lanes, self.neighbours)
+        step, following = f"{name}_turn", f"{name}_next"
+        with writer.sharing(share, at, f"{step} * {share.width} + {following}"):
+            lines, _ = writer.block(turn)
+        inner = [
+            "  #pragma unroll",
+            f"  for (int32_t {following} = 0; {following} < {share.width}; ++{following}) {{",
+            f"    const int32_t {name} = {share.first(step)} + {following};",
+            *(f"  {line}" for line in lines),
+            "  }",
+        ]
+        writer.lines += share.loop(step, inner)
 
     def reduce(self, stage: Block, bounds: tuple[str, str] | None = None, place: str = "") -> None:
         """The result of a reduction, or of a part of it, in a variable of every thread; it is stored at `place`, or as a parameter."""

@@ -54,6 +54,16 @@ def test_layer_normalisation_is_one_launch(agrees):
     assert model.manifest["launches"] == 1
 
 
+@pytest.mark.parametrize("columns", [312, 384, 770])
+def test_rows_are_read_once_and_by_16_bytes_where_they_can_be(agrees, gpu, monkeypatch, columns):
+    monkeypatch.setattr(gpu, "checks", False)  # as a compiler that optimises sees the registers
+    line = f"%y = LayerNormalization(axis=-1,epsilon=1e-05)(%x,%s,%b) : float16[65,{columns}]"
+    graph = graph_of(f"%x: float16[65,{columns}], %s: float16[{columns}], %b: float16[{columns}]", line, results="%y")
+    text = agrees(graph, tolerance=2e-3).artifact.files["net.cu"].decode().split("__global__")[1]
+    size = {312: 16, 384: 8, 770: 4}[columns]  # the most that divides rows, and gives all threads as many if there is such a number
+    assert text.count(f"const lepton_{size}bytes *)(p") == 3 and "p0[" not in text
+
+
 def test_neighbours_are_read_and_written_at_once(agrees):
     model = agrees(graph_of("%x: float32[300,256], %z: float32[300,256]", "%y = Add()(%x,%z) : float32[300,256]", results="%y"))
     assert "lepton_16bytes" in model.artifact.files["net.cu"].decode().split("__global__")[1]

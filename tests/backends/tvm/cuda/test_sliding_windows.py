@@ -275,7 +275,7 @@ def test_a_vector_is_one_load_and_nothing_lies_in_local_memory():
     for graph, choice, _ in COMPILED.values():
         node = next(n for n in graph if n.op.name in ("Conv", "ConvInteger", "MaxPool", "AveragePool"))
         kernels.append(compile_spec("", replace(spec_of(node, gpu=True), choice=choice), target))
-    functions = compiler.compile(unit(kernels), GPUS["sm_80"]).ptx.decode().split(".entry ")[1:]
+    functions = compiler.compile(unit(kernels), "sm_80").ptx.decode().split(".entry ")[1:]
     texts = {text.partition("(")[0].strip(): text for text in functions}
     for (case, (_, _, load)), kernel in zip(COMPILED.items(), kernels, strict=True):
         text = texts[kernel.launches[0].symbol]
