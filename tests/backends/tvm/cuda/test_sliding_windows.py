@@ -162,6 +162,17 @@ def test_nan_is_the_largest(agrees):
     assert np.isnan(expected).sum() == 9
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_weights_of_few_bits_are_numbers_in_the_kernel(make, gpu, bits):
+    graph = depthwise((1, 9, 10, 64), (3, 3), pads=(1, 1, 1, 1))
+    model, x = make(graph, level=3, quantize=f"w{bits}"), values((1, 9, 10, 64), "float32")
+    quantized = lc.optimize(graph, level=2, target="cuda", passes=f"quantize{{scheme=w{bits}}}")
+    assert any(node.op.name == "DequantizeLinear" for node in quantized.walk())
+    (found,), (wanted,) = model.run({"x": x}).values(), lc.evaluate(quantized, {"x": x}).values()
+    assert not gpu.faults and np.abs(found - wanted).max() <= 1e-6 * np.ptp(wanted)
+    sliding(model)
+
+
 def test_what_follows_is_part_of_the_kernel(agrees):
     graph = parse_graph("graph @net(%x: float32[2,7,6,8], %r: float32[2,7,6,8], %s: float32[2,1,1,8]) {\n  return %x\n}\n")
     b, (x, r, s) = Builder(graph), graph.inputs
