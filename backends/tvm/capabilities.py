@@ -42,6 +42,9 @@ ELEMENT_TYPES = frozenset("bool int8 int16 int32 int64 uint8 uint16 uint32 uint6
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 """Operators that read their operands several times, in kernels that convert nothing but weights on the way."""
 
+POOLS = frozenset({"AveragePool", "MaxPool"})
+"""Operators that read their operand several times, which kernels for GPUs convert on the way."""
+
 MULTIPLIED = frozenset({"bfloat16", "float16"})
 """Element types that tensor cores of GPUs multiply."""
 
@@ -82,9 +85,10 @@ def computes_nothing(node: Node) -> bool:
     return all(v.type.is_static and v.type.size == 0 for v in node.outputs)
 
 
-def multiplies(node: Node, target: Target | None) -> bool:
-    """Whether a node is a product of numbers of 16 bits, on a target that has instructions for it."""
-    if target is None or not target.gpus or node.op.name not in PRODUCTS:
+def reads_narrow(node: Node, target: Target | None) -> bool:
+    """Whether a node is a product or a pool of numbers of 16 bits, on a target that reads them as they are: a GPU."""
+    pool = node.op.name in POOLS and not getattr(node.op, "indices", False)
+    if target is None or not target.gpus or not (pool or node.op.name in PRODUCTS):
         return False
     kinds = element_types(node)
     return len(kinds) == 1 and kinds <= MULTIPLIED
@@ -99,7 +103,7 @@ def refusal(node: Node, target: Target | None = None) -> str | None:
     if node.op.name in ("ConvInteger", "MatMulInteger") and not is_integer_product(node, target):
         return "it is no product of 8-bit data and constant weights, with a zero point each"
     strange = element_types(node) - ELEMENT_TYPES
-    if handles_codes(node) or multiplies(node, target):
+    if handles_codes(node) or reads_narrow(node, target):
         strange -= set(CARRIERS)
     return f"there is no native arithmetic for {', '.join(sorted(strange))}" if strange else None
 

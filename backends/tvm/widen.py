@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lepton_compiler.analysis.weights import product_of_converted
-from lepton_compiler.backends.tvm.capabilities import CONTROL, KERNELS, PRODUCTS, element_types, handles_codes, multiplies
+from lepton_compiler.backends.tvm.capabilities import CONTROL, KERNELS, PRODUCTS, element_types, handles_codes, reads_narrow
 from lepton_compiler.backends.tvm.carriers import CARRIERS, computed
 from lepton_compiler.ir.graph import Graph, Node, Value
 from lepton_compiler.ir.op import Op
@@ -27,12 +27,12 @@ def widen(graph: Graph, target: Target | None = None) -> int:
     That is how the evaluator defines operators on narrow floats, so that the results are equal. Integers wrap around at their width, in
     the wide type's low bits as in the narrow type. Of float16, which kernels convert by themselves, products are widened too, so that
     operands that are read many times are converted once, and what is to be decomposed, so that it is rounded once. Products stay as they
-    are on a target that multiplies such numbers. Returns how many nodes were changed.
+    are on a target that reads_narrow such numbers. Returns how many nodes were changed.
     """
     count = 0
     for part in list(bodies(graph)):
         known: dict[Value, Value] = {}
-        for node in [n for n in part.nodes if not multiplies(n, target) and _is_narrow_arithmetic(n)]:
+        for node in [n for n in part.nodes if not reads_narrow(n, target) and _is_narrow_arithmetic(n)]:
             _widen(node, known)
             count += 1
     return count

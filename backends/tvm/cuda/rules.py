@@ -10,6 +10,7 @@ from tvm import te, tirx
 
 from lepton_compiler.backends.tvm.carriers import CARRIERS
 from lepton_compiler.backends.tvm.cuda.products.zero_points import number_at
+from lepton_compiler.backends.tvm.lower.context import RULES as LOWERED
 from lepton_compiler.backends.tvm.lower.context import Arg, Context, Expr, Rule, compute
 from lepton_compiler.backends.tvm.lower.conversion import convert
 from lepton_compiler.backends.tvm.lower.dense import accumulator, direct_conv
@@ -154,6 +155,14 @@ def conv_integer(ctx: Context, op: Any, x: Arg, w: Arg, x_zero: Arg | None = Non
     return [compute(ctx.outputs[0].static_shape, body, "conv_integer")]
 
 
+def pool(ctx: Context, op: Any, x: Arg) -> list[Any]:
+    """The largest elements, or the means, of windows: of numbers, whether the elements are some or codes."""
+    if x.type.dtype.name not in CARRIERS:
+        return LOWERED[op.name](ctx, op, x)
+    [result] = LOWERED[op.name](ctx, op, _widened(x))
+    return [_narrow(result, x.type.dtype)]
+
+
 def dynamic_quantize(ctx: Context, op: Any, x: Arg) -> list[Any]:
     """The range of the data, then scale and zero point, then codes."""
     zero = tirx.const(0.0, "float32")
@@ -178,11 +187,13 @@ def dynamic_quantize(ctx: Context, op: Any, x: Arg) -> list[Any]:
 
 
 RULES: dict[str, Rule] = {
+    "AveragePool": pool,
     "Conv": conv,
     "ConvInteger": conv_integer,
     "DynamicQuantizeLinear": dynamic_quantize,
     "Gemm": gemm,
     "MatMul": matmul,
     "MatMulInteger": matmul_integer,
+    "MaxPool": pool,
 }
 """By operator; all others are lowered as for processors."""

@@ -68,16 +68,16 @@ class ColumnWriter(DeviceWriter):
 
     def __init__(self, support: DeviceSupport, where: str) -> None:
         super().__init__(support, where)
-        self.shares, self.bounds = 1, ("0", "")
+        self.shares, self.bounds = 1, ("", "")
 
     def accumulated(self, block: Block, axes: Sequence[tuple[Axis, None]]) -> str:
         """The name of the result of a reduction, which is whole for the first thread only."""
         name, at = self.start(block), tirx.Var("j", "int32")
         j = self.name("j")
         self.range(at, block.depth, j)
-        first, end = self.bounds[0], self.bounds[1] or str(block.depth)
+        first, end = f"{self.bounds[0]} + share" if self.bounds[0] else "share", self.bounds[1] or str(block.depth)
         self.emit("#pragma unroll 8")
-        self.emit(f"for (int32_t {j} = {first} + share; {j} < {end}; {j} += {self.shares}) {{")
+        self.emit(f"for (int32_t {j} = {first}; {j} < {end}; {j} += {self.shares}) {{")
 
         def turn() -> None:
             self.unravel([axis for axis, _ in axes], at)

@@ -16,6 +16,7 @@ from lepton_compiler.backends.tvm.cuda.products.weights import are_converted
 from lepton_compiler.backends.tvm.cuda.products.zero_points import are_fit, zero_points
 from lepton_compiler.backends.tvm.cuda.rules import number_of, sum_type
 from lepton_compiler.backends.tvm.cuda.sliding.problem import Taken, Windows
+from lepton_compiler.backends.tvm.cuda.text.writer import MOST_ELEMENTS
 from lepton_compiler.backends.tvm.kernels import KernelParameter
 from lepton_compiler.backends.tvm.lower.context import ELEMENTS, Arg
 from lepton_compiler.backends.tvm.lower.movement import unravel
@@ -82,7 +83,7 @@ def depthwise(b: Builder, op: Any, kind: TensorType, x: Arg, w: Arg, *rest: Arg 
     bias, x_zero, w_zero = (None, *(*rest, None, None)[:2]) if integer else ((*rest, None)[0], None, None)
     acc = "int32" if integer else sum_type(kind.dtype)
     few = multiplier <= (MOST_MULTIPLIER if op.groups > 1 else 3)  # more channels of one are a product
-    if w.shape[1] != 1 or not few or not are_fit(x_zero, w_zero, w.shape[0]) or acc not in ("int32", "float32"):
+    if w.shape[1] != 1 or not few or not are_fit(x_zero, w_zero, w.shape[0]) or acc != ("int32" if integer else "float32"):
         return None
     known = w.constant and w.body is None and w.number is None
     if not known and (integer or w.scales is not None or not are_converted(w, 0)):
@@ -133,7 +134,7 @@ def _layer(b: Builder, op: Any, kind: TensorType, x: Arg, acc: str, taken: Taken
     direct = x.body is None and x.number is None and x.type.dtype.name in STORED
     if math.prod(kind.static_shape[1:-1]) == 1 and taken != "products":
         return None  # threads share what a window over the whole image has: see `generate.columns`
-    if not direct or not 1 <= math.prod(kernel) <= MOST_TAPS:
+    if not direct or not 1 <= math.prod(kernel) <= MOST_TAPS or x.type.size > MOST_ELEMENTS:
         return None
     one = len(kind.shape) == 3
     (height, width), (out_height, out_width) = (((1, *s[1:-1]) if one else s[1:-1]) for s in (x.shape, kind.static_shape))

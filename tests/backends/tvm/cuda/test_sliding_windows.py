@@ -137,6 +137,8 @@ def test_codes_are_summed_exactly(agrees, case):
 
 POOLS: dict[str, tuple[str, Sequence[int], Sequence[int], str, dict[str, Any]]] = {
     "largest": ("MaxPool", (2, 11, 9, 16), (3, 3), "float16", {"strides": (2, 2), "pads": (1, 1, 1, 1)}),
+    "largest of bfloat16": ("MaxPool", (1, 7, 6, 8), (2, 2), "bfloat16", {"strides": (2, 2)}),
+    "means of bfloat16": ("AveragePool", (1, 7, 6, 6), (3, 3), "bfloat16", {"strides": (2, 2), "pads": (1, 1, 1, 1)}),
     "largest code": ("MaxPool", (1, 9, 9, 12), (3, 3), "int8", {"strides": (2, 2), "ceil_mode": True, "pads": (1, 1, 1, 1)}),
     "largest unsigned code": ("MaxPool", (1, 9, 9, 5), (3, 3), "uint8", {"pads": (1, 1, 1, 1)}),
     "largest of many": ("MaxPool", (1, 16, 16, 4), (13, 13), "float32", {"pads": (6, 6, 6, 6)}),
@@ -152,6 +154,14 @@ def test_pools(agrees, case):
     sliding(agrees(pool(name, shape, kernel, kind, **attributes), tolerance=TOLERANCE.get(kind, 0) if name == "AveragePool" else 0))
 
 
+def test_pools_of_bfloat16_of_other_forms_are_right(agrees):
+    graph = parse_graph("graph @net(%x: bfloat16[1,3,5,5,6], %z: bfloat16[2,4,5,8]) {\n  return %x\n}\n")
+    b, cube = Builder(graph), {"kernel_shape": (2, 2, 2), "strides": (1, 1, 1), "pads": (0,) * 6, "dilations": (1, 1, 1)}
+    whole = {"kernel_shape": (4, 5), "strides": (1, 1), "pads": (0,) * 4, "dilations": (1, 1), "layout": "NHWC"}
+    graph.set_outputs([b.MaxPool(graph.inputs[0], **cube), b.AveragePool(graph.inputs[1], **whole)])
+    agrees(graph, tolerance=1e-2)
+
+
 def test_nan_is_the_largest(agrees):
     x = RNG.standard_normal((1, 6, 6, 4)).astype(np.float32)
     x[0, 2, 3, 1], x[0, 0, 0, 2] = np.nan, -np.inf
@@ -160,6 +170,17 @@ def test_nan_is_the_largest(agrees):
     [expected] = lc.evaluate(graph, {"x": x}).values()
     np.testing.assert_array_equal(next(iter(model.run({"x": x}).values())), expected)
     assert np.isnan(expected).sum() == 9
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_weights_of_few_bits_are_numbers_in_the_kernel(make, gpu, bits):
+    graph = depthwise((1, 9, 10, 64), (3, 3), pads=(1, 1, 1, 1))
+    model, x = make(graph, level=3, quantize=f"w{bits}"), values((1, 9, 10, 64), "float32")
+    quantized = lc.optimize(graph, level=2, target="cuda", passes=f"quantize{{scheme=w{bits}}}")
+    assert any(node.op.name == "DequantizeLinear" for node in quantized.walk())
+    (found,), (wanted,) = model.run({"x": x}).values(), lc.evaluate(quantized, {"x": x}).values()
+    assert not gpu.faults and np.abs(found - wanted).max() <= 1e-6 * np.ptp(wanted)
+    sliding(model)
 
 
 def test_what_follows_is_part_of_the_kernel(agrees):
