@@ -93,7 +93,7 @@ def gemm_product(gemm: Gemm) -> Product:
 def convolution_product(conv: Convolution, symbol: str) -> Product:
     """The sources of a convolution: windows x weights where channels come last, weights x windows where they come first."""
     outs, pixels = conv.out_channels // conv.groups, conv.out_height * conv.out_width
-    windows, size, depth = windows_source(conv, symbol), BYTES[conv.element], conv.depth
+    windows, size, depth = _as_matrix(conv) or windows_source(conv, symbol), BYTES[conv.element], conv.depth
     moved = size * conv.images * (conv.channels * conv.height * conv.width + conv.out_channels * pixels)
     moved += conv.out_channels * depth * _bits(conv.weight_element, conv.codes) // 8
     extra = conv.zero_a, conv.zero_b, conv.filled
@@ -110,7 +110,7 @@ def convolution_product(conv: Convolution, symbol: str) -> Product:
     weights = Matrix(conv.weight, conv.weight_element, padded, 1, (0, outs * padded), codes=conv.codes)
     a = matrix_source(weights, outs, padded, padded, 1, batch)
     shape = Shape(math.prod(batch), outs, pixels, depth, conv.arithmetic, size, moved, a.along_k)
-    return Product(shape, a, _whole_rows(conv, windows), *_arithmetic(conv.arithmetic, conv.weight_element, conv.element), *extra)
+    return Product(shape, a, windows, *_arithmetic(conv.arithmetic, conv.weight_element, conv.element), *extra)
 
 
 def _bits(element: Element, codes: Codes | None) -> int:
@@ -122,11 +122,14 @@ def _groupable(arithmetic: Arithmetic, a: Source, b: Source) -> bool:
     return arithmetic in ("float16", "bfloat16") and a.along_k and b.along_k
 
 
-def _whole_rows(conv: Convolution, windows: Source) -> Source:
-    """Where windows are single pixels, next to each other, an image is a plain matrix, which is copied in vectors."""
+def _as_matrix(conv: Convolution) -> Source | None:
+    """The input where windows are single pixels, next to each other: a plain matrix, of pixels by channels or of channels by the pixels of an image."""
     if conv.kernel != (1, 1) or conv.strides != (1, 1) or any(conv.pads):
-        return windows
+        return None
     own, pixels = conv.channels // conv.groups, conv.height * conv.width
+    if conv.channels_last:
+        rows = Matrix(conv.image, conv.element, conv.channels, 1, (own,))
+        return matrix_source(rows, conv.images * pixels, own, conv.channels, 1, (conv.groups,))
     image = Matrix(conv.image, conv.element, pixels, 1, (conv.channels * pixels, own * pixels))
     return matrix_source(image, pixels, own, 1, pixels, (conv.images, conv.groups))
 
@@ -169,8 +172,8 @@ def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue) -> 
         f"  lepton_end = lepton_end < {shape.k} ? lepton_end : {shape.k};",
         *_store(product, tiling, epilogue),
         *_integers(product, epilogue),
-        f"  using A = {product.a.tile(tiling.block_m, tiling.depth, tiling.threads)};",
-        f"  using B = {product.b.tile(tiling.block_n, tiling.depth, tiling.threads)};",
+        f"  using A = {product.a.tile(tiling.block_m, tiling.depth, tiling.threads, bool(product.kind))};",
+        f"  using B = {product.b.tile(tiling.block_n, tiling.depth, tiling.threads, bool(product.kind))};",
         f"  A lepton_a(A::Origin{product.a.value}, lepton_at.m * {tiling.block_m}, threadIdx.x);",
         f"  B lepton_b(B::Origin{product.b.value}, lepton_at.n * {tiling.block_n}, threadIdx.x);",
         *_calls(product, tiling),
@@ -181,8 +184,9 @@ def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue) -> 
 
 
 def _bounds(product: Product, tiling: Tiling) -> str:
-    """Threads of a block, and how many blocks a multiprocessor shall hold: 64 sums of a lane leave room for two blocks of 256 threads."""
-    return str(tiling.threads)
+    """Threads of a block, and how many blocks a multiprocessor shall hold: on ordinary cores 64 sums of a lane leave room for two blocks of 256 threads."""
+    two = not product.kind and tiling.threads == 256 and tiling.warp_m * tiling.warp_n <= 64 * 32
+    return f"{tiling.threads}, 2" if two else str(tiling.threads)
 
 
 def _calls(product: Product, tiling: Tiling) -> list[str]:

@@ -33,11 +33,13 @@ class Source:
     declarations: str = ""
     tile_type: str = ""
 
-    def tile(self, extent: int, depth: int, threads: int) -> str:
-        """C++ type of a tile of it."""
+    def tile(self, extent: int, depth: int, threads: int, fragments: bool = True) -> str:
+        """C++ type of a tile of it; `fragments` says whether tensor cores multiply."""
         if self.tile_type:
             return f"lepton::{self.tile_type}<{self.type}, {extent}, {depth}, {threads}>"
-        return f"lepton::Tile<{self.type}, {extent}, {depth}, {_bool(self.along_k)}, {self.vector}, {threads}>"
+        return (
+            f"lepton::Tile<{self.type}, {extent}, {depth}, {_bool(self.along_k)}, {self.vector}, {threads}{'' if fragments else ', false'}>"
+        )
 
 
 def matrix_source(

@@ -3,6 +3,11 @@
 
 namespace lepton {
 
+template <class T>
+T kept(T value) {
+  return value;
+}
+
 inline void cp_async16(void* shared, const void* global, unsigned valid, int line = __builtin_LINE()) {
   emulator::copy_async(shared, global, 16, valid, line);
 }

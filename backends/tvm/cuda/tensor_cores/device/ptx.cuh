@@ -6,6 +6,18 @@ namespace lepton {
 
 __device__ __forceinline__ unsigned shared_address(const void* pointer) { return static_cast<unsigned>(__cvta_generic_to_shared(pointer)); }
 
+// The same number or address, of which the compiler does not know where it comes from: it stays in its register, and is not worked out again where
+// it is used, nor taken apart to be added up in another order.
+__device__ __forceinline__ int kept(int number) {
+  asm("" : "+r"(number));
+  return number;
+}
+template <class T>
+__device__ __forceinline__ const T* kept(const T* address) {
+  asm("" : "+l"(address));
+  return address;
+}
+
 // Copy 16, 8 or 4 bytes to shared memory in the background; zeros instead where `valid` is 0.
 #if __CUDA_ARCH__ >= 800
 __device__ __forceinline__ void cp_async16(void* shared, const void* global, unsigned valid) {
