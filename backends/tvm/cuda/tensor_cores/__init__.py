@@ -14,6 +14,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
     Launch,
     Matrix,
     Plan,
+    vector_of,
 )
 from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, possible
 
@@ -42,4 +43,5 @@ __all__ = [
     "packed_depth",
     "possible",
     "shape_of",
+    "vector_of",
 ]

@@ -188,9 +188,7 @@ def _kernel(symbol: str, attention: Attention, epilogue: Epilogue, blocks: Block
         f"  int lepton_batch = blockIdx.x / {per_head}, lepton_first = blockIdx.x % {per_head} * {blocks.queries};",
         *(f"  using {name} = {type};" for name, _, type in tiles),
         f"  auto lepton_score = [&](int lepton_q, int lepton_k, float lepton_sum) {{ return {score}; }};",
-        f"  auto lepton_value = [&]({indices}, float lepton_sum) {{",
-        f"    return {epilogue.symbol}_value({names}, lepton_batch, lepton_m, lepton_n, lepton_sum);",
-        "  };",
+        *epilogue.value("float"),
         f"  auto lepton_place = [&]({indices}) {{ return {epilogue.symbol}_place({names}, lepton_batch, lepton_m, lepton_n); }};",
         f"  lepton::Finished<{epilogue.type}, {a.queries}, {a.value_head}, {vector}, decltype(lepton_value), decltype(lepton_place)> "
         f"lepton_store{{{epilogue.output}, lepton_batch, lepton_value, lepton_place}};",

@@ -19,6 +19,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
     Launch,
     Matrix,
     Plan,
+    vector_of,
 )
 from lepton_compiler.backends.tvm.cuda.tensor_cores.sources import Source, matrix_source, windows_source
 from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, candidates, choose, possible, seconds, shared_bytes
@@ -219,14 +220,14 @@ def _store(product: Product, tiling: Tiling, epilogue: Epilogue) -> list[str]:
         vector = _power(shape.n, 4)
         base = f"workspace + (static_cast<long long>(blockIdx.y) * {shape.batch} + lepton_batch) * {shape.m * shape.n}LL"
         return [f"  lepton::Unfinished<{product.sum}, {shape.m}, {shape.n}, {vector}> lepton_store{{{base}}};"]
-    return _finished(product, epilogue, _power(shape.n, min(8, 16 // epilogue.size)) if epilogue.rows else 1)
+    return _finished(product, epilogue, vector_of(shape.n, epilogue.size) if epilogue.rows else 1)
 
 
 def _finished(product: Product, epilogue: Epilogue, vector: int) -> list[str]:
     names = ", ".join(epilogue.arguments)
     sizes = f"{epilogue.type}, {product.shape.m}, {product.shape.n}, {vector}"
     return [
-        f"  auto lepton_value = [&](int lepton_batch, int lepton_m, int lepton_n, {product.sum} lepton_sum) {{ return {epilogue.symbol}_value({names}, lepton_batch, lepton_m, lepton_n, lepton_sum); }};",
+        *epilogue.value(product.sum),
         f"  auto lepton_place = [&](int lepton_batch, int lepton_m, int lepton_n) {{ return {epilogue.symbol}_place({names}, lepton_batch, lepton_m, lepton_n); }};",
         f"  lepton::Finished<{sizes}, decltype(lepton_value), decltype(lepton_place)> lepton_store{{{epilogue.output}, lepton_batch, lepton_value, lepton_place}};",
     ]
