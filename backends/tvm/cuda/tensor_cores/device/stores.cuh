@@ -107,7 +107,7 @@ struct Unfinished {
       Pack<Sum, WIDTH> pack;
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) pack.values[i] = sums[first + i];
-      *reinterpret_cast<Pack<Sum, WIDTH>*>(base + static_cast<long long>(m) * N + n + first) = pack;
+      put(base + (m * N + n + first), pack);  // one 32-bit index, which a result has room for: with a wider one the compiler stores element by element
     }
   }
 };
