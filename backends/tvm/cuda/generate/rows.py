@@ -18,7 +18,8 @@ from lepton_compiler.backends.tvm import outline
 from lepton_compiler.backends.tvm.c99.expressions import bare, element_kind
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
 from lepton_compiler.backends.tvm.cuda.generate.stages import loads
-from lepton_compiler.backends.tvm.cuda.text.writer import Axis, Block, DeviceWriter
+from lepton_compiler.backends.tvm.cuda.text.vectors import WIDEST, VectorWriter
+from lepton_compiler.backends.tvm.cuda.text.writer import Axis, Block
 
 WARP = 32
 SHORT = 16
@@ -27,7 +28,14 @@ PER_THREAD = 4
 """Elements that each thread of a row has at least."""
 ROWS_PER_BLOCK = 4
 """Rows of a block, where a warp has one."""
+VECTORS = (8, 4, 2)
+"""Neighbours that are read at once, if they are 16 bytes at most and 8 at least."""
+HALF_WIDE = WIDEST // 2
+IN_FLIGHT = 4
+"""Vectors that a thread reads before it looks at the first."""
 MOST_THREADS = 1024
+ENOUGH = 1 << 17
+"""Threads that keep the memory of any GPU busy, if each has some vectors under way."""
 FEW = 64
 """Rows that are too few for a GPU, if they are long."""
 LONG = 1 << 14
@@ -61,7 +69,8 @@ def row_reduction(kernel: KernelText, stage: Block) -> None:
     chunk = -(-stage.depth // parts)
     partial = tirx.decl_buffer((stage.size, parts), str(stage.target.dtype), f"{stage.name}_parts", layout=None)
     kernel.space(partial)
-    writer = kernel.writer()
+    writer = kernel.writer(VectorWriter)
+    assert isinstance(writer, VectorWriter)
     row = tirx.Var("row", "int32")
     writer.range(row, stage.size, "row")
     writer.unravel(stage.spatial, row)
@@ -91,9 +100,11 @@ def row_stage(kernel: KernelText, stages: Sequence[Block], shared: int) -> None:
     outer = stages[0].spatial[:shared]
     rows = math.prod(a.extent for a in outer)
     length = max(max(s.depth, _inner(s, shared)) for s in stages)
-    lanes = kernel.choice.lanes or lanes_for(length, rows)
+    once = sum(max(s.depth, _inner(s, shared)) > 1 for s in stages) == 1
+    lanes = kernel.choice.lanes or lanes_for(length, rows, once)
     several = ROWS_PER_BLOCK if lanes == WARP else 1
-    writer = kernel.writer()
+    writer = kernel.writer(VectorWriter)
+    assert isinstance(writer, VectorWriter)
     row = tirx.Var("row", "int32")
     for k, stage in enumerate(stages):
         writer.range(row, rows, "row")
@@ -110,13 +121,18 @@ def row_stage(kernel: KernelText, stages: Sequence[Block], shared: int) -> None:
     kernel.add(writer, (-(-rows // several), 1, 1), (lanes, several, 1), opening)
 
 
-def lanes_for(length: int, rows: int) -> int:
-    """Threads of a row: a warp where there are many short rows, else as many as have a few elements each."""
+def lanes_for(length: int, rows: int, once: bool = False) -> int:
+    """Threads of a row: a warp where there are many short rows, else as many as have a few elements each.
+
+    Rows that are read `once` stay in no cache, so that they need not be few at a time: where they are many, they have fewer threads.
+    """
     if length <= 1024 and rows >= 64:
         return WARP
     lanes = WARP
     while lanes < MOST_THREADS and lanes * PER_THREAD < length:
         lanes *= 2
+    while once and lanes > WARP and lanes * rows > ENOUGH:
+        lanes //= 2
     return lanes
 
 
@@ -142,7 +158,7 @@ def _is_self(x: Any, block: Block) -> bool:
 class _Row:
     """Writes the stages of one row."""
 
-    def __init__(self, writer: DeviceWriter, lanes: int) -> None:
+    def __init__(self, writer: VectorWriter, lanes: int) -> None:
         self.writer, self.lanes = writer, lanes
 
     def write(self, stage: Block, shared: int) -> None:
@@ -157,7 +173,7 @@ class _Row:
     def spread(self, axes: Sequence[Axis], body: Any, bounds: tuple[str, str] | None = None) -> None:
         """A loop over `axes`, or a part of it, of which each thread has every so many iterations."""
         writer, extent = self.writer, math.prod(a.extent for a in axes)
-        if extent == 0:
+        if extent == 0 or (bounds is None and self.spread_vectors(axes, body, extent)):
             return
         name = writer.name("j")
         at = tirx.Var("j", "int32")
@@ -172,6 +188,44 @@ class _Row:
         lines, _ = writer.block(turn)
         writer.lines += lines
         writer.emit("}")
+
+    def spread_vectors(self, axes: Sequence[Axis], body: Any, extent: int) -> bool:
+        """The same loop over neighbours that are read or written as vectors; False where there are none, or too few for all threads."""
+        for count in VECTORS:
+            if extent % count == 0 and extent // count >= self.lanes and (lines := self.vectors(axes, body, extent // count, count)):
+                self.writer.lines += lines
+                return True
+        return False
+
+    def vectors(self, axes: Sequence[Axis], body: Any, extent: int, count: int) -> list[str]:
+        """A loop over `extent` vectors of `count` elements; nothing where none have `HALF_WIDE` to `WIDEST` bytes."""
+        writer, turns = self.writer, -(-extent // self.lanes)
+        vector, element, at = (tirx.Var(name, "int32") for name in ("vector", "e", "j"))
+        turn, name, inner = writer.name("turn"), writer.name("vector"), writer.name("e")
+
+        def each() -> None:
+            writer.range(vector, extent, name)
+            writer.range(element, count, inner)
+            writer.equate(at, vector * count + element)
+            writer.unravel(axes, at)
+            writer.begin(element, count)
+            body()
+            writer.end()
+
+        lines, _ = writer.block(each)
+        if not HALF_WIDE <= writer.widest <= WIDEST:
+            return []
+        before, after = writer.transfers(lines)
+        return [
+            f"  #pragma unroll {min(turns, IN_FLIGHT)}",
+            f"  for (int32_t {turn} = 0; {turn} < {turns}; ++{turn}) {{",
+            f"    const int32_t {name} = lane + {turn} * {self.lanes};",
+            *([f"    if ({name} >= {extent}) break;"] if extent % self.lanes else []),
+            *(f"    {line}" for line in [*before, "#pragma unroll", f"for (int32_t {inner} = 0; {inner} < {count}; ++{inner}) {{"]),
+            *(f"  {line}" for line in lines),
+            *(f"    {line}" for line in ["}", *after]),
+            "  }",
+        ]
 
     def reduce(self, stage: Block, bounds: tuple[str, str] | None = None, place: str = "") -> None:
         """The result of a reduction, or of a part of it, in a variable of every thread; it is stored at `place`, or as a parameter."""

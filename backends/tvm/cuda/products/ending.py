@@ -13,9 +13,10 @@ from tvm.ir import Range
 from lepton_compiler.backends.tvm.c99.expressions import bare
 from lepton_compiler.backends.tvm.c99.support import C_TYPES
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
-from lepton_compiler.backends.tvm.cuda.products.product import Expr, Sums
+from lepton_compiler.backends.tvm.cuda.products.product import Sums
 from lepton_compiler.backends.tvm.cuda.tensor_cores import Epilogue, vector_of
 from lepton_compiler.backends.tvm.cuda.text.support import INLINE, DeviceSupport
+from lepton_compiler.backends.tvm.cuda.text.vectors import start_of_vector
 from lepton_compiler.backends.tvm.cuda.text.writer import DeviceWriter
 from lepton_compiler.backends.tvm.schedules.loops import bits_of
 
@@ -64,9 +65,9 @@ def writer_at(kernel: KernelText, extents: Mapping[str, int], kind: type[DeviceW
 
 def _values(kernel: KernelText, symbol: str, output: Any, sums: Sums, formals: str) -> list[str]:
     """The function of several sums; nothing where none of its operands are vectors."""
-    writer, (batch, m, at) = writer_at(kernel, {"batch": sums.batch, "m": sums.rows, "at": sums.columns}, VectorWriter)
-    assert isinstance(writer, VectorWriter)
-    writer.side_by_side(at, {batch: sums.batch, m: sums.rows}, sums.columns, vector_of(sums.columns, bits_of(output.dtype) // 8))
+    writer, (batch, m, at) = writer_at(kernel, {"batch": sums.batch, "m": sums.rows, "at": sums.columns}, ColumnWriter)
+    assert isinstance(writer, ColumnWriter)
+    writer.side_by_side(at, sums.columns, vector_of(sums.columns, bits_of(output.dtype) // 8))
     total = tirx.Var("total", sums.kind)
     writer.names[hash(total)] = writer.name("total")
     value = bare(writer.value(sums.ending(total, sums.place(batch, m, at))))
@@ -88,50 +89,36 @@ def _values(kernel: KernelText, symbol: str, output: Any, sums: Sums, formals: s
     ]
 
 
-class VectorWriter(DeviceWriter):
+class ColumnWriter(DeviceWriter):
     """Operands whose elements for neighbouring columns lie side by side are read as vectors, once for all columns."""
 
     def __init__(self, support: DeviceSupport, where: str) -> None:
         super().__init__(support, where)
         self.vectors: dict[str, str] = {}
-        self.count = 1
-        self._any, self._first, self._named = tvm.sym.Analyzer(), tvm.sym.Analyzer(), tvm.sym.Analyzer()
-        self._lane: Any = None
+        self.count, self._lane = 1, tirx.Var("lane", "int32")
+        self._grouped: dict[int, tuple[Any, Any]] = {}
+        self._first = tvm.sym.Analyzer()
 
-    def side_by_side(self, at: Any, others: Mapping[Any, int], columns: int, count: int) -> None:
-        """Let `at` be a column, one of up to `count` neighbours, of which the first is called `n`; `others` are variables with their extents."""
-        self.count, self._lane = count, tirx.Var("lane", "int32")
-        group, first = tirx.Var("group", "int32"), tirx.Var("n", "int32")
+    def side_by_side(self, at: Any, columns: int, count: int) -> None:
+        """Let `at` be a column, one of up to `count` neighbours, of which the first is called `n`."""
+        group, first, self.count = tirx.Var("group", "int32"), tirx.Var("n", "int32"), count
         self.names[hash(first)] = self.name("n")
-        for analyzer in (self._any, self._first, self._named):
-            for variable, extent in others.items():
-                analyzer.bind(variable, Range(0, extent))
-        for analyzer in (self._any, self._first):
-            analyzer.bind(group, Range(0, columns // count))
-        self._any.bind(self._lane, Range(0, count))
-        self._named.bind(first, Range(0, columns))
-        self._any.bind(at, group * count + self._lane)
-        self._first.bind(at, group * count)
-        self._named.bind(at, first)
+        others = {key: fact for key, fact in self.facts.items() if key != hash(at)}
+        ranges = {hash(v): (v, Range(0, extent)) for v, extent in ((group, columns // count), (self._lane, count))}
+        self._grouped = {**others, **ranges, hash(at): (at, group * count + self._lane)}
+        for variable, fact in [*others.values(), (first, Range(0, columns)), (at, first)]:
+            self._first.bind(variable, fact)
 
     def element(self, buffer: Any, indices: Any) -> str:
         """An element, of a vector where it is of one."""
         key = hash(buffer)
-        if key in self.registers or key not in self.buffers or not self.is_vector(buffer, indices):
+        if key in self.registers or key not in self.buffers:
             return super().element(buffer, indices)
-        where = f"{self.buffers[key]} + {self.index(self._named.simplify(self.flat(buffer, indices)))}"
-        return f"{self.vectors.setdefault(where, f'vector{len(self.vectors)}')}.values[lane]"
-
-    def is_vector(self, buffer: Any, indices: Any) -> bool:
-        """Whether the columns' elements are neighbours, aligned, and all there."""
         flat = self.flat(buffer, indices)
-        first = self._first.simplify(flat)
-        last: Expr = first + self.count
-        return (
-            bool(self._any.can_prove_equal(flat, first + self._lane))
-            and bool(self._first.can_prove_equal(tirx.floormod(first, self.count), 0))
-            and bool(self._first.can_prove(tirx.all(first >= 0, last <= math.prod(int(e) for e in buffer.shape))))
-        )
+        if start_of_vector(flat, self._grouped, self._lane, self.count, math.prod(int(e) for e in buffer.shape)) is None:
+            return super().element(buffer, indices)
+        where = f"{self.buffers[key]} + {self.index(self._first.simplify(flat))}"
+        return f"{self.vectors.setdefault(where, f'vector{len(self.vectors)}')}.values[lane]"
 
 
 def _contiguous(kernel: KernelText, output: Any, sums: Sums) -> bool:

@@ -53,6 +53,24 @@ def test_layer_normalisation_is_one_launch(agrees):
     assert model.manifest["launches"] == 1
 
 
+def test_rows_are_read_and_written_in_vectors(agrees):
+    line = "%y = LayerNormalization(axis=-1,epsilon=1e-05)(%x,%s,%b) : float32[65,144]"
+    model = agrees(graph_of("%x: float32[65,144], %s: float32[144], %b: float32[144]", line, results="%y"))
+    kernel = model.artifact.files["net.cu"].decode().split("__global__")[1]
+    assert kernel.count("= *(const lepton_16bytes *)(p") == 5  # twice for the sums, and for the result x, scale and bias
+    assert kernel.count("*(lepton_16bytes *)(p") == 1
+
+
+def test_a_row_times_a_matrix_is_read_in_vectors(agrees):
+    graph = graph_of("%x: float16[1,1024]", results="%x")
+    b = Builder(graph)
+    weights = b.constant((RNG.standard_normal((1024, 96)) / 32).astype(np.float16), name="w")
+    graph.set_outputs([b.MatMul(graph.inputs[0], weights)])
+    model = agrees(graph, tolerance=2e-3)
+    kernel = model.artifact.files["net.cu"].decode().split("__global__")[1]
+    assert kernel.count("= *(const lepton_16bytes *)(p") == 2
+
+
 def test_neighbours_are_read_and_written_at_once(agrees):
     model = agrees(graph_of("%x: float32[300,256], %z: float32[300,256]", "%y = Add()(%x,%z) : float32[300,256]", results="%y"))
     assert "lepton_16bytes" in model.artifact.files["net.cu"].decode().split("__global__")[1]
