@@ -69,6 +69,12 @@ inline unsigned to_tf32(float value) {
   return (bits & 0x7F800000u) == 0x7F800000u ? bits : (bits + 0x1000u) & 0xFFFFE000u;
 }
 
+// Small results are 0.
+inline float power_of_two(float x) {
+  float result = exp2f(x);
+  return result < 1.17549435e-38f ? 0.0f : result;
+}
+
 inline unsigned pack_f16(float low, float high) { return emulator::float_to_half(low) | static_cast<unsigned>(emulator::float_to_half(high)) << 16; }
 inline unsigned pack_bf16(float low, float high) { return emulator::float_to_bfloat(low) | static_cast<unsigned>(emulator::float_to_bfloat(high)) << 16; }
 

@@ -107,6 +107,13 @@ __device__ __forceinline__ unsigned to_tf32(float value) {
   return result;
 }
 
+// 2^x with an error of some 2^-22; results below 2^-126 are 0 (PTX ISA, "ex2"). exp2f takes three more instructions, for those.
+__device__ __forceinline__ float power_of_two(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 // Two floats rounded to 16 bits, the first in the low half.
 __device__ __forceinline__ unsigned pack_f16(float low, float high) {
   unsigned result;
