@@ -161,7 +161,7 @@ def _tiles(attention: Attention, blocks: Blocks) -> list[tuple[str, Source, str]
     return [
         ("Q", q, q.tile(blocks.queries, _rounded(a.head), threads)),
         ("K", k, k.tile(blocks.keys, _rounded(a.head), own)),
-        ("V", v, v.tile(_rounded(a.value_head), blocks.keys, own)),
+        ("V", v, v.tile(_rounded(a.value_head), blocks.keys, own, a.element != "float32")),
     ]
 
 

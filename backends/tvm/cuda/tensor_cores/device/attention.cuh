@@ -243,6 +243,9 @@ __device__ __forceinline__ void attend_in_fp32(const typename Q::Origin& q, cons
   float* weights = reinterpret_cast<float*>(shared + Q::BYTES + 2 * SPLITS * (K::BYTES + V::BYTES)) + warp * TM * 8 * PITCH;
   auto row = [&](int i) { return lane_m + i * 8; };
   auto column = [&](int j) { return lane_n * 4 + j / 4 * 16 + j % 4; };
+  Place<Q> query_at(own + lane_m, 0);
+  Place<K> key_at(lane_n * 4, 0);
+  Place<V> value_at(0, lane_n);
   float sums[TM][COLUMNS] = {};
   Running rows[TM];
 #pragma unroll
@@ -254,10 +257,10 @@ __device__ __forceinline__ void attend_in_fp32(const typename Q::Origin& q, cons
     for (int quad = 0; quad < HEAD / 4; ++quad) {
       Pack<float, 4> qa[TM];
 #pragma unroll
-      for (int i = 0; i < TM; ++i) qa[i] = *reinterpret_cast<const Pack<float, 4>*>(shared + Q::offset(own + row(i), quad));
+      for (int i = 0; i < TM; ++i) qa[i] = query_at.at(shared, i * 8, quad);
 #pragma unroll
       for (int j = 0; j < TN; ++j) {
-        Pack<float, 4> kb = *reinterpret_cast<const Pack<float, 4>*>(keys + K::offset(column(j), quad));
+        Pack<float, 4> kb = key_at.at(keys, j / 4 * 16 + j % 4, quad);
 #pragma unroll
         for (int i = 0; i < TM; ++i)
 #pragma unroll
@@ -298,7 +301,7 @@ __device__ __forceinline__ void attend_in_fp32(const typename Q::Origin& q, cons
       for (int e = 0; e < 4; ++e)
 #pragma unroll
         for (int c = 0; c < COLUMNS; c += 4) {
-          Pack<float, 4> vb = *reinterpret_cast<const Pack<float, 4>*>(values + V::offset(quad * 4 + e, column(c) / 4));
+          Pack<float, 4> vb = value_at.at(values, quad * 4 + e, c / 4 * 4);
 #pragma unroll
           for (int i = 0; i < TM; ++i)
 #pragma unroll
