@@ -13,9 +13,10 @@ __device__ __forceinline__ int kept(int number) {
   return number;
 }
 template <class T>
-__device__ __forceinline__ const T* kept(const T* address) {
-  asm("" : "+l"(address));
-  return address;
+__device__ __forceinline__ const T* kept(const T* address) {  // of global memory
+  size_t number = __cvta_generic_to_global(address);
+  asm("" : "+l"(number));
+  return static_cast<const T*>(__cvta_global_to_generic(number));
 }
 
 // Copy 16, 8 or 4 bytes to shared memory in the background; zeros instead where `valid` is 0.

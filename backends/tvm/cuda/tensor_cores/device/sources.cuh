@@ -26,19 +26,21 @@ template <class Element, class Offset, class G>
 struct Windows {
   using T = Element;
   static constexpr bool LINEAR = false, FILLED = G::filled;
-  static constexpr int PIXELS = G::out_height * G::out_width, TAPS = G::kernel_h * G::kernel_w;
+  static constexpr int PIXELS = G::out_height * G::out_width;
   static constexpr bool INSIDE = G::pad_top == 0 && G::pad_left == 0 &&
                                  (G::out_height - 1) * G::stride_h + (G::kernel_h - 1) * G::dilation_h < G::height &&
                                  (G::out_width - 1) * G::stride_w + (G::kernel_w - 1) * G::dilation_w < G::width;  // no window leaves the image
-  static constexpr bool MASKED = INSIDE || TAPS <= 32;  // whether a word has a bit for each tap
+  static constexpr int ROW = 16;  // number of the bit of the first row of taps; columns have those before it, but for the last, which no window has
+  static constexpr bool MASKED = INSIDE || (G::kernel_w < ROW && G::kernel_h <= 32 - ROW);
+  static constexpr unsigned NEVER = 1u << (ROW - 1);
   struct Outer {
     Offset offset;
-    unsigned taps;  // bit t: whether tap t of this window lies in the image
-    int y, x;       // instead, where a word has too few bits: of the first tap, far outside where there is no window
+    unsigned inside;  // bits of the rows and columns of taps that lie in the image; none where there is no window
+    int y, x;         // instead, where a word has too few bits: of the first tap, far outside where there is no window
   };
   struct Inner {
     const T* from;
-    unsigned tap;  // its bit; 0 behind the end of the sum
+    unsigned needed;  // the bits of a tap; `NEVER` behind the end of the sum
     int y, x;
     bool valid;
   };
@@ -52,32 +54,34 @@ struct Windows {
     Offset offset = static_cast<Offset>(image) * static_cast<Offset>(G::image) + y * static_cast<Offset>(G::row) + x * static_cast<Offset>(G::column);
     if constexpr (INSIDE) return {offset, valid, 0, 0};
     if constexpr (!MASKED) return {offset, 0, valid ? y : -(1 << 30), x};
-    unsigned columns = 0, taps = 0;
+    unsigned inside = 0;
 #pragma unroll
     for (int tap = 0; tap < G::kernel_w; ++tap)
-      if (static_cast<unsigned>(x + tap * G::dilation_w) < static_cast<unsigned>(G::width)) columns |= 1u << tap % 32;
+      if (static_cast<unsigned>(x + tap * G::dilation_w) < static_cast<unsigned>(G::width)) inside |= 1u << tap % ROW;
 #pragma unroll
     for (int tap = 0; tap < G::kernel_h; ++tap)
-      if (static_cast<unsigned>(y + tap * G::dilation_h) < static_cast<unsigned>(G::height)) taps |= columns << tap * G::kernel_w % 32;
-    return {offset, valid ? taps : 0, 0, 0};
+      if (static_cast<unsigned>(y + tap * G::dilation_h) < static_cast<unsigned>(G::height)) inside |= 1u << (ROW + tap % ROW);
+    return {offset, valid ? inside : 0, 0, 0};
   }
   // Of k = first + within, where tiles are DEPTH deep: if that divides the channels, a whole tile has one tap, which all threads work out together.
   template <int DEPTH>
   __device__ __forceinline__ Inner inner(int first, int within, int end) const {
     unsigned k = first + within, channel, tap;
     if constexpr (G::channels_first)
-      channel = k / TAPS, tap = k % TAPS;
+      channel = k / (G::kernel_h * G::kernel_w), tap = k % (G::kernel_h * G::kernel_w);
     else if constexpr (G::channels % DEPTH == 0)
       channel = static_cast<unsigned>(first) % G::channels + within, tap = static_cast<unsigned>(first) / G::channels;
     else
       channel = k % G::channels, tap = k / G::channels;
-    int y = static_cast<int>(tap / G::kernel_w) * G::dilation_h, x = static_cast<int>(tap % G::kernel_w) * G::dilation_w;
+    unsigned row = tap / G::kernel_w, column = tap % G::kernel_w;
+    int y = static_cast<int>(row) * G::dilation_h, x = static_cast<int>(column) * G::dilation_w;
     bool valid = static_cast<int>(k) < end;
     Offset offset = y * static_cast<Offset>(G::row) + x * static_cast<Offset>(G::column) + static_cast<Offset>(channel) * static_cast<Offset>(G::channel);
-    return {kept(base + offset), valid ? INSIDE ? 1u : 1u << tap % 32 : 0u, y, x, valid};
+    unsigned needed = INSIDE ? 1u : 1u << column % ROW | 1u << (ROW + row % ROW);
+    return {kept(base + offset), valid ? needed : NEVER, y, x, valid};
   }
   static __device__ __forceinline__ bool valid(const Outer& o, const Inner& k) {
-    if constexpr (MASKED) return (o.taps & k.tap) != 0;
+    if constexpr (MASKED) return (k.needed & ~o.inside) == 0;
     return k.valid & (static_cast<unsigned>(o.y + k.y) < static_cast<unsigned>(G::height)) &
            (static_cast<unsigned>(o.x + k.x) < static_cast<unsigned>(G::width));  // no short cut, no branch
   }

@@ -59,16 +59,39 @@ struct Tile {
     return STEP % 8 == 0 ? place + pass * STEP * ROW_BYTES : offset(row + pass * STEP, chunk);
   }
 
+  // What a copy of four bytes or more cannot bring passes through registers, between `fetch` and `keep`: while it is on its way others are multiplied.
+  static constexpr bool NARROW = PART_BYTES < 4;
+  struct Fetched {
+    T elements[NARROW ? PASSES : 1][NARROW ? PER_CHUNK : 1];
+  };
+
   // The tile whose first k is `first`; from `end` on there are zeros.
-  __device__ __forceinline__ void load(char* shared, int first, int end) const {
+  __device__ __forceinline__ Fetched fetch(char* shared, int first, int end) const {
+    Fetched fetched;
     if constexpr (Source::LINEAR)
-      load_linear(shared, first, end);
+      fetch_linear(fetched, shared, first, end);
     else
-      load_any(shared, first, end);
+      fetch_any(fetched, shared, first, end);
+    return fetched;
   }
+  __device__ __forceinline__ void keep(char* shared, const Fetched& fetched) const {
+    if constexpr (NARROW)
+#pragma unroll
+      for (int pass = 0; pass < PASSES; ++pass) {
+        if (ROWS % STEP && row + pass * STEP >= ROWS) break;
+        union {
+          T elements[PER_CHUNK];
+          Chunk chunk;
+        } together;
+#pragma unroll
+        for (int i = 0; i < PER_CHUNK; ++i) together.elements[i] = fetched.elements[pass][i];
+        *reinterpret_cast<Chunk*>(shared + placed(pass)) = together.chunk;
+      }
+  }
+  __device__ __forceinline__ void load(char* shared, int first, int end) const { keep(shared, fetch(shared, first, end)); }
 
   // All that a thread copies lies at constant distances from its first address, which is the source's here.
-  __device__ __forceinline__ void load_linear(char* shared, int first, int end) const {
+  __device__ __forceinline__ void fetch_linear(Fetched& fetched, char* shared, int first, int end) const {
     constexpr long long ALONG = ALONG_K ? Source::BETWEEN_K : Source::BETWEEN_I, ACROSS = ALONG_K ? Source::BETWEEN_I : Source::BETWEEN_K;
     const T* from = kept(source.base + Source::distance(first));
     int i = origin + (ALONG_K ? row : chunk * PER_CHUNK), k = first + (ALONG_K ? chunk * PER_CHUNK : row);
@@ -76,7 +99,7 @@ struct Tile {
     for (int pass = 0; pass < PASSES; ++pass) {
       if (ROWS % STEP && row + pass * STEP >= ROWS) break;
       copy(
-          shared + placed(pass), [&](int part) { return from + (pass * STEP * ACROSS + part * VECTOR * ALONG); },
+          fetched.elements[NARROW ? pass : 0], shared + placed(pass), [&](int part) { return from + (pass * STEP * ACROSS + part * VECTOR * ALONG); },
           [&](int part) {
             int along = part * VECTOR, across = pass * STEP;
             bool is_row = Source::COUNT % EXTENT == 0 || i + (ALONG_K ? across : along) < Source::COUNT;
@@ -86,7 +109,7 @@ struct Tile {
     }
   }
 
-  __device__ __forceinline__ void load_any(char* shared, int first, int end) const {
+  __device__ __forceinline__ void fetch_any(Fetched& fetched, char* shared, int first, int end) const {
     typename Source::Inner inners[ALONG_K ? PARTS : 1];
     if constexpr (ALONG_K)
 #pragma unroll
@@ -99,7 +122,7 @@ struct Tile {
       auto outer = [&](int part) -> const typename Source::Outer& { return outers[ALONG_K ? pass : part]; };
       auto inner = [&](int part) -> const typename Source::Inner& { return inners[ALONG_K ? part : 0]; };
       copy(
-          shared + placed(pass), [&](int part) { return source.at(outer(part), inner(part)); },
+          fetched.elements[NARROW ? pass : 0], shared + placed(pass), [&](int part) { return source.at(outer(part), inner(part)); },
           [&](int part) { return Source::valid(outer(part), inner(part)); },
           [&](int part) {
             if constexpr (Source::FILLED) return source.filler(inner(part));
@@ -108,18 +131,10 @@ struct Tile {
     }
   }
 
-  // Tiles that are changed on their way pass through registers, between `fetch` and `keep`; these do not.
-  struct Fetched {};
-  __device__ __forceinline__ Fetched fetch(char* shared, int first, int end) const {
-    load(shared, first, end);
-    return {};
-  }
-  __device__ __forceinline__ void keep(char*, const Fetched&) const {}
-
-  // Copies a chunk in parts: of each, where it lies, whether it is there, and what is there instead.
-  template <class From, class Valid, class Filler>
-  __device__ __forceinline__ void copy(char* to, From from, Valid valid, Filler filler) const {
-    if constexpr (PART_BYTES >= 4) {
+  // Copies a chunk in parts, or reads its elements: of each part, where it lies, whether it is there, and what is there instead.
+  template <int COUNT, class From, class Valid, class Filler>
+  __device__ __forceinline__ void copy(T (&elements)[COUNT], char* to, From from, Valid valid, Filler filler) const {
+    if constexpr (!NARROW) {
 #pragma unroll
       for (int part = 0; part < PARTS; ++part) {
         const T* source = from(part);  // not looked at where nothing is copied: no branch is needed
@@ -140,14 +155,8 @@ struct Tile {
           cp_async4(to + part * 4, source, bytes);
       }
     } else {
-      union {
-        T elements[PER_CHUNK];
-        Chunk chunk;
-      } together;
 #pragma unroll
-      for (int i = 0; i < PER_CHUNK; ++i)
-        together.elements[i] = valid(i / VECTOR) ? from(i / VECTOR)[i % VECTOR] : static_cast<T>(filler(i / VECTOR));
-      *reinterpret_cast<Chunk*>(to) = together.chunk;
+      for (int i = 0; i < PER_CHUNK; ++i) elements[i] = valid(i / VECTOR) ? from(i / VECTOR)[i % VECTOR] : static_cast<T>(filler(i / VECTOR));
     }
   }
 };
