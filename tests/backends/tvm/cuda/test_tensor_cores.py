@@ -197,6 +197,9 @@ CASES: dict[str, Callable[[str], Case]] = {
     "conv_many_taps": lambda s: conv_case(
         s, A100, arithmetic="float16", images=2, height=9, width=10, channels=4, out_channels=16, kernel=(7, 7), strides=(2, 1), pads=(3, 3, 3, 2)
     ),
+    "conv_long": lambda s: conv_case(
+        s, A100, arithmetic="float16", images=2, height=1, width=40, channels=8, out_channels=24, kernel=(1, 19), strides=(1, 2), pads=(0, 9, 0, 6)
+    ),
     "conv_deep": lambda s: conv_case(
         s, A100, arithmetic="float16", images=2, height=6, width=5, channels=64, out_channels=24, kernel=(3, 3), strides=(2, 1), pads=(1, 0, 1, 1),
         dilations=(1, 2), tiling=Tiling(32, 32, 16, 16, 32, 3, 2, 288),

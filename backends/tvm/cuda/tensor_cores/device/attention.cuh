@@ -24,25 +24,25 @@ struct ScaledProducts {
   __device__ __forceinline__ float operator()(int, int, float product) const { return product; }
 };
 
-// What a row of scores needs to know of the tiles before: its largest score and the sum of exponentials.
+// What a row of scores needs to know of the tiles before: its largest score, what all are compared with (that, if there is one) and the sum of
+// exponentials.
 struct Running {
-  float largest, total;
+  float largest, total, base;
 
-  // What all scores are compared with: the largest, if there is one.
-  __device__ __forceinline__ float base() const { return largest == no_score() ? 0.0f : largest; }
   // Takes the largest score of a new tile; returns the factor for all sums so far.
   template <class Score>
   __device__ __forceinline__ float rise(float tile_largest, const Score& score) {
     float before = largest;
     largest = fmaxf(largest, tile_largest);
-    float factor = power_of_two((before - base()) * score.unit);
+    base = largest == no_score() ? 0.0f : largest;
+    float factor = power_of_two((before - base) * score.unit);
     total *= factor;
     return factor;
   }
   // Scores of any size are subtracted before they are multiplied, so that nothing overflows; products of operands are not that large.
   template <class Score>
   __device__ __forceinline__ float weight(float x, const Score& score) {
-    float w = power_of_two(Score::PLAIN ? fmaf(x, score.unit, -(base() * score.unit)) : (x - base()) * score.unit);
+    float w = power_of_two(Score::PLAIN ? fmaf(x, score.unit, -(base * score.unit)) : (x - base) * score.unit);
     total += w;
     return w;
   }
@@ -142,7 +142,7 @@ __device__ __forceinline__ void attend_on_tensor_cores(const typename Q::Origin&
   float sums[PARTS][COLUMNS][4] = {};
   Running rows[PARTS * 2];
 #pragma unroll
-  for (int r = 0; r < PARTS * 2; ++r) rows[r] = {no_score(), 0.0f};
+  for (int r = 0; r < PARTS * 2; ++r) rows[r] = {no_score(), 0.0f, 0.0f};
   Q(q, first, threadIdx.x).load(shared, 0, DEPTH);
   over_keys<SPLITS, WARPS / SPLITS * ROWS, BLOCK_KEYS, KEYS, DEPTH, CAUSAL, AHEAD, K, V>(k, v, shared + Q::BYTES, first, [&](const char* keys, const char* values, int at) {
     float s[PARTS][TILES][4] = {};
@@ -249,7 +249,7 @@ __device__ __forceinline__ void attend_in_fp32(const typename Q::Origin& q, cons
   float sums[TM][COLUMNS] = {};
   Running rows[TM];
 #pragma unroll
-  for (int i = 0; i < TM; ++i) rows[i] = {no_score(), 0.0f};
+  for (int i = 0; i < TM; ++i) rows[i] = {no_score(), 0.0f, 0.0f};
   Q(q, first, threadIdx.x).load(shared, 0, DEPTH);
   over_keys<SPLITS, WARPS / SPLITS * TM * 8, BLOCK_KEYS, KEYS, DEPTH, CAUSAL, AHEAD, K, V>(k, v, shared + Q::BYTES, first, [&](const char* keys, const char* values, int at) {
     float s[TM][TN] = {};
