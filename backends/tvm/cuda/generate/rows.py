@@ -17,8 +17,9 @@ from tvm.ir.expr import TensorLoad
 from lepton_compiler.backends.tvm import outline
 from lepton_compiler.backends.tvm.c99.expressions import bare, element_kind
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
-from lepton_compiler.backends.tvm.cuda.generate.shares import WIDEST, RowWriter, Share
+from lepton_compiler.backends.tvm.cuda.generate.shares import RowWriter, Share
 from lepton_compiler.backends.tvm.cuda.generate.stages import loads
+from lepton_compiler.backends.tvm.cuda.text.vectors import WIDEST
 from lepton_compiler.backends.tvm.cuda.text.writer import Axis, Block
 from lepton_compiler.backends.tvm.schedules.loops import bits_of
 
@@ -29,7 +30,14 @@ PER_THREAD = 4
 """Elements that each thread of a row has at least."""
 ROWS_PER_BLOCK = 4
 """Rows of a block, where a warp has one."""
+VECTORS = (8, 4, 2)
+"""Neighbours that are read at once, if they are 16 bytes at most and 8 at least."""
+HALF_WIDE = WIDEST // 2
+IN_FLIGHT = 4
+"""Vectors that a thread reads before it looks at the first."""
 MOST_THREADS = 1024
+ENOUGH = 1 << 17
+"""Threads that keep the memory of any GPU busy, if each has some vectors under way."""
 FEW = 64
 """Rows that are too few for a GPU, if they are long."""
 LONG = 1 << 14
@@ -93,7 +101,8 @@ def row_stage(kernel: KernelText, stages: Sequence[Block], shared: int) -> None:
     outer = stages[0].spatial[:shared]
     rows = math.prod(a.extent for a in outer)
     length = max(max(s.depth, _inner(s, shared)) for s in stages)
-    lanes = kernel.choice.lanes or lanes_for(length, rows)
+    once = sum(max(s.depth, _inner(s, shared)) > 1 for s in stages) == 1
+    lanes = kernel.choice.lanes or lanes_for(length, rows, once)
     several = ROWS_PER_BLOCK if lanes == WARP else 1
     writer = _writer(kernel)
     if kernel.alone:
@@ -127,13 +136,18 @@ def _neighbours(kernel: KernelText) -> int:
     return max(1, WIDEST // (max(bits_of(b.dtype) for b in kernel.buffers) // 8)) if kernel.alone else 1
 
 
-def lanes_for(length: int, rows: int) -> int:
-    """Threads of a row: a warp where there are many short rows, else as many as have a few elements each."""
+def lanes_for(length: int, rows: int, once: bool = False) -> int:
+    """Threads of a row: a warp where there are many short rows, else as many as have a few elements each.
+
+    Rows that are read `once` stay in no cache, so that they need not be few at a time: where they are many, they have fewer threads.
+    """
     if length <= 1024 and rows >= 64:
         return WARP
     lanes = WARP
     while lanes < MOST_THREADS and lanes * PER_THREAD < length:
         lanes *= 2
+    while once and lanes > WARP and lanes * rows > ENOUGH:
+        lanes //= 2
     return lanes
 
 
@@ -177,6 +191,9 @@ class _Row:
         writer, extent = self.writer, math.prod(a.extent for a in axes)
         if extent == 0:
             return
+        share = Share.of(extent, self.lanes, self.neighbours)
+        if bounds is None and not writer.keeps(share) and self.spread_vectors(axes, body, extent):
+            return
         name = writer.name("j")
         at = tirx.Var("j", "int32")
         writer.range(at, extent, name)
@@ -190,7 +207,6 @@ class _Row:
             writer.emit(f"for (int32_t {name} = {bounds[0]} + lane; {name} < {bounds[1]}; {name} += {self.lanes}) {{")
             writer.lines += [*lines, "  }"]
             return
-        share = Share.of(extent, self.lanes, self.neighbours)
         step, following = f"{name}_turn", f"{name}_next"
         with writer.sharing(share, at, f"{step} * {share.width} + {following}"):
             lines, _ = writer.block(turn)
@@ -202,6 +218,48 @@ class _Row:
             "  }",
         ]
         writer.lines += share.loop(step, inner)
+
+    def spread_vectors(self, axes: Sequence[Axis], body: Callable[[], None], extent: int) -> bool:
+        """The same loop over neighbours that are read or written as vectors; False where there are none, too few for all threads, or one that is
+        written may be read.
+        """
+        if self.writer.apart is None:
+            return False
+        for count in VECTORS:
+            if extent % count == 0 and extent // count >= self.lanes and (lines := self.vectors(axes, body, extent // count, count)):
+                self.writer.lines += lines
+                return True
+        return False
+
+    def vectors(self, axes: Sequence[Axis], body: Callable[[], None], extent: int, count: int) -> list[str]:
+        """A loop over `extent` vectors of `count` elements; nothing where none have `HALF_WIDE` to `WIDEST` bytes."""
+        writer, turns = self.writer, -(-extent // self.lanes)
+        vector, element, at = (tirx.Var(name, "int32") for name in ("vector", "e", "j"))
+        turn, name, inner = writer.name("turn"), writer.name("vector"), writer.name("e")
+
+        def each() -> None:
+            writer.range(vector, extent, name)
+            writer.range(element, count, inner)
+            writer.equate(at, vector * count + element)
+            writer.unravel(axes, at)
+            writer.begin(element, count)
+            body()
+            writer.end()
+
+        lines, _ = writer.block(each)
+        if not HALF_WIDE <= writer.widest <= WIDEST:
+            return []
+        before, after = writer.transfers(lines)
+        return [
+            f"  #pragma unroll {min(turns, IN_FLIGHT)}",
+            f"  for (int32_t {turn} = 0; {turn} < {turns}; ++{turn}) {{",
+            f"    const int32_t {name} = lane + {turn} * {self.lanes};",
+            *([f"    if ({name} >= {extent}) break;"] if extent % self.lanes else []),
+            *(f"    {line}" for line in [*before, "#pragma unroll", f"for (int32_t {inner} = 0; {inner} < {count}; ++{inner}) {{"]),
+            *(f"  {line}" for line in lines),
+            *(f"    {line}" for line in ["}", *after]),
+            "  }",
+        ]
 
     def reduce(self, stage: Block, bounds: tuple[str, str] | None = None, place: str = "") -> None:
         """The result of a reduction, or of a part of it, in a variable of every thread; it is stored at `place`, or as a parameter."""

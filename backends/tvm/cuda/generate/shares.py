@@ -12,11 +12,10 @@ from tvm import tirx
 
 from lepton_compiler.backends.tvm.c99.support import Support
 from lepton_compiler.backends.tvm.cuda.text.support import DeviceSupport
+from lepton_compiler.backends.tvm.cuda.text.vectors import WIDEST, VectorWriter
 from lepton_compiler.backends.tvm.cuda.text.writer import DeviceWriter, Expr
 from lepton_compiler.backends.tvm.schedules.loops import bits_of
 
-WIDEST = 16
-"""Bytes of the widest load and store."""
 ACCESSES = (4, 8, WIDEST)
 """Bytes of those that take several elements."""
 UNROLLED = 64
@@ -105,8 +104,8 @@ class Kept:
         return self.share.loop(turn, [f"  {move}"] if self.access else ["  #pragma unroll", *each])
 
 
-class RowWriter(DeviceWriter):
-    """Writes stages of rows whose elements are kept in registers.
+class RowWriter(VectorWriter):
+    """Writes stages of rows whose elements are kept in registers, or, where they are too many, read in vectors.
 
     Attributes:
         share: that of the loop whose body is being written.
@@ -131,6 +130,10 @@ class RowWriter(DeviceWriter):
         yield
         self.share = None
 
+    def keeps(self, share: Share) -> bool:
+        """Whether elements of such a share are kept."""
+        return self.apart is not None and share.elements <= UNROLLED
+
     def kept_of(self, buffer: Any) -> list[Kept]:
         """What is kept of a buffer."""
         return [kept for kept in self.kept.values() if kept.buffer == self.buffers.get(hash(buffer))]
@@ -142,7 +145,7 @@ class RowWriter(DeviceWriter):
     def element(self, buffer: Any, indices: Any) -> str:
         """An element of an array, where it is at the thread's own place in a row."""
         name, share = self.buffers.get(hash(buffer), ""), self.share
-        if share is None or self.apart is None or share.elements > UNROLLED or hash(buffer) in (*self.registers, *self.apart):
+        if share is None or self.apart is None or not self.keeps(share) or hash(buffer) in (*self.registers, *self.apart):
             return super().element(buffer, indices)
         base, size = self.base(buffer, indices, share), bits_of(buffer.dtype) // 8
         if not name or base is None:

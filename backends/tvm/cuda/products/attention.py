@@ -14,7 +14,8 @@ from lepton_compiler.analysis.layouts import RESHAPES, VIEWS, Layout, through
 from lepton_compiler.backends.tvm.c99.expressions import bare
 from lepton_compiler.backends.tvm.carriers import carrier
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText, weights_among
-from lepton_compiler.backends.tvm.cuda.products.generated import add_plan, epilogue_of, names_of, smallest, writer_at
+from lepton_compiler.backends.tvm.cuda.products.ending import epilogue_of, names_of, writer_at
+from lepton_compiler.backends.tvm.cuda.products.generated import add_plan, smallest
 from lepton_compiler.backends.tvm.cuda.products.product import Expr, Sums
 from lepton_compiler.backends.tvm.cuda.tensor_cores import Attention, Element, Epilogue, generate_attention
 from lepton_compiler.backends.tvm.cuda.tensor_cores import Rows as Vectors

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from tvm import tirx
 
 from lepton_compiler.backends.tvm.c99.expressions import bare
-from lepton_compiler.backends.tvm.c99.support import C_TYPES
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
 from lepton_compiler.backends.tvm.cuda.products.anchors import Anchor
 from lepton_compiler.backends.tvm.cuda.products.chosen import tiling_of
-from lepton_compiler.backends.tvm.cuda.products.product import Product, Sums
+from lepton_compiler.backends.tvm.cuda.products.ending import epilogue_of, names_of, writer_at
+from lepton_compiler.backends.tvm.cuda.products.product import Product
 from lepton_compiler.backends.tvm.cuda.tensor_cores import (
     Arithmetic,
     Convolution,
@@ -27,12 +26,9 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores import (
     ranked,
     shape_of,
 )
-from lepton_compiler.backends.tvm.cuda.text.order import pointer
 from lepton_compiler.backends.tvm.cuda.text.support import INLINE
-from lepton_compiler.backends.tvm.cuda.text.writer import DeviceWriter
 from lepton_compiler.backends.tvm.cuda.unit import LIBRARY
 from lepton_compiler.backends.tvm.launches import Launch
-from lepton_compiler.backends.tvm.schedules.loops import bits_of
 from lepton_compiler.gpus import Gpu
 
 
@@ -72,11 +68,6 @@ def generated_product(kernel: KernelText, anchor: Anchor, arithmetic: Arithmetic
     add_plan(kernel, plan, names)
 
 
-def names_of(kernel: KernelText) -> list[str]:
-    """What the parameters of a kernel are called in its text."""
-    return [f"p{k}" for k in range(len(kernel.buffers))]
-
-
 def devices_of(gpus: Sequence[Gpu]) -> list[Device]:
     """What the choice of tiles knows of some GPUs."""
     return [device_of(gpu.name) for gpu in gpus]
@@ -108,26 +99,6 @@ def problem_of(anchor: Anchor, arithmetic: Arithmetic) -> Gemm | Convolution:
     return anchor.product.problem(lambda buffer: names[hash(buffer)], arithmetic)
 
 
-def epilogue_of(kernel: KernelText, symbol: str, output: Any, sums: Sums) -> Epilogue:
-    """The two functions that say what is stored for a sum, and where."""
-    names, types = names_of(kernel), [C_TYPES[str(b.dtype)] for b in kernel.buffers]
-    target = names[[hash(b) for b in kernel.buffers].index(hash(output))]
-    weights = frozenset(names[k] for k in kernel.weights)
-    formals = ", ".join(pointer(t, n, written=n == target, weight=n in weights) for n, t in zip(names, types, strict=True))
-    at, extents = "int batch, int m, int n", {"batch": sums.batch, "m": sums.rows, "n": sums.columns}
-    writer, (batch, m, n) = writer_at(kernel, extents)
-    total = tirx.Var("total", sums.kind)
-    writer.names[hash(total)] = writer.name("total")
-    value = bare(writer.value(sums.ending(total, sums.place(batch, m, n))))
-    c, total_type = C_TYPES[str(output.dtype)], C_TYPES[sums.kind]
-    lines = [f"{INLINE} {c} {symbol}_value({formals}, {at}, {total_type} total) {{", *writer.lines, f"  return {value};", "}"]
-    writer, (batch, m, n) = writer_at(kernel, extents)
-    place = writer.index(writer.flat(output, sums.place(batch, m, n)))
-    lines += [f"{INLINE} int {symbol}_place({formals}, {at}) {{", f"  return {place};", "}"]
-    rows = _contiguous(kernel, output, sums)
-    return Epilogue(symbol, "\n".join(lines), formals, tuple(names), target, c, bits_of(output.dtype) // 8, rows, weights)
-
-
 def _with_zero_points(kernel: KernelText, epilogue: Epilogue, product: Product) -> Epilogue:
     """The functions of an epilogue, and those that give zero points of codes and what lies outside of an image."""
     at, lines = "int batch, int m, int n", [epilogue.helpers]
@@ -138,21 +109,3 @@ def _with_zero_points(kernel: KernelText, epilogue: Epilogue, product: Product) 
             text = bare(writer.value(number))
             lines += [f"{INLINE} int {epilogue.symbol}_{name}({epilogue.parameters}, {at}) {{", *writer.lines, f"  return {text};", "}"]
     return replace(epilogue, helpers="\n".join(lines), known_fill=isinstance(product.fill, tirx.IntImm))
-
-
-def writer_at(kernel: KernelText, extents: Mapping[str, int]) -> tuple[DeviceWriter, list[Any]]:
-    """A writer of a function of some integers below given bounds, and the integers."""
-    writer, variables = kernel.writer(), []
-    for name, extent in extents.items():
-        variables.append(tirx.Var(name, "int32"))
-        writer.range(variables[-1], extent, writer.name(name))
-    return writer, variables
-
-
-def _contiguous(kernel: KernelText, output: Any, sums: Sums) -> bool:
-    """Whether neighbours along a row of sums are neighbours in memory: the place of the next column is one further on."""
-    probe = KernelText("", "", list(kernel.buffers), True)
-    writer, (batch, m, n) = writer_at(probe, {"batch": sums.batch, "m": sums.rows, "n": sums.columns})
-    first = writer.flat(output, sums.place(batch, m, n))
-    start = writer.flat(output, sums.place(batch, m, tirx.const(0, "int32")))
-    return bool(writer.analyzer.can_prove_equal(first, start + n))

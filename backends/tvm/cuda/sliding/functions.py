@@ -9,7 +9,7 @@ from tvm import tirx
 from lepton_compiler.backends.tvm.c99.expressions import bare
 from lepton_compiler.backends.tvm.c99.support import C_TYPES
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
-from lepton_compiler.backends.tvm.cuda.products.generated import names_of, writer_at
+from lepton_compiler.backends.tvm.cuda.products.ending import names_of, writer_at
 from lepton_compiler.backends.tvm.cuda.products.product import Expr
 from lepton_compiler.backends.tvm.cuda.sliding.layer import Layer
 from lepton_compiler.backends.tvm.cuda.text.order import pointer
@@ -84,7 +84,8 @@ class Functions:
     def _add(self, name: str, kind: str, lines: list[str], more: str = "") -> None:
         names, types = names_of(self.kernel), [C_TYPES[str(b.dtype)] for b in self.kernel.buffers]
         formals = ", ".join(
-            pointer(t, n, written=n == names[-1], weight=k in self.kernel.weights) for k, (n, t) in enumerate(zip(names, types, strict=True))
+            pointer(t, n, written=n == names[-1], weight=k in self.kernel.weights)
+            for k, (n, t) in enumerate(zip(names, types, strict=True))
         )
         head = f"{INLINE} {kind} {self.symbol}_{name}({formals}, int batch, int m, int n{more}) {{"
         self.kernel.functions.append("\n".join([head, *lines, "}", ""]))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lepton_compiler.backends.tvm.c99.support import C_TYPES
 from lepton_compiler.backends.tvm.cuda.generate.function import KernelText
-from lepton_compiler.backends.tvm.cuda.products.generated import names_of
+from lepton_compiler.backends.tvm.cuda.products.ending import names_of
 from lepton_compiler.backends.tvm.cuda.sliding.choose import holds, share_of, unrolled
 from lepton_compiler.backends.tvm.cuda.sliding.functions import Functions
 from lepton_compiler.backends.tvm.cuda.sliding.layer import Layer

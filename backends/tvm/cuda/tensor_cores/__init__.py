@@ -14,6 +14,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
     Launch,
     Matrix,
     Plan,
+    vector_of,
 )
 from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, possible, ranked
 
@@ -43,4 +44,5 @@ __all__ = [
     "possible",
     "ranked",
     "shape_of",
+    "vector_of",
 ]

@@ -15,6 +15,8 @@ from lepton_compiler.errors import UnsupportedError
 
 LARGEST_HEAD = {"float16": 256, "bfloat16": 256, "float32": 128}
 """Elements of a key or a value, by what is multiplied: registers and shared memory hold no more."""
+LARGEST_OF_TWO = 64
+"""Elements of a key or a value up to which a warp has two times sixteen queries on tensor cores, which read keys and values once."""
 WARPS = (4, 2, 1)
 
 
@@ -117,6 +119,8 @@ def _choices(attention: Attention, device: Device) -> Iterator[Blocks]:
     def count(rows: int) -> int:
         return math.ceil(attention.queries / rows) * math.prod(attention.batch)
 
+    if narrow and largest <= LARGEST_OF_TWO and count(WARPS[0] * 32) >= device.processors:
+        yield Blocks(32, WARPS[0], 1, keys)
     for warps in WARPS:
         rows = 16 if narrow else 32
         if count(warps * rows) >= device.processors:
@@ -158,7 +162,7 @@ def _tiles(attention: Attention, blocks: Blocks) -> list[tuple[str, Source, str]
     return [
         ("Q", q, q.tile(blocks.queries, _rounded(a.head), threads)),
         ("K", k, k.tile(blocks.keys, _rounded(a.head), own)),
-        ("V", v, v.tile(_rounded(a.value_head), blocks.keys, own)),
+        ("V", v, v.tile(_rounded(a.value_head), blocks.keys, own, fragments=a.element != "float32")),
     ]
 
 
@@ -167,18 +171,29 @@ def _call(attention: Attention, blocks: Blocks) -> str:
     a = attention
     kind = f"in_fp32<{blocks.rows // 8}, "
     if a.element != "float32":
-        kind = f"on_tensor_cores<lepton::Arithmetic::{'f16' if a.element == 'float16' else 'bf16'}, "
+        kind = f"on_tensor_cores<lepton::Arithmetic::{'f16' if a.element == 'float16' else 'bf16'}, {blocks.rows // 16}, "
     sizes = f"{blocks.warps}, {blocks.splits}, {blocks.keys}, {_rounded(a.head)}, {_rounded(a.value_head)}, {a.head}, {a.queries}, {a.keys}"
     seen = f"{'false' if a.causal is None else 'true'}, {a.causal or 0}, lepton::Empty::{a.empty}"
     return f"lepton::attend_{kind}{sizes}, {seen}, Q, K, V>"
+
+
+def _scores(attention: Attention, epilogue: Epilogue) -> list[str]:
+    """The definition of `lepton_score`, what makes scores of products."""
+    a, names = attention, ", ".join(epilogue.arguments)
+    if not a.score and 0 < a.scale < math.inf:
+        return [f"  lepton::ScaledProducts lepton_score{{{a.scale!r}f * lepton::LOG2_E}};"]
+    scaled = f"lepton_product * {a.scale!r}f"
+    score = f"{epilogue.symbol}_score({names}, lepton_batch, lepton_q, lepton_k, {scaled})" if a.score else scaled
+    return [
+        f"  auto lepton_masked = [&](int lepton_q, int lepton_k, float lepton_product) {{ return {score}; }};",
+        "  lepton::Scores<decltype(lepton_masked)> lepton_score{lepton_masked};",
+    ]
 
 
 def _kernel(symbol: str, attention: Attention, epilogue: Epilogue, blocks: Blocks) -> str:
     a, names = attention, ", ".join(epilogue.arguments)
     per_head = math.ceil(a.queries / blocks.queries)
     vector = math.gcd(a.value_head, min(2 if a.element != "float32" else 4, 16 // epilogue.size)) if epilogue.rows else 1
-    scaled = f"lepton_sum * {a.scale!r}f"
-    score = f"{epilogue.symbol}_score({names}, lepton_batch, lepton_q, lepton_k, {scaled})" if a.score else scaled
     tiles = _tiles(attention, blocks)
     origins = ", ".join(f"{name}::Origin{source.value}" for name, source, _ in tiles)
     indices = "int lepton_batch, int lepton_m, int lepton_n"
@@ -189,10 +204,8 @@ def _kernel(symbol: str, attention: Attention, epilogue: Epilogue, blocks: Block
         "  extern __shared__ __align__(1024) char lepton_tiles[];",
         f"  int lepton_batch = blockIdx.x / {per_head}, lepton_first = blockIdx.x % {per_head} * {blocks.queries};",
         *(f"  using {name} = {type};" for name, _, type in tiles),
-        f"  auto lepton_score = [&](int lepton_q, int lepton_k, float lepton_sum) {{ return {score}; }};",
-        f"  auto lepton_value = [&]({indices}, float lepton_sum) {{",
-        f"    return {epilogue.symbol}_value({names}, lepton_batch, lepton_m, lepton_n, lepton_sum);",
-        "  };",
+        *_scores(attention, epilogue),
+        *epilogue.value("float"),
         f"  auto lepton_place = [&]({indices}) {{ return {epilogue.symbol}_place({names}, lepton_batch, lepton_m, lepton_n); }};",
         f"  lepton::Finished<{epilogue.type}, {a.queries}, {a.value_head}, {vector}, decltype(lepton_value), decltype(lepton_place)> "
         f"lepton_store{{{epilogue.output}, lepton_batch, lepton_value, lepton_place}};",

@@ -21,6 +21,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
     Launch,
     Matrix,
     Plan,
+    vector_of,
 )
 from lepton_compiler.backends.tvm.cuda.tensor_cores.sources import Source, matrix_source, windows_source
 from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, choose, padding, possible, ranked, seconds, shared_bytes
@@ -110,7 +111,7 @@ def gemm_product(gemm: Gemm) -> Product:
 def convolution_product(conv: Convolution, symbol: str) -> Product:
     """The sources of a convolution: windows x weights where channels come last, weights x windows where they come first."""
     outs, pixels = conv.out_channels // conv.groups, conv.out_height * conv.out_width
-    windows, size, depth = windows_source(conv, symbol), BYTES[conv.element], conv.depth
+    windows, size, depth = _as_matrix(conv) or windows_source(conv, symbol), BYTES[conv.element], conv.depth
     moved = size * conv.images * (conv.channels * conv.height * conv.width + conv.out_channels * pixels)
     moved += conv.out_channels * depth * _bits(conv.weight_element, conv.codes) // 8
     extra = conv.zero_a, conv.zero_b, conv.filled
@@ -125,7 +126,7 @@ def convolution_product(conv: Convolution, symbol: str) -> Product:
     weights = Matrix(conv.weight, conv.weight_element, padded, 1, (0, outs * padded), codes=conv.codes)
     a = matrix_source(weights, outs, padded, padded, 1, batch)
     shape = Shape(math.prod(batch), outs, pixels, depth, conv.arithmetic, size, moved, a.along_k)
-    return Product(shape, a, _whole_rows(conv, windows), *_arithmetic(conv.arithmetic, conv.weight_element, conv.element), *extra)
+    return Product(shape, a, windows, *_arithmetic(conv.arithmetic, conv.weight_element, conv.element), *extra)
 
 
 def _bits(element: Element, codes: Codes | None) -> int:
@@ -138,11 +139,14 @@ def _groupable(problem: Gemm | Convolution, a: Source, b: Source) -> bool:
     return (exact or problem.arithmetic in ("float16", "bfloat16")) and a.along_k and b.along_k
 
 
-def _whole_rows(conv: Convolution, windows: Source) -> Source:
-    """Where windows are single pixels, next to each other, an image is a plain matrix, which is copied in vectors."""
+def _as_matrix(conv: Convolution) -> Source | None:
+    """The input where windows are single pixels, next to each other: a plain matrix, of pixels by channels or of channels by the pixels of an image."""
     if conv.kernel != (1, 1) or conv.strides != (1, 1) or any(conv.pads):
-        return windows
+        return None
     own, pixels = conv.channels // conv.groups, conv.height * conv.width
+    if conv.channels_last:
+        rows = Matrix(conv.image, conv.element, conv.channels, 1, (own,))
+        return matrix_source(rows, conv.images * pixels, own, conv.channels, 1, (conv.groups,))
     image = Matrix(conv.image, conv.element, pixels, 1, (conv.channels * pixels, own * pixels))
     return matrix_source(image, pixels, own, 1, pixels, (conv.images, conv.groups))
 
@@ -179,7 +183,7 @@ def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue, sha
     tiles_m, tiles_n = math.ceil(shape.m / tiling.block_m), math.ceil(shape.n / tiling.block_n)
     workspace = f"{product.sum} *__restrict__ workspace" if sharing in ("workspace", "either") else ""
     lines = [
-        *_opening(symbol, epilogue, _attributes(tiling, sharing), workspace),
+        *_opening(symbol, epilogue, _attributes(product, tiling, sharing), workspace),
         *([f"  {AFTER_PREVIOUS}"] if product.filled and not epilogue.known_fill else []),
         "  extern __shared__ __align__(1024) char lepton_tiles[];",
         f"  int lepton_batch = blockIdx.x / {tiles_m * tiles_n};",
@@ -188,8 +192,8 @@ def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue, sha
         f"  lepton_end = lepton_end < {shape.k} ? lepton_end : {shape.k};",
         *_store(product, tiling, epilogue, sharing),
         *_integers(product, epilogue),
-        f"  using A = {product.a.tile(tiling.block_m, tiling.depth, tiling.threads, epilogue.weights)};",
-        f"  using B = {product.b.tile(tiling.block_n, tiling.depth, tiling.threads, epilogue.weights)};",
+        f"  using A = {product.a.tile(tiling.block_m, tiling.depth, tiling.threads, epilogue.weights, bool(product.kind))};",
+        f"  using B = {product.b.tile(tiling.block_n, tiling.depth, tiling.threads, epilogue.weights, bool(product.kind))};",
         f"  A lepton_a(A::Origin{product.a.value}, lepton_at.m * {tiling.block_m}, threadIdx.x);",
         f"  B lepton_b(B::Origin{product.b.value}, lepton_at.n * {tiling.block_n}, threadIdx.x);",
         *_calls(product, tiling),
@@ -200,11 +204,14 @@ def _main(symbol: str, product: Product, tiling: Tiling, epilogue: Epilogue, sha
     return "\n".join(lines)
 
 
-def _attributes(tiling: Tiling, sharing: Sharing) -> str:
-    """Of a kernel: its threads, and its cluster."""
-    threads = f"__launch_bounds__({tiling.threads})"
+def _attributes(product: Product, tiling: Tiling, sharing: Sharing) -> str:
+    """Of a kernel: its threads, how many blocks a multiprocessor shall hold, and its cluster; on ordinary cores 64 sums of a lane leave room for two
+    blocks of 256 threads.
+    """
+    two = not product.kind and tiling.threads == 256 and tiling.warp_m * tiling.warp_n <= 64 * 32
+    bounds = f"__launch_bounds__({tiling.threads}{', 2' if two else ''})"
     names: dict[Sharing, str] = {"cluster": "__cluster_dims__", "either": "LEPTON_CLUSTER"}
-    return f"{names[sharing]}(1, {tiling.splits}, 1) {threads}" if sharing in names else threads
+    return f"{names[sharing]}(1, {tiling.splits}, 1) {bounds}" if sharing in names else bounds
 
 
 def _calls(product: Product, tiling: Tiling) -> list[str]:
@@ -238,7 +245,7 @@ def _store(product: Product, tiling: Tiling, epilogue: Epilogue, sharing: Sharin
     """The definition of `store`, what takes the sums."""
     shape = product.shape
     if sharing == "none":
-        return _finished(product, epilogue, _power(shape.n, min(8, 16 // epilogue.size)) if epilogue.rows else 1)
+        return _finished(product, epilogue, vector_of(shape.n, epilogue.size) if epilogue.rows else 1)
     base = f"workspace + (static_cast<long long>(blockIdx.y) * {shape.batch} + lepton_batch) * {shape.m * shape.n}LL"
     unfinished = f"  lepton::Unfinished<{product.sum}, {shape.m}, {shape.n}, {_power(shape.n, 4)}> lepton_store{{{base}}};"
     if sharing == "workspace":
@@ -264,7 +271,7 @@ def _finished(product: Product, epilogue: Epilogue, vector: int, name: str = "le
     names = ", ".join(epilogue.arguments)
     sizes = f"{epilogue.type}, {product.shape.m}, {product.shape.n}, {vector}"
     return [
-        f"  auto lepton_value = [&](int lepton_batch, int lepton_m, int lepton_n, {product.sum} lepton_sum) {{ return {epilogue.symbol}_value({names}, lepton_batch, lepton_m, lepton_n, lepton_sum); }};",
+        *epilogue.value(product.sum),
         f"  auto lepton_place = [&](int lepton_batch, int lepton_m, int lepton_n) {{ return {epilogue.symbol}_place({names}, lepton_batch, lepton_m, lepton_n); }};",
         f"  lepton::Finished<{sizes}, decltype(lepton_value), decltype(lepton_place)> {name}{{{epilogue.output}, lepton_batch, lepton_value, lepton_place}};",
     ]

@@ -160,6 +160,8 @@ class Epilogue:
         rows: neighbours along `n` are neighbours in the output, and rows are aligned as far as their length allows.
         weights: parameters that nothing writes while a session is open: what kernels may read before the ones before them are done.
         known_fill: whether `SYMBOL_fill`, if there is one, gives a number and reads nothing.
+        several: whether there is `SYMBOL_values` instead of `SYMBOL_value`, for neighbours along `n`, up to `vector_of` of them, the first a multiple
+            of how many they are: it takes an array of sums, and then the array of elements that it writes.
     """
 
     symbol: str
@@ -172,6 +174,24 @@ class Epilogue:
     rows: bool = True
     weights: frozenset[str] = frozenset()
     known_fill: bool = False
+    several: bool = False
+
+    def value(self, total: str) -> list[str]:
+        """The definition of `lepton_value`, what makes elements of sums of type `total`, in a kernel."""
+        names, at = ", ".join(self.arguments), "lepton_batch, lepton_m, lepton_n"
+        formals = "int lepton_batch, int lepton_m, int lepton_n"
+        if self.several:
+            call = f"{self.symbol}_values({names}, {at}, lepton_sums, lepton_elements);"
+            return [f"  auto lepton_value = [&]({formals}, const auto& lepton_sums, auto& lepton_elements) {{ {call} }};"]
+        return [
+            f"  auto lepton_one = [&]({formals}, {total} lepton_sum) {{ return {self.symbol}_value({names}, {at}, lepton_sum); }};",
+            "  lepton::Each<decltype(lepton_one)> lepton_value{lepton_one};",
+        ]
+
+
+def vector_of(columns: int, size: int) -> int:
+    """Elements of `size` bytes that are stored at once in rows of `columns`: up to 16 bytes, and eight elements."""
+    return math.gcd(columns, min(8, 16 // size))
 
 
 @dataclass(frozen=True)

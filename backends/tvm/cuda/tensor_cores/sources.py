@@ -35,9 +35,15 @@ class Source:
     tile_type: str = ""
     pointers: frozenset[str] = frozenset()
 
-    def tile(self, extent: int, depth: int, threads: int, weights: frozenset[str] = frozenset()) -> str:
-        """C++ type of a tile of it; `weights` are the pointers to what nothing writes."""
-        tile = f"lepton::Tile<{self.type}, {extent}, {depth}, {_bool(self.along_k)}, {self.vector}, {threads}>"
+    def tile(self, extent: int, depth: int, threads: int, weights: frozenset[str] = frozenset(), fragments: bool = True) -> str:
+        """C++ type of a tile of it.
+
+        Args:
+            weights: the pointers to what nothing writes.
+            fragments: whether tensor cores multiply.
+        """
+        last = "" if fragments else ", false"
+        tile = f"lepton::Tile<{self.type}, {extent}, {depth}, {_bool(self.along_k)}, {self.vector}, {threads}{last}>"
         if self.tile_type:
             tile = f"lepton::{self.tile_type}<{self.type}, {extent}, {depth}, {threads}>"
         return f"lepton::Constant<{tile}>" if self.pointers and self.pointers <= weights else tile

@@ -3,6 +3,11 @@
 
 namespace lepton {
 
+template <class T>
+T kept(T value) {
+  return value;
+}
+
 inline void cp_async16(void* shared, const void* global, unsigned valid, int line = __builtin_LINE()) {
   emulator::copy_async(shared, global, 16, valid, line);
 }
@@ -62,6 +67,12 @@ LEPTON_EMULATED_QUARTER(mma_u8_u8_quarter, u8, u8)
 inline unsigned to_tf32(float value) {
   unsigned bits = emulator::bits_of(value);
   return (bits & 0x7F800000u) == 0x7F800000u ? bits : (bits + 0x1000u) & 0xFFFFE000u;
+}
+
+// Small results are 0.
+inline float power_of_two(float x) {
+  float result = exp2f(x);
+  return result < 1.17549435e-38f ? 0.0f : result;
 }
 
 inline unsigned pack_f16(float low, float high) { return emulator::float_to_half(low) | static_cast<unsigned>(emulator::float_to_half(high)) << 16; }

@@ -87,6 +87,17 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "fp32_single": {"element": "float32", "queries": 1, "keys": 64, "head": 128, "value_head": 1, "heads": 2, "kv_heads": 1},
     "half_wide": {"element": "float16", "queries": 70, "keys": 70, "head": 32, "value_head": 32, "heads": 1, "kv_heads": 1, "causal": 0},
+    "half_wide_plain": {"element": "float16", "queries": 150, "keys": 128, "head": 64, "value_head": 40, "heads": 1, "kv_heads": 1},
+    "bfloat_wide": {
+        "element": "bfloat16",
+        "queries": 33,
+        "keys": 50,
+        "head": 128,
+        "value_head": 128,
+        "heads": 1,
+        "kv_heads": 1,
+        "score": True,
+    },
     "fp32_wide": {"element": "float32", "queries": 70, "keys": 40, "head": 20, "value_head": 32, "heads": 1, "kv_heads": 1},
 }
 BATCH = 2
@@ -155,7 +166,9 @@ def test_many_queries_have_larger_blocks_and_few_share_warps():
     few = plan("few", queries=64, **fields)
     assert few.launches[0].block[0] == 128
     assert few.launches[0].grid[0] == BATCH * 12 * 64 // 16
-    assert plan("many", queries=512, **fields).launches[0].block[0] == 128
+    many, more = plan("many", queries=512, **fields), plan("more", queries=1024, **fields)
+    assert many.launches[0].block[0] == more.launches[0].block[0] == 128
+    assert many.launches[0].grid == more.launches[0].grid == (BATCH * 12 * 8, 1, 1)
 
 
 def test_heads_that_do_not_fit_are_refused():
@@ -169,6 +182,7 @@ def test_kernels_compile_without_spilling(tmp_path):
     chosen = [
         plan("half", element="float16", head=128, value_head=128, **common),
         plan("fp32", element="float32", head=64, value_head=64, **common),
+        plan("two_parts", 1, element="float16", head=64, value_head=64, **common),
         plan("shared", 1000, element="float16", head=64, value_head=64, **common),
     ]
     (tmp_path / "unit.cu").write_text("\n".join([library(), *(p.text for p in chosen)]))

@@ -64,6 +64,19 @@ def test_rows_are_read_once_and_by_16_bytes_where_they_can_be(agrees, gpu, monke
     assert text.count(f"const lepton_{size}bytes *)(p") == 3 and "p0[" not in text
 
 
+@pytest.mark.parametrize(("depth", "columns"), [(1024, 96), (8192, 1100)])
+def test_a_row_times_a_matrix_is_read_in_vectors(agrees, gpu, monkeypatch, depth, columns):
+    """In registers, or, where it has too many elements for that, in a loop."""
+    monkeypatch.setattr(gpu, "checks", False)
+    graph = graph_of(f"%x: float16[1,{depth}]", results="%x")
+    b = Builder(graph)
+    weights = b.constant((RNG.standard_normal((depth, columns)) / 32).astype(np.float16), name="w")
+    graph.set_outputs([b.MatMul(graph.inputs[0], weights)])
+    model = agrees(graph, tolerance=2e-3)
+    kernel = model.artifact.files["net.cu"].decode().split("__global__")[1]
+    assert kernel.count("= *(const lepton_16bytes *)(p") == 2
+
+
 def test_neighbours_are_read_and_written_at_once(agrees):
     model = agrees(graph_of("%x: float32[300,256], %z: float32[300,256]", "%y = Add()(%x,%z) : float32[300,256]", results="%y"))
     assert "lepton_16bytes" in model.artifact.files["net.cu"].decode().split("__global__")[1]

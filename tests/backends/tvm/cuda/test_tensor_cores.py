@@ -201,6 +201,26 @@ CASES: dict[str, Callable[[str], Case]] = {
     "conv_stem": lambda s: conv_case(
         s, A100, arithmetic="float16", images=1, height=13, width=12, channels=3, out_channels=20, kernel=(5, 5), strides=(2, 2), pads=(2, 2, 1, 1)
     ),
+    "conv_many_taps": lambda s: conv_case(
+        s, A100, arithmetic="float16", images=2, height=9, width=10, channels=4, out_channels=16, kernel=(7, 7), strides=(2, 1), pads=(3, 3, 3, 2)
+    ),
+    "conv_long": lambda s: conv_case(
+        s, A100, arithmetic="float16", images=2, height=1, width=40, channels=8, out_channels=24, kernel=(1, 19), strides=(1, 2), pads=(0, 9, 0, 6)
+    ),
+    "conv_deep": lambda s: conv_case(
+        s, A100, arithmetic="float16", images=2, height=6, width=5, channels=64, out_channels=24, kernel=(3, 3), strides=(2, 1), pads=(1, 0, 1, 1),
+        dilations=(1, 2), tiling=Tiling(32, 32, 16, 16, 32, 3, 2, 288),
+    ),
+    "conv_deep_fp32": lambda s: conv_case(
+        s, A100, arithmetic="float32", images=1, height=9, width=9, channels=32, out_channels=64, kernel=(3, 3), pads=(1, 1, 1, 1),
+        tiling=Tiling(64, 64, 32, 32, 16, 2, 1, 288),
+    ),
+    "conv_pixels": lambda s: conv_case(
+        s, A100, arithmetic="float16", images=2, height=5, width=7, channels=48, out_channels=40, kernel=(1, 1), groups=2
+    ),
+    "conv_some_pixels": lambda s: conv_case(
+        s, A100, arithmetic="tf32", images=2, height=7, width=7, channels=16, out_channels=32, kernel=(1, 1), strides=(2, 2)
+    ),
     "conv_groups": lambda s: conv_case(
         s, A100, arithmetic="float32", images=2, height=8, width=6, channels=24, out_channels=36, kernel=(3, 2), groups=3, dilations=(2, 1), pads=(1, 0, 2, 1)
     ),

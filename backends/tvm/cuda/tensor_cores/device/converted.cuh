@@ -62,6 +62,7 @@ struct ConvertedTile {
   static constexpr int ROW_BYTES = DEPTH * sizeof(T), BYTES = EXTENT * ROW_BYTES, ACROSS = DEPTH / Source::PER_WORD, UNITS = EXTENT * ACROSS;
   static constexpr int COUNT = (UNITS + THREADS - 1) / THREADS, PIECE = Source::WORDS < 4 ? Source::WORDS : 4;
   static constexpr bool ROWS_ALONG_I = true, WIDE = false;
+  static constexpr Exchange EXCHANGE = Exchange::ALONG_ROWS;
   struct Fetched {
     unsigned words[COUNT];
     float scales[COUNT];
@@ -72,7 +73,7 @@ struct ConvertedTile {
 
   __device__ __forceinline__ ConvertedTile(const Source& source, int first, int thread) : source(source), origin(first), thread(thread) {}
 
-  static __device__ __forceinline__ int offset(int row, int chunk) { return swizzled<ROW_BYTES, WIDE>(row, chunk); }
+  static __device__ __forceinline__ int offset(int row, int chunk) { return swizzled<ROW_BYTES, EXCHANGE>(row, chunk); }
 
   __device__ __forceinline__ Fetched fetch(char*, int first, int end) const {
     Fetched fetched;

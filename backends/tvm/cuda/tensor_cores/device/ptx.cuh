@@ -6,6 +6,19 @@ namespace lepton {
 
 __device__ __forceinline__ unsigned shared_address(const void* pointer) { return static_cast<unsigned>(__cvta_generic_to_shared(pointer)); }
 
+// The same number or address, of which the compiler does not know where it comes from: it stays in its register, and is not worked out again where
+// it is used, nor taken apart to be added up in another order.
+__device__ __forceinline__ int kept(int number) {
+  asm("" : "+r"(number));
+  return number;
+}
+template <class T>
+__device__ __forceinline__ const T* kept(const T* address) {  // of global memory
+  size_t number = __cvta_generic_to_global(address);
+  asm("" : "+l"(number));
+  return static_cast<const T*>(__cvta_global_to_generic(number));
+}
+
 // Copy 16, 8 or 4 bytes to shared memory in the background; zeros instead where `valid` is 0.
 #if __CUDA_ARCH__ >= 800
 __device__ __forceinline__ void cp_async16(void* shared, const void* global, unsigned valid) {
@@ -92,6 +105,13 @@ __device__ __forceinline__ void mma_f16(float (&d)[4], const unsigned (&a)[4], c
 __device__ __forceinline__ unsigned to_tf32(float value) {
   unsigned result;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(value));
+  return result;
+}
+
+// 2^x by the instruction that exp2f stands on, without the three around it for results below 2^-126, which are 0 here (PTX ISA, "ex2", .ftz).
+__device__ __forceinline__ float power_of_two(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
   return result;
 }
 

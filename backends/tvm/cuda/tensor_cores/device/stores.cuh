@@ -23,7 +23,45 @@ __device__ __forceinline__ void put(T* to, const Pack<T, COUNT>& pack) {
   }
 }
 
-// out[place(batch, m, n)] = value(batch, m, n, sum); consecutive n are consecutive in memory, and N a multiple of VECTOR, where VECTOR > 1.
+// COUNT elements side by side, aligned to what they take, or to 16 bytes; narrow ones come in words.
+template <int COUNT, class T>
+__device__ __forceinline__ Pack<T, COUNT> taken(const T* from) {
+  Pack<T, COUNT> pack;
+  constexpr int BYTES = COUNT * sizeof(T), EACH = sizeof(T) < 4 ? 4 / sizeof(T) : 1;
+  if constexpr (sizeof(T) < 4 && BYTES % 4 == 0) {
+    constexpr int WORDS = BYTES / 4, TOGETHER = WORDS < 4 ? WORDS : 4;
+#pragma unroll
+    for (int first = 0; first < WORDS; first += TOGETHER) {
+      Pack<unsigned, TOGETHER> words = *reinterpret_cast<const Pack<unsigned, TOGETHER>*>(from + first * EACH);
+#pragma unroll
+      for (int i = 0; i < TOGETHER * EACH; ++i)
+        pack.values[first * EACH + i] = static_cast<T>(words.values[i / EACH] >> i % EACH * 8 * sizeof(T));  // narrow elements are integers in C
+    }
+  } else {
+    constexpr int TOGETHER = BYTES <= 16 ? COUNT : 16 / sizeof(T);
+#pragma unroll
+    for (int first = 0; first < COUNT; first += TOGETHER) {
+      Pack<T, TOGETHER> piece = *reinterpret_cast<const Pack<T, TOGETHER>*>(from + first);
+#pragma unroll
+      for (int i = 0; i < TOGETHER; ++i) pack.values[first + i] = piece.values[i];
+    }
+  }
+  return pack;
+}
+
+// A function of one element as one of several side by side.
+template <class One>
+struct Each {
+  const One& one;
+
+  template <int COUNT, class Sum, class Out>
+  __device__ __forceinline__ void operator()(int batch, int m, int n, const Sum (&sums)[COUNT], Out (&out)[COUNT]) const {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) out[i] = one(batch, m, n + i, sums[i]);
+  }
+};
+
+// out[place(batch, m, n + i)] = element i of value(batch, m, n, sums, elements); consecutive n are consecutive in memory, and N a multiple of VECTOR, where VECTOR > 1.
 template <class Out, int M, int N, int VECTOR, class Value, class Place>
 struct Finished {
   static constexpr int COUNT = VECTOR > 4 ? VECTOR : 4;  // sums to take at once, best
@@ -41,8 +79,10 @@ struct Finished {
 #pragma unroll
     for (int p = 0; p < GIVEN / WIDTH; ++p) {
       int column = n + p * WIDTH < N ? n + p * WIDTH : N - WIDTH;
+      Sum own[WIDTH];
 #pragma unroll
-      for (int i = 0; i < WIDTH; ++i) packs[p].values[i] = value(batch, row, column + i, sums[p * WIDTH + i]);
+      for (int i = 0; i < WIDTH; ++i) own[i] = sums[p * WIDTH + i];
+      value(batch, row, column, own, packs[p].values);
     }
     if (m >= M) return;
 #pragma unroll
@@ -67,7 +107,7 @@ struct Unfinished {
       Pack<Sum, WIDTH> pack;
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) pack.values[i] = sums[first + i];
-      *reinterpret_cast<Pack<Sum, WIDTH>*>(base + static_cast<long long>(m) * N + n + first) = pack;
+      put(base + (m * N + n + first), pack);  // one 32-bit index, which a result has room for: with a wider one the compiler stores element by element
     }
   }
 };

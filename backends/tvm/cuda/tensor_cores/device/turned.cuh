@@ -24,6 +24,7 @@ struct TurnedTile {
   static constexpr int ROW_BYTES = DEPTH, BYTES = EXTENT * ROW_BYTES, ACROSS = EXTENT / 4, UNITS = ACROSS * (ROW_BYTES / 16);
   static constexpr int COUNT = (UNITS + THREADS - 1) / THREADS;
   static constexpr bool ROWS_ALONG_I = true, WIDE = false;
+  static constexpr Exchange EXCHANGE = Exchange::ALONG_ROWS;
   static_assert(sizeof(T) == 1 && !Source::FILLED);
   struct Fetched {
     unsigned rows[COUNT][16];
@@ -34,7 +35,7 @@ struct TurnedTile {
 
   __device__ __forceinline__ TurnedTile(const Source& source, int first, int thread) : source(source), origin(first), thread(thread) {}
 
-  static __device__ __forceinline__ int offset(int row, int chunk) { return swizzled<ROW_BYTES, WIDE>(row, chunk); }
+  static __device__ __forceinline__ int offset(int row, int chunk) { return swizzled<ROW_BYTES, EXCHANGE>(row, chunk); }
 
   __device__ __forceinline__ Fetched fetch(char*, int first, int end) const {
     Fetched fetched = {};
@@ -42,12 +43,11 @@ struct TurnedTile {
     for (int c = 0; c < COUNT; ++c) {
       int unit = thread + c * THREADS;
       if (UNITS % THREADS && unit >= UNITS) break;
-      typename Source::Outer outer = source.outer(origin + unit % ACROSS * 4);
+      int i = origin + unit % ACROSS * 4, row = unit / ACROSS * 16;
+      const T* from = source.at(i, row) + source.distance(first);
 #pragma unroll
-      for (int k = 0; k < 16; ++k) {
-        typename Source::Inner inner = source.inner(first + unit / ACROSS * 16 + k, end);
-        if (Source::valid(outer, inner)) fetched.rows[c][k] = *reinterpret_cast<const unsigned*>(source.at(outer, inner));
-      }
+      for (int k = 0; k < 16; ++k)
+        if (Source::valid(i, first + row + k, end)) fetched.rows[c][k] = *reinterpret_cast<const unsigned*>(from + k * Source::BETWEEN_K);
     }
     return fetched;
   }
