@@ -21,7 +21,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
     Matrix,
     Plan,
 )
-from lepton_compiler.backends.tvm.cuda.tensor_cores.sources import Source, matrix_source, windows_source
+from lepton_compiler.backends.tvm.cuda.tensor_cores.sources import WORD, Source, matrix_source, windows_source
 from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, choose, possible, ranked, seconds, shared_bytes
 
 FINISH_THREADS = 256
@@ -118,7 +118,9 @@ def _bits(element: Element, codes: Codes | None) -> int:
 
 def _groupable(problem: Gemm | Convolution, a: Source, b: Source) -> bool:
     exact = problem.arithmetic == "int8" and not (problem.zero_a or problem.zero_b)
-    return (exact or problem.arithmetic in ("float16", "bfloat16")) and a.along_k and b.along_k
+    element = problem.a.element if isinstance(problem, Gemm) else problem.element
+    sound = all(source.along_k and (source.tile_type or source.vector * BYTES[element] >= WORD) for source in (a, b))
+    return (exact or problem.arithmetic in ("float16", "bfloat16")) and sound
 
 
 def _whole_rows(conv: Convolution, windows: Source) -> Source:
