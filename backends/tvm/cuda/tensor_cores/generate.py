@@ -23,7 +23,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import (
     Plan,
     vector_of,
 )
-from lepton_compiler.backends.tvm.cuda.tensor_cores.sources import Source, matrix_source, windows_source
+from lepton_compiler.backends.tvm.cuda.tensor_cores.sources import WORD, Source, matrix_source, windows_source
 from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import Shape, Tiling, choose, padding, possible, ranked, seconds, shared_bytes
 from lepton_compiler.backends.tvm.cuda.text.order import AFTER_PREVIOUS
 
@@ -136,7 +136,9 @@ def _bits(element: Element, codes: Codes | None) -> int:
 
 def _groupable(problem: Gemm | Convolution, a: Source, b: Source) -> bool:
     exact = problem.arithmetic == "int8" and not (problem.zero_a or problem.zero_b)
-    return (exact or problem.arithmetic in ("float16", "bfloat16")) and a.along_k and b.along_k
+    element = problem.a.element if isinstance(problem, Gemm) else problem.element
+    sound = all(source.along_k and (source.tile_type or source.vector * BYTES[element] >= WORD) for source in (a, b))
+    return (exact or problem.arithmetic in ("float16", "bfloat16")) and sound
 
 
 def _as_matrix(conv: Convolution) -> Source | None:

@@ -10,7 +10,7 @@ from lepton_compiler.backends.tvm.cuda.tensor_cores.problem import BYTES, C_TYPE
 
 INT_LIMIT = 1 << 31
 WORD = 4
-"""Bytes that are turned at once."""
+"""Bytes that are turned at once, and the fewest that are copied asynchronously."""
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ class Shape:
         size: bytes of an element of the operands.
         rows_free: whether a lane may have fewer than four rows (A lies along k).
         groupable: whether groups of warps can multiply the operands: 16-bit floats, or integers without zero points that the kernel takes off,
-            both along k.
+            both along k, and read in whole words.
     """
 
     batch: int

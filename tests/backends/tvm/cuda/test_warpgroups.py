@@ -15,7 +15,18 @@ import pytest
 import lepton_compiler as lc
 from lepton_compiler.backends.tvm.cuda.compilers import Image
 from lepton_compiler.backends.tvm.cuda.package import build
-from lepton_compiler.backends.tvm.cuda.tensor_cores import Arithmetic, Element, Shape, Tiling, device_of, library, ranked
+from lepton_compiler.backends.tvm.cuda.tensor_cores import (
+    Arithmetic,
+    Element,
+    Gemm,
+    Matrix,
+    Shape,
+    Tiling,
+    device_of,
+    library,
+    ranked,
+    shape_of,
+)
 from lepton_compiler.backends.tvm.cuda.tensor_cores.tiles import seconds
 from lepton_compiler.feeds import random_feeds
 from lepton_compiler.ir.graph import Graph
@@ -135,6 +146,18 @@ def test_tiles_are_good_for_all_architectures_of_a_target():
     both = ranked(shape, replace(a100, group=H100.group), [a100, H100])[0]
     assert other.groups and both.groups and not one.groups
     assert seconds(shape, both, a100) < 1.1 * seconds(shape, one, a100) and seconds(shape, both, H100) < 0.8 * seconds(shape, one, H100)
+
+
+def test_what_groups_multiply_lies_along_the_sum_in_words():
+    def groupable(depth: int, arithmetic: Arithmetic = "float16", b: tuple[int, int] | None = None, zero_a: bool = False) -> bool:
+        element: Element = "int8" if arithmetic == "int8" else "float16"
+        row, column = b or (1, depth)
+        operands = Matrix("a", element, depth, 1), Matrix("b", element, row, column)
+        return shape_of("product", Gemm(256, 256, depth, *operands, arithmetic, zero_a=zero_a)).groupable
+
+    assert groupable(64) and groupable(62) and groupable(64, "int8") and groupable(60, "int8")
+    assert not groupable(63) and not groupable(64, b=(256, 1)) and not groupable(62, "int8") and not groupable(64, "int8", zero_a=True)
+    assert groupable(64, "int8", b=(256, 1))  # turned on the way
 
 
 def test_large_products_are_of_groups_and_tiny_ones_of_warps():
