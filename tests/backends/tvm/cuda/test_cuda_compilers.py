@@ -114,6 +114,15 @@ def test_each_compiler_takes_kernels_of_each_kind(kind, monkeypatch, tmp_path):
     assert {image["kind"] for image in model.manifest["images"]} == {"cubin", "ptx"}
 
 
+@pytest.mark.parametrize(("quantize", "precision"), [("w4", "fp16"), ("w8", "bf16"), (None, "tf32")])
+def test_weights_and_precisions_of_each_kind_compile(compiler, quantize, precision, tmp_path):
+    numbers = ", ".join(f"{(k * 37 % 101 - 50) / 50}" for k in range(64 * 64))
+    text = "graph @net(%x: float32[64,64]) {\n  %w = const float32[64,64] (" + numbers + ")\n"
+    graph = parse_graph(text + "  %m = MatMul()(%x, %w) : float32[64,64]\n  %y = Gelu()(%m) : float32[64,64]\n  return %y\n}\n")
+    model = lc.compile(graph, target="cuda:sm_80", level=3, precision=precision, quantize=quantize, cache_dir=tmp_path)
+    assert model.manifest["cuda_compiler"] == compiler.version and model.manifest["images"][0]["kind"] == "cubin"
+
+
 def test_text_that_is_wrong_is_an_error(compiler):
     with pytest.raises(LeptonError, match="failed"):
         compile_images("nonsense", (GPUS["sm_80"],), None, 1)
