@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from lepton_compiler.gpus import Gpu
 SECONDS = 1800
 """After which nvcc is given up."""
 FLAGS = ("-std=c++17",)
+UNKNOWN = ("invalid value for --gpu-architecture", "Unsupported gpu architecture")
+"""What NVRTC and nvcc say of an architecture that they do not know, or no more."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,21 @@ def _cached(compiler: Compiler, text: str, gpu: Gpu, cache: Path | None) -> Code
     return code
 
 
+@contextlib.contextmanager
+def _explained(compiler: Compiler, gpu: Gpu) -> Iterator[None]:
+    """Tell in a line of an architecture that the compiler is too old, or too new, for."""
+    try:
+        yield
+    except LeptonError as error:
+        if not any(text in str(error) for text in UNKNOWN):
+            raise
+        message, hint = (
+            f"{compiler.version} makes no code for {gpu.name}",
+            "take a release of CUDA that does, or compile for other architectures",
+        )
+        raise LeptonError(message, hint=hint) from error
+
+
 @functools.cache
 def find_compiler() -> Compiler:
     """NVRTC where its wheel is installed, or `$LEPTON_NVRTC` names its library; else nvcc: `$LEPTON_NVCC`, that of `$CUDA_HOME`, or one on the path.
@@ -143,8 +160,9 @@ class Nvcc:
             unit = Path(folder, "unit")
             unit.with_suffix(".cu").write_text(text)
             arch = gpu.name.replace("sm", "compute")
-            self._run([self.path, "-ptx", f"-arch={arch}", *FLAGS, "-w", "-o", "unit.ptx", "unit.cu"], folder)
-            self._run([self.path, "-cubin", f"-arch={gpu.name}", "-o", "unit.cubin", "unit.ptx"], folder)
+            with _explained(self, gpu):
+                self._run([self.path, "-ptx", f"-arch={arch}", *FLAGS, "-w", "-o", "unit.ptx", "unit.cu"], folder)
+                self._run([self.path, "-cubin", f"-arch={gpu.name}", "-o", "unit.cubin", "unit.ptx"], folder)
             return Code(unit.with_suffix(".cubin").read_bytes(), unit.with_suffix(".ptx").read_bytes())
 
     def _run(self, command: list[str], folder: str | None) -> str:
@@ -174,7 +192,8 @@ class Nvrtc:
 
     def compile(self, text: str, gpu: Gpu) -> Code:
         """See `Compiler`."""
-        both = self._run(["compile", f"--gpu-architecture={gpu.name}", *FLAGS, "-w"], text.encode())
+        with _explained(self, gpu):
+            both = self._run(["compile", f"--gpu-architecture={gpu.name}", *FLAGS, "-w"], text.encode())
         size = int.from_bytes(both[:8], "little")
         return Code(both[8 : 8 + size], both[8 + size :])
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,20 @@ def test_weights_and_precisions_of_each_kind_compile(compiler, quantize, precisi
     graph = parse_graph(text + "  %m = MatMul()(%x, %w) : float32[64,64]\n  %y = Gelu()(%m) : float32[64,64]\n  return %y\n}\n")
     model = lc.compile(graph, target="cuda:sm_80", level=3, precision=precision, quantize=quantize, cache_dir=tmp_path)
     assert model.manifest["cuda_compiler"] == compiler.version and model.manifest["images"][0]["kind"] == "cubin"
+
+
+def test_architectures_that_the_compiler_does_not_know_are_told_of(compiler, tmp_path):
+    unknown = replace(GPUS["sm_90"], name="sm_999")
+    with pytest.raises(LeptonError, match=f"{compiler.version} makes no code for sm_999") as caught:
+        compile_images(UNIT, (unknown,), None, 1)
+    assert "other architectures" in caught.value.diagnostics[0].hint
+    fake = tmp_path / "nvcc"
+    fake.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo V12.1.66 && exit\necho "nvcc fatal   : Unsupported gpu architecture \'compute_100\'" >&2\nexit 1\n'
+    )
+    fake.chmod(0o755)
+    with pytest.raises(LeptonError, match=r"nvcc 12\.1\.66 makes no code for sm_100"):
+        Nvcc(str(fake)).compile(UNIT, GPUS["sm_100"])
 
 
 def test_text_that_is_wrong_is_an_error(compiler):
