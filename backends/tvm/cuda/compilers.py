@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from lepton_compiler.gpus import Gpu
 SECONDS = 1800
 """After which nvcc is given up."""
 FLAGS = ("-std=c++17",)
+UNKNOWN = ("invalid value for --gpu-architecture", "Unsupported gpu architecture")
+"""What NVRTC and nvcc say of an architecture that they do not know, or no more."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,21 @@ def _cached(compiler: Compiler, text: str, architecture: str, cache: Path | None
     return code
 
 
+@contextlib.contextmanager
+def _explained(compiler: Compiler, architecture: str) -> Iterator[None]:
+    """Tell in a line of an architecture that the compiler is too old, or too new, for."""
+    try:
+        yield
+    except LeptonError as error:
+        if not any(text in str(error) for text in UNKNOWN):
+            raise
+        message, hint = (
+            f"{compiler.version} makes no code for {architecture}",
+            "take a release of CUDA that does, or compile for other architectures",
+        )
+        raise LeptonError(message, hint=hint) from error
+
+
 @functools.cache
 def find_compiler() -> Compiler:
     """NVRTC where its wheel is installed, or `$LEPTON_NVRTC` names its library; else nvcc: `$LEPTON_NVCC`, that of `$CUDA_HOME`, or one on the path.
@@ -156,11 +173,12 @@ class Nvcc:
             unit = Path(folder, "unit")
             unit.with_suffix(".cu").write_text(text)
             virtual = architecture.replace("sm", "compute")
-            self._run([self.path, "-ptx", f"-arch={virtual}", *FLAGS, "-w", "-o", "unit.ptx", "unit.cu"], folder)
-            ptx = unit.with_suffix(".ptx").read_bytes()
-            if architecture == virtual:
-                return Code(b"", ptx)
-            self._run([self.path, "-cubin", f"-arch={architecture}", "-o", "unit.cubin", "unit.ptx"], folder)
+            with _explained(self, architecture):
+                self._run([self.path, "-ptx", f"-arch={virtual}", *FLAGS, "-w", "-o", "unit.ptx", "unit.cu"], folder)
+                ptx = unit.with_suffix(".ptx").read_bytes()
+                if architecture == virtual:
+                    return Code(b"", ptx)
+                self._run([self.path, "-cubin", f"-arch={architecture}", "-o", "unit.cubin", "unit.ptx"], folder)
             return Code(unit.with_suffix(".cubin").read_bytes(), ptx)
 
     def _run(self, command: list[str], folder: str | None) -> str:
@@ -190,7 +208,8 @@ class Nvrtc:
 
     def compile(self, text: str, architecture: str) -> Code:
         """See `Compiler`."""
-        both = self._run(["compile", f"--gpu-architecture={architecture}", *FLAGS, "-w"], text.encode())
+        with _explained(self, architecture):
+            both = self._run(["compile", f"--gpu-architecture={architecture}", *FLAGS, "-w"], text.encode())
         size = int.from_bytes(both[:8], "little")
         return Code(both[8 : 8 + size], both[8 + size :])
 

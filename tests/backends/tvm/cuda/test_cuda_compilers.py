@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,29 @@ def test_each_compiler_takes_kernels_of_each_kind(kind, monkeypatch, tmp_path):
     model = lc.compile(parse_graph(KINDS), target="cuda:sm_80", level=3, cache_dir=tmp_path)
     assert model.manifest["cuda_compiler"].startswith(kind.__name__.lower()) and model.manifest["attention"]["kernels"] == 1
     assert {image["kind"] for image in model.manifest["images"]} == {"cubin", "ptx"}
+
+
+@pytest.mark.parametrize(("quantize", "precision"), [("w4", "fp16"), ("w8", "bf16"), (None, "tf32")])
+def test_weights_and_precisions_of_each_kind_compile(compiler, quantize, precision, tmp_path):
+    numbers = ", ".join(f"{(k * 37 % 101 - 50) / 50}" for k in range(64 * 64))
+    text = "graph @net(%x: float32[64,64]) {\n  %w = const float32[64,64] (" + numbers + ")\n"
+    graph = parse_graph(text + "  %m = MatMul()(%x, %w) : float32[64,64]\n  %y = Gelu()(%m) : float32[64,64]\n  return %y\n}\n")
+    model = lc.compile(graph, target="cuda:sm_80", level=3, precision=precision, quantize=quantize, cache_dir=tmp_path)
+    assert model.manifest["cuda_compiler"] == compiler.version and model.manifest["images"][0]["kind"] == "cubin"
+
+
+def test_architectures_that_the_compiler_does_not_know_are_told_of(compiler, tmp_path):
+    unknown = replace(GPUS["sm_90"], name="sm_999")
+    with pytest.raises(LeptonError, match=f"{compiler.version} makes no code for sm_999") as caught:
+        compile_images(UNIT, (unknown,), None, 1)
+    assert "other architectures" in caught.value.diagnostics[0].hint
+    fake = tmp_path / "nvcc"
+    fake.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo V12.1.66 && exit\necho "nvcc fatal   : Unsupported gpu architecture \'compute_100\'" >&2\nexit 1\n'
+    )
+    fake.chmod(0o755)
+    with pytest.raises(LeptonError, match=r"nvcc 12\.1\.66 makes no code for sm_100"):
+        Nvcc(str(fake)).compile(UNIT, "sm_100")
 
 
 def test_text_that_is_wrong_is_an_error(compiler):
