@@ -121,7 +121,7 @@ def _explained(compiler: Compiler, architecture: str) -> Iterator[None]:
         if not any(text in str(error) for text in UNKNOWN):
             raise
         message, hint = (
-            f"{compiler.version} makes no code for {architecture}",
+            f"{compiler.version} makes no code for {architecture.replace('compute', 'sm')}",
             "take a release of CUDA that does, or compile for other architectures",
         )
         raise LeptonError(message, hint=hint) from error

@@ -140,7 +140,7 @@ def test_weights_and_precisions_of_each_kind_compile(compiler, quantize, precisi
 
 
 def test_architectures_that_the_compiler_does_not_know_are_told_of(compiler, tmp_path):
-    unknown = replace(GPUS["sm_90"], name="sm_999")
+    unknown = replace(GPUS["sm_90"], name="sm_999", machine="")
     with pytest.raises(LeptonError, match=f"{compiler.version} makes no code for sm_999") as caught:
         compile_images(UNIT, (unknown,), None, 1)
     assert "other architectures" in caught.value.diagnostics[0].hint
