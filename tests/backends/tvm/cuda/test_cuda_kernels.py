@@ -61,6 +61,12 @@ def test_rows_are_read_and_written_in_vectors(agrees):
     assert kernel.count("*(lepton_16bytes *)(p") == 1
 
 
+def test_parts_of_vectors_are_what_was_loaded(agrees, gpu, monkeypatch):
+    monkeypatch.setattr(gpu, "checks", False)  # compiled with more optimisation, which must not take a vector and its elements for different memory
+    line = "%y = LayerNormalization(axis=-1,epsilon=1e-05)(%x,%s,%b) : float16[65,256]"
+    agrees(graph_of("%x: float16[65,256], %s: float16[256], %b: float16[256]", line, results="%y"), tolerance=2e-3)
+
+
 def test_a_row_times_a_matrix_is_read_in_vectors(agrees):
     graph = graph_of("%x: float16[1,1024]", results="%x")
     b = Builder(graph)
