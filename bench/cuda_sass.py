@@ -6,13 +6,14 @@ those of loops within it, and the clocks that one pass takes of a multiprocessor
 the cores for float32, and to reach shared memory. The longest is the bound; `best` is the part of the peak that it leaves.
 
 Clocks are from the table of throughputs in the CUDA C++ Programming Guide ("Arithmetic Instructions") and the descriptions in
-`tensor_cores.device`; shared memory is taken to have no conflicts. What the caches and memory give does not enter.
+`tensor_cores.device`; shared memory is taken to have no conflicts. What the caches and memory give does not enter. Both sides of a branch count.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import subprocess
 import sys
@@ -32,10 +33,12 @@ FUNCTION = re.compile(r"Function : (\S+)")
 INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\S*)\s*([^;]*);")
 TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
 MMA = re.compile(r"[HI]MMA\.(16816|1688|16832|16816|8816)\b")
+GROUP = re.compile(r"[HIQ]GMMA\.(\d+)x(\d+)x(\d+)\b")
+"""Of four warps together: rows, columns, depth, which is 32 bytes."""
 MULTIPLIED = {"16816": 16 * 8 * 16, "1688": 16 * 8 * 8, "16832": 16 * 8 * 32, "8816": 8 * 8 * 16}
 """Multiply-adds of an instruction of tensor cores, by the name of its shape."""
 CLASSES = {
-    "tensor": r"[HI]MMA|[HI]GMMA",
+    "tensor": r"[HI]MMA|[HIQ]GMMA",
     "float": r"F(FMA|ADD|MUL|SETP|MNMX|SEL|SET)|HFMA2|HADD2|HMUL2",
     "special": r"MUFU",
     "convert": r"[FI]2[FI]P?|F2FP|I2FP|FRND",
@@ -70,12 +73,18 @@ class Instruction:
     @property
     def multiplied(self) -> int:
         """Multiply-adds of a warp: on tensor cores, or 32 of float32."""
+        if group := GROUP.match(self.name):
+            return math.prod(map(int, group.groups())) // QUARTERS
         found = MMA.match(self.name)
         return MULTIPLIED[found[1]] if found else 32 if self.name.startswith("FFMA") else 0
 
     @property
     def shared_clocks(self) -> int:
-        """Clocks of shared memory without conflicts: 128 bytes each. Plain loads of 16 bytes take two where lanes read the same in pairs."""
+        """Clocks of shared memory without conflicts: 128 bytes each. Plain loads of 16 bytes take two where lanes read the same in pairs; a warp has a
+        quarter of what a group of four reads there.
+        """
+        if group := GROUP.match(self.name):
+            return (int(group[1]) + int(group[2])) * 32 // 128 // QUARTERS
         if self.kind not in ("shared load", "shared store", "copy") or self.operands.startswith("RZ"):  # the last is a placeholder
             return 0
         if self.name.startswith("LDSM"):
@@ -112,7 +121,8 @@ class Loop:
         tensor = 0.0
         for i in self.instructions:
             if i.kind == "tensor":
-                rate = device.half * (2 if i.name.startswith("I") else 0.5 if "TF32" in i.name else 1)
+                peak = device.group if GROUP.match(i.name) else device.half
+                rate = peak * (2 if i.name.startswith(("I", "Q")) else 0.5 if "TF32" in i.name else 1)
                 tensor += i.multiplied * QUARTERS / rate
         return {
             "issue": float(len(self.instructions)),

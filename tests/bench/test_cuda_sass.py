@@ -47,6 +47,17 @@ def test_a_loop_takes_as_long_as_what_takes_longest():
     assert bound == "shared" and best == pytest.approx(0.8)
 
 
+def test_groups_of_warps_share_what_they_multiply_and_read():
+    listing = """
+		Function : grouped
+        /*0000*/                   HGMMA.64x128x16.F32 R24, gdesc[UR8], R24 ;  /* 0x0 */
+        /*0010*/               @P0 BRA 0x0 ;                                   /* 0x0 */
+    """
+    (loop,) = loops(parse(listing)["grouped"])
+    assert loop.multiplied == 64 * 128 * 16 // 4
+    assert loop.clocks(device_of("sm_90a")) == {"issue": 2, "tensor": 64, "float32": 0, "shared": 48}
+
+
 def test_lines_tell_of_loops_that_multiply_or_else_move():
     usage = {"product": Usage(40, 8, 0), "moves": Usage(16, 0, 0)}
     lines = list(table(usage, parse(LISTING), device_of("sm_80"), []))

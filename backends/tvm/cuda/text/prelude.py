@@ -23,9 +23,10 @@ typedef unsigned long long uintptr_t;
 #define UINT64_C(x) x##ULL
 #endif
 
-struct __align__(4) lepton_4bytes { uint32_t part[1]; };
-struct __align__(8) lepton_8bytes { uint32_t part[2]; };
-struct __align__(16) lepton_16bytes { uint32_t part[4]; };
+/* parts of arrays of any type */
+struct __align__(4) __attribute__((may_alias)) lepton_4bytes { uint32_t part[1]; };
+struct __align__(8) __attribute__((may_alias)) lepton_8bytes { uint32_t part[2]; };
+struct __align__(16) __attribute__((may_alias)) lepton_16bytes { uint32_t part[4]; };
 """
 
 PRELUDE = f"{INTEGERS}\n{ORDER}"

@@ -64,6 +64,14 @@ def test_rows_are_read_once_and_by_16_bytes_where_they_can_be(agrees, gpu, monke
     assert text.count(f"const lepton_{size}bytes *)(p") == 3 and "p0[" not in text
 
 
+def test_parts_of_vectors_are_what_was_loaded(agrees, gpu, monkeypatch):
+    monkeypatch.setattr(
+        gpu, "checks", False
+    )  # compiled with more optimisation, which must not take a vector and its elements for different memory
+    line = "%y = LayerNormalization(axis=-1,epsilon=1e-05)(%x,%s,%b) : float16[65,256]"
+    agrees(graph_of("%x: float16[65,256], %s: float16[256], %b: float16[256]", line, results="%y"), tolerance=2e-3)
+
+
 @pytest.mark.parametrize(("depth", "columns"), [(1024, 96), (8192, 1100)])
 def test_a_row_times_a_matrix_is_read_in_vectors(agrees, gpu, monkeypatch, depth, columns):
     """In registers, or, where it has too many elements for that, in a loop."""

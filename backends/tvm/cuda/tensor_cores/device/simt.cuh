@@ -52,7 +52,8 @@ __device__ __forceinline__ void multiply_in_fp32(const A& a, const B& b, char* s
   constexpr int WARP_M = TM * 8, WARP_N = TN * 4, ACROSS = BLOCK_N / WARP_N;
   constexpr int QUADS = DEPTH / 4, TOGETHER = TM * TN < 64 ? QUADS : 1;  // more in a row take registers that a second block needs
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warp_m = warp / ACROSS * WARP_M, warp_n = warp % ACROSS * WARP_N;
-  // Lanes i and i ^ 1 read the same rows, i and i ^ 2 the same columns: shared memory then gives two registers of a warp per clock.
+  // Lanes i and i ^ 1 read the same rows, i and i ^ 2 the same columns: shared memory then gives two registers of a warp per clock (NVIDIA's developer
+  // forum, "Unexpected shared memory bank conflict", of compute capability 7.0 to 7.5).
   int lane_m = lane / 2 % 8, lane_n = lane % 2 + lane / 16 * 2;
   // Rows that lie along k are taken eight apart: the lanes of half a warp then read eight neighbouring rows, which lie in different banks.
   int first_m = warp_m + (A::ROWS_ALONG_I ? lane_m : lane_m * 4), first_n = warp_n + lane_n * 4;

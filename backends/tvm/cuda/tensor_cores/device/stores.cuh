@@ -2,7 +2,7 @@
 namespace lepton {
 
 template <class T, int COUNT>
-struct alignas(sizeof(T) * COUNT) Pack {
+struct alignas(sizeof(T) * COUNT) __attribute__((may_alias)) Pack {
   T values[COUNT];
 };
 

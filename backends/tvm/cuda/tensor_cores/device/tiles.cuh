@@ -2,7 +2,7 @@
 namespace lepton {
 
 template <int BYTES>
-struct alignas(BYTES) Words {
+struct alignas(BYTES) __attribute__((may_alias)) Words {  // parts of tiles and of memory, whatever the type of their elements
   unsigned words[BYTES / 4];
 };
 using Chunk = Words<16>;
