@@ -77,14 +77,14 @@ DEVICES = {
 
 
 def device_of(name: str) -> Device:
-    """The description of `sm_NN`, or of the newest architecture known that is not newer.
+    """The description of `sm_NN`, with or without the letter of its own features, or of the newest architecture known that is not newer.
 
     Raises:
         UnsupportedError: older than all that is known.
     """
-    if name in DEVICES:
-        return DEVICES[name]
-    number = int(name.removeprefix("sm_"))
+    number = int(name.removeprefix("sm_").rstrip("af"))
+    if f"sm_{number}" in DEVICES:
+        return DEVICES[f"sm_{number}"]
     older = [d for d in DEVICES.values() if int(d.name.removeprefix("sm_")) <= number]
     if not older:
         raise UnsupportedError(f"no kernels for {name}", hint=f"known: {', '.join(DEVICES)}")
