@@ -27,7 +27,7 @@ def widen(graph: Graph, target: Target | None = None) -> int:
     That is how the evaluator defines operators on narrow floats, so that the results are equal. Integers wrap around at their width, in
     the wide type's low bits as in the narrow type. Of float16, which kernels convert by themselves, products are widened too, so that
     operands that are read many times are converted once, and what is to be decomposed, so that it is rounded once. Products stay as they
-    are on a target that reads_narrow such numbers. Returns how many nodes were changed.
+    are on a target that reads such numbers. Returns how many nodes were changed.
     """
     count = 0
     for part in list(bodies(graph)):
