@@ -232,7 +232,8 @@ class DeviceWriter(KernelWriter):
         """A loop whose bounds are numbers tells the range of its variable."""
         if isinstance(stmt.min, tirx.IntImm) and isinstance(stmt.extent, tirx.IntImm):
             variable = stmt.loop_var
-            self.facts[hash(variable)] = variable, Range(int(stmt.min.value), int(stmt.extent.value))
+            first = int(stmt.min.value)
+            self.facts[hash(variable)] = variable, Range(first, first + int(stmt.extent.value))
             self._analyzer = None
         super().loop(stmt)
 

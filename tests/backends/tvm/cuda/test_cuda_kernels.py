@@ -90,6 +90,13 @@ def test_neighbours_are_read_and_written_at_once(agrees):
     assert "lepton_16bytes" in model.artifact.files["net.cu"].decode().split("__global__")[1]
 
 
+@pytest.mark.parametrize(("size", "k"), [(3, 1), (5, 2), (9, 4)])
+def test_loops_that_begin_after_zero_run_to_their_end(agrees, size, k):
+    graph = graph_of(f"%x: float32[6,{size}]", f"%v, %i = TopK(k={k},axis=1)(%x)", results="%v, %i")
+    rising = {"x": np.arange(6 * size, dtype=np.float32).reshape(6, size)}  # the largest come last
+    agrees(graph, rising)
+
+
 MOVES = {
     "two axes": ("%x: float32[70,45]", "%y = Transpose(perm=(1,0))(%x) : float32[45,70]"),
     "channels last": ("%x: float32[2,40,5,7]", "%y = Transpose(perm=(0,2,3,1))(%x) : float32[2,5,7,40]"),
