@@ -62,7 +62,9 @@ def test_rows_are_read_and_written_in_vectors(agrees):
 
 
 def test_parts_of_vectors_are_what_was_loaded(agrees, gpu, monkeypatch):
-    monkeypatch.setattr(gpu, "checks", False)  # compiled with more optimisation, which must not take a vector and its elements for different memory
+    monkeypatch.setattr(
+        gpu, "checks", False
+    )  # compiled with more optimisation, which must not take a vector and its elements for different memory
     line = "%y = LayerNormalization(axis=-1,epsilon=1e-05)(%x,%s,%b) : float16[65,256]"
     agrees(graph_of("%x: float16[65,256], %s: float16[256], %b: float16[256]", line, results="%y"), tolerance=2e-3)
 
