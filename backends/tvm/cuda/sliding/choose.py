@@ -153,6 +153,11 @@ def _lanes(channels: int, size: int) -> int:
     return best if best * 2 >= min(most, LINE // size) else min(channels, max(1, LINE // size))
 
 
+def fits(windows: Windows) -> bool:
+    """Whether a thread has registers for a row of the image under the windows of some share."""
+    return any(work_of(windows, share).registers <= REGISTERS for share in shares(windows))
+
+
 def choose(windows: Windows, gpus: Sequence[Gpu]) -> Share:
     """The share with the fewest estimated cycles on the smallest GPU of a list."""
     device = device_of(min(gpus, key=lambda gpu: gpu.processors).name)

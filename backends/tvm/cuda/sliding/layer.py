@@ -15,6 +15,7 @@ from lepton_compiler.backends.tvm.cuda.products.product import Expr, Sums
 from lepton_compiler.backends.tvm.cuda.products.weights import are_converted
 from lepton_compiler.backends.tvm.cuda.products.zero_points import are_fit, zero_points
 from lepton_compiler.backends.tvm.cuda.rules import number_of, sum_type
+from lepton_compiler.backends.tvm.cuda.sliding.choose import fits
 from lepton_compiler.backends.tvm.cuda.sliding.problem import Taken, Windows
 from lepton_compiler.backends.tvm.cuda.text.writer import MOST_ELEMENTS
 from lepton_compiler.backends.tvm.kernels import KernelParameter
@@ -71,7 +72,7 @@ def find_layer(spec: KernelSpec) -> Layer | None:
         return None
     builder = Builder(spec, step, place, frozenset())
     found = LAYERS[step.op.name](builder, step.op, kind, *builder.operands())
-    if found is None:
+    if found is None or not fits(found.windows):
         return None
     buffers, parameters = builder.taken()
     return replace(found, buffers=tuple(buffers), parameters=tuple(parameters))

@@ -16,6 +16,7 @@ from lepton_compiler.backends.tvm.choice import Choice
 from lepton_compiler.backends.tvm.cuda.compile import compile_spec
 from lepton_compiler.backends.tvm.cuda.compilers import find_compiler
 from lepton_compiler.backends.tvm.cuda.sliding import choose
+from lepton_compiler.backends.tvm.cuda.sliding.layer import find_layer
 from lepton_compiler.backends.tvm.cuda.sliding.problem import Share, Windows
 from lepton_compiler.backends.tvm.cuda.unit import unit
 from lepton_compiler.backends.tvm.packing import PACKINGS
@@ -285,6 +286,13 @@ COMPILED: dict[str, tuple[Graph, Choice, str]] = {
     "largest codes": (pool("MaxPool", (1, 9, 9, 8), (3, 3), "int8"), Choice(neighbours=8, pixels=2, rows=2), "v2.u32"),
     "means of halves": (pool("AveragePool", (1, 9, 9, 8), (3, 3), "float16"), Choice(neighbours=8, pixels=2, rows=2), "v4.u32"),
 }
+
+
+def test_windows_that_registers_do_not_hold_are_rows():
+    found = {
+        taps: find_layer(spec_of(next(n for n in depthwise((1, 400, 1), (taps,)) if n.op.name == "Conv"), gpu=True)) for taps in (31, 256)
+    }
+    assert found[31] is not None and found[256] is None
 
 
 def test_a_vector_is_one_load_and_nothing_lies_in_local_memory():
