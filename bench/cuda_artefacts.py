@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,14 +115,18 @@ def _run(args: argparse.Namespace) -> int:
         old = rows.get((case.name, precision))
         return measure(case, precision, args.target, args.once, cuobjdump, stamp, old)
 
+    order = list(dict.fromkeys([*rows, *((case.name, precision) for case, precision in wanted)]))
     with ThreadPoolExecutor(args.jobs) as pool:
-        for (case, precision), row in zip(wanted, pool.map(measured, wanted), strict=True):
-            rows[case.name, precision] = row
+        running = {pool.submit(measured, item): item for item in wanted}
+        for done in as_completed(running):
+            case, precision = running[done]
+            rows[case.name, precision] = done.result()
             if not args.quiet:
-                print("  ".join(row.cells()), file=sys.stderr, flush=True)
-            facts = {"target": args.target, "cuobjdump": cuobjdump is not None, "rows": [asdict(row) for row in rows.values()]}
+                print("  ".join(rows[case.name, precision].cells()), file=sys.stderr, flush=True)
+            listed = [rows[key] for key in order if key in rows]
+            facts = {"target": args.target, "cuobjdump": cuobjdump is not None, "rows": [asdict(row) for row in listed]}
             if folder is not None:
-                write(folder, STEM, facts, table(list(rows.values()), args.target))
+                write(folder, STEM, facts, table(listed, args.target))
     if args.json:
         print_json(facts)
     return 1 if any(row.error or row.identical is False for row in rows.values()) else 0
