@@ -142,7 +142,8 @@ struct SESSION {
   CUstream stream;
   int64_t *sizes; /* in host memory that the device writes to: the sizes of outputs, as runs report them */
   recording recordings[RECORDINGS];
-  unsigned long runs;
+  recording seen[RECORDINGS]; /* the latest sets of addresses for which nothing was recorded, as there was no room */
+  unsigned long runs, misses;
 };
 
 typedef struct SESSION session;
@@ -290,7 +291,18 @@ static int staging(session *s, CUdeviceptr *place, size_t offset) {
   return OK;
 }
 
-/* The recording of the program for these addresses: made at the first run with them, and kept. */
+/* Whether a run had these addresses not long ago; the next one will know that this one had. */
+static int were_seen(session *s, const CUdeviceptr *pointers, int variant) {
+  for (int k = 0; k < RECORDINGS; ++k)
+    if (s->seen[k].variant == variant && memcmp(s->seen[k].pointers, pointers, sizeof s->seen[k].pointers) == 0) return 1;
+  recording *const latest = &s->seen[s->misses++ % RECORDINGS];
+  memcpy(latest->pointers, pointers, sizeof latest->pointers);
+  latest->variant = variant;
+  return 0;
+}
+
+/* The recording of the program for these addresses: made at the first run with them, and kept. Where another one would have to go, it is made at the
+   second run, and `graph` is NULL at the first: who has new addresses each time pays for no recordings. */
 static int recorded(session *s, const CUdeviceptr *pointers, int variant, CUgraphExec *graph) {
   recording *found = &s->recordings[0];
   for (int k = 0; k < RECORDINGS; ++k) {
@@ -303,6 +315,8 @@ static int recorded(session *s, const CUdeviceptr *pointers, int variant, CUgrap
     if (r->used < found->used) found = r;
   }
   CUgraph captured = NULL;
+  *graph = NULL;
+  if (found->graph != NULL && !were_seen(s, pointers, variant)) return OK;
   if (found->graph != NULL) TRY(GraphExecDestroy(found->graph));
   found->graph = NULL;
   TRY(BeginCapture(s->stream, THREAD_LOCAL));
@@ -344,9 +358,9 @@ static int run_here(session *s, const void *const *given, void *const *wanted, i
   }
   int capturing = 0; /* by the caller, whose graph the launches then become a part of; the default stream cannot be captured */
   if (stream != NULL) TRY(IsCapturing(stream, &capturing));
-  if (RECORDED && !capturing) {
-    CUgraphExec graph = NULL;
-    if ((status = recorded(s, pointers, variant, &graph)) != OK) return status;
+  CUgraphExec graph = NULL;
+  if (RECORDED && !capturing && (status = recorded(s, pointers, variant, &graph)) != OK) return status;
+  if (graph != NULL) {
     TRY(GraphLaunch(graph, stream));
   } else if ((status = program(s, pointers, pointers + INPUTS, variant, stream)) != OK) {
     return status;

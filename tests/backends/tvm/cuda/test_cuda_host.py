@@ -95,6 +95,24 @@ def test_wrong_shapes_on_the_device_are_usage_errors(model, gpu):
         model.run({"x": OnDevice(gpu, X[:2])})
 
 
+def test_what_has_new_addresses_each_time_is_recorded_when_these_come_again(model, gpu):
+    model.run({"x": X})
+    session, expected = DeviceSession(), lc.evaluate(parse_graph(TINY), {"x": X})["y"]
+    x, places = session.allocate(X.nbytes), [session.allocate(16) for _ in range(8)]
+    session.upload(x, X)
+    gpu.forget()
+    recorded = []
+    for number in (0, 1, 2, 0, 3, 4, 5, 3, 3, 2, 1):  # the run before has one of the four places
+        session.fill(places[number], 0, 16)
+        model.library.call([x], [X.shape], [places[number]], 0, session.stream, waits=True)
+        recorded.append((gpu.count("cuStreamEndCapture"), gpu.count("cuGraphLaunch")))
+        found = np.empty(4, np.float32)
+        session.download(found, places[number])
+        assert np.allclose(found, expected, rtol=1e-5)
+    assert recorded == [(1, 1), (2, 2), (3, 3), (3, 4), (3, 4), (3, 4), (3, 4), (4, 5), (4, 6), (4, 7), (4, 8)]
+    session.close()
+
+
 def test_a_stream_that_is_captured_gets_the_launches(model, gpu):
     model.run({"x": X})
     session, library = DeviceSession(), model.library
