@@ -62,7 +62,7 @@ def measure(case: Case, precision: str, most: float, checked: float, architectur
 
 def multiply_accumulates(graph: lc.Graph) -> int:
     """Of one run; those of nodes whose sizes are not known are not counted."""
-    nodes = [n for n in graph.walk() if all(o.type.is_static for o in n.outputs)]
+    nodes = [n for n in graph.walk() if all(v.type.is_static for v in (*n.present_inputs, *n.outputs))]
     return sum(n.op.cost([v.type if v else None for v in n.inputs], [o.type for o in n.outputs]).macs for n in nodes)
 
 
